@@ -1,0 +1,26 @@
+#include "kernels.h"
+
+#include <cstdlib>
+#include <cstring>
+
+namespace road::cpu {
+
+static const Kernels& choose() {
+#if defined(ROAD_X86_DISPATCH)
+  const char* wanted = std::getenv("ROAD_KERNELS_ISA");
+  const auto allowed = [&](const char* isa) { return !wanted || !std::strcmp(wanted, isa); };
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+                      __builtin_cpu_supports("avx512dq");
+  if (avx512 && allowed("avx512")) return isa_avx512::kernels();
+  if (avx2 && allowed("avx2")) return isa_avx2::kernels();
+#endif
+  return isa_default::kernels();
+}
+
+const Kernels& kernels() {
+  static const Kernels& chosen = choose();
+  return chosen;
+}
+
+}  // namespace road::cpu

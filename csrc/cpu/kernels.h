@@ -1,0 +1,47 @@
+// The inner loops over one row, as function pointers: one set per instruction set, chosen once at run time.
+#pragma once
+
+#include <cstdint>
+
+#include "problem.h"
+
+namespace road::cpu {
+
+// Coefficients of one adapter in the arithmetic type (double for double, float otherwise).
+// shared: [D/2] in pair order, both rows of a pair use them.  Otherwise [D], one per feature.
+struct Coefs {
+  const void* r1 = nullptr;
+  const void* r2 = nullptr;
+  bool shared = false;
+};
+
+// z = R x, or R^T x.  z may be x.
+using RotateRow = void (*)(const void* x, void* z, const Coefs& coefs, int64_t dim, int64_t half);
+
+// gx = R^T gz (if gx is not null) and moments += gz h^T.  `moments` holds arrays of [D/2] sums in pair order:
+// dot, cross when the coefficients are shared (SharedMoments), ii, ij, ji, jj otherwise (PairMoments).
+using BackwardRow = void (*)(const void* gz, const void* h, void* gx, const Coefs& coefs, int64_t dim, int64_t half,
+                             void* moments);
+
+struct Kernels {
+  const char* isa;
+  RotateRow (*rotate)(DType dtype, bool shared, bool adjacent, bool transposed);
+  BackwardRow (*backward)(DType dtype, bool shared, bool adjacent, bool need_gx);
+  // dst[0..n) = src[0..n) in the arithmetic type.
+  void (*widen_float)(const void* src, DType dtype, int64_t n, float* dst);
+  void (*widen_double)(const void* src, DType dtype, int64_t n, double* dst);
+  // sin and cos of n angles, correctly rounded but for about one value in a million.
+  void (*sincos_float)(const float* angle, int64_t n, float* sin, float* cos);
+};
+
+// The best set for this processor.  ROAD_KERNELS_ISA=default|avx2|avx512 asks for a lower one (for tests).
+const Kernels& kernels();
+
+namespace isa_default { const Kernels& kernels(); }
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define ROAD_X86_DISPATCH 1
+namespace isa_avx2 { const Kernels& kernels(); }
+namespace isa_avx512 { const Kernels& kernels(); }
+#endif
+
+}  // namespace road::cpu

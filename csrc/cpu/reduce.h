@@ -1,0 +1,110 @@
+// From the moments of one adapter (sums of gz h^T, see core/rotate.h) to the gradients of its parameters.
+#pragma once
+
+#include <vector>
+
+#include "adapter.h"
+#include "road_cpu.h"
+
+namespace road::cpu {
+
+template <class A>
+class MomentsReduction {
+ public:
+  MomentsReduction(const Problem& problem, bool from_output, const Gradients& out)
+      : problem_(problem), from_output_(from_output), out_(out) {}
+
+  // Sums kept per adapter: 2 per pair when both rows share their coefficients, 4 otherwise.
+  static int64_t size(const Problem& problem) { return (is_shared(problem.form) ? 2 : 4) * (problem.dim / 2); }
+
+  // Adds `count` partial sums in order, in double, and writes the adapter's gradients (zeros if there are none).
+  void finish(int64_t adapter, const A* partials, int64_t count) const {
+    const int64_t n = size(problem_), width = param_width(problem_.form, problem_.dim);
+    if (count == 0) return write_zeros(adapter * width, width);
+    std::vector<double> sums(partials, partials + n);
+    for (int64_t c = 1; c < count; ++c)
+      for (int64_t k = 0; k < n; ++k) sums[k] += partials[c * n + k];
+
+    AdapterCoefs<A> coefs(problem_);
+    if (from_output_ && problem_.form != Form::kRoad1) undo_rotation(coefs.load(adapter), sums.data());
+    Angles<A> angles;
+    if (has_angles(problem_.form)) angles.load(problem_, adapter);
+    if (is_shared(problem_.form)) write_shared(adapter * width, sums.data(), angles);
+    else write_full(adapter * width, sums.data(), angles);
+  }
+
+ private:
+  void write(int64_t index, double gp, double gq) const {
+    if (out_.gp) store_rounded(out_.gp, problem_.params.p_dtype, index, gp);
+    if (out_.gq) store_rounded(out_.gq, problem_.params.q_dtype, index, gq);
+  }
+
+  void write_zeros(int64_t at, int64_t width) const {
+    for (int64_t k = 0; k < width; ++k) write(at + k, 0, 0);
+  }
+
+  void undo_rotation(const Coefs& coefs, double* sums) const {
+    const A *r1 = static_cast<const A*>(coefs.r1), *r2 = static_cast<const A*>(coefs.r2);
+    const int64_t pairs = problem_.dim / 2, half = problem_.group_size / 2;
+    for (int64_t pair = 0; pair < pairs; ++pair) {
+      double* m = sums + pair;
+      if (coefs.shared) {
+        SharedMoments<double> s{m[0], m[pairs]};
+        s.from_output(r1[pair], r2[pair]);
+        m[0] = s.dot, m[pairs] = s.cross;
+      } else {
+        const int64_t i = pair / half * 2 * half + pair % half, j = i + half;
+        PairMoments<double> s{m[0], m[pairs], m[2 * pairs], m[3 * pairs]};
+        s.from_output(r1[i], r1[j], r2[i], r2[j]);
+        m[0] = s.ii, m[pairs] = s.ij, m[2 * pairs] = s.ji, m[3 * pairs] = s.jj;
+      }
+    }
+  }
+
+  // road_1 from its output needs no inverse: gtheta = cross, galpha = dot / alpha, both of z.
+  void write_shared(int64_t at, const double* sums, const Angles<A>& angles) const {
+    const int64_t pairs = problem_.dim / 2;
+    for (int64_t k = 0; k < pairs; ++k) {
+      const double dot = sums[k], cross = sums[pairs + k];
+      if (problem_.form == Form::kTableHalf) {
+        write(at + k, dot, cross);
+      } else if (from_output_) {
+        write(at + k, cross, dot / angles.alpha[k]);
+      } else {
+        const double c = angles.cos[k], s = angles.sin[k];
+        write(at + k, angles.alpha[k] * (cross * c - dot * s), dot * c + cross * s);
+      }
+    }
+  }
+
+  void write_full(int64_t at, const double* sums, const Angles<A>& angles) const {
+    const int64_t pairs = problem_.dim / 2, g = problem_.group_size, half = g / 2;
+    for (int64_t pair = 0; pair < pairs; ++pair) {
+      const int64_t group = pair / half, k = pair % half;
+      write_feature(at, group, k, sums[pair], -sums[pairs + pair], angles);                 // feature i: ii, -ij
+      write_feature(at, group, k + half, sums[3 * pairs + pair], sums[2 * pairs + pair], angles);  // feature j: jj, ji
+    }
+  }
+
+  // One feature's gr1 and gr2, chained to the parameters that made r1 and r2.
+  void write_feature(int64_t at, int64_t group, int64_t k, double gr1, double gr2, const Angles<A>& angles) const {
+    const int64_t g = problem_.group_size;
+    if (problem_.form == Form::kTable) return write(at + group * g + k, gr1, gr2);
+    const bool slots = problem_.form == Form::kRoad4;
+    const int64_t a = (slots ? 2 : 1) * group * g + k, b = slots ? a + g : a;  // where r1's and r2's parameters are
+    const double theta_a = -gr1 * angles.alpha[a] * angles.sin[a], alpha_a = gr1 * angles.cos[a];
+    const double theta_b = gr2 * angles.alpha[b] * angles.cos[b], alpha_b = gr2 * angles.sin[b];
+    if (slots) {
+      write(at + a, theta_a, alpha_a);
+      write(at + b, theta_b, alpha_b);
+    } else {
+      write(at + a, theta_a + theta_b, alpha_a + alpha_b);
+    }
+  }
+
+  const Problem& problem_;
+  const bool from_output_;
+  const Gradients& out_;
+};
+
+}  // namespace road::cpu

@@ -1,0 +1,91 @@
+// Forward, single adapter and mixed batch alike.
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "adapter.h"
+#include "grouping.h"
+#include "road_cpu.h"
+
+namespace road::cpu {
+
+const char* isa() { return kernels().isa; }
+
+int64_t first_bad_id(const Problem& problem) {
+  if (!problem.ids.data) return -1;
+  for (int64_t k = 0; k < problem.ids.count; ++k) {
+    const int64_t id = problem.ids[k];
+    if (id < -1 || id >= problem.params.adapters) return k;
+  }
+  return -1;
+}
+
+template <class A>
+static void rotate_as(const Problem& problem, const Rows& x, const Rows& z, bool transposed, const Parallel& parallel) {
+  const int64_t width = size_of(problem.dtype), half = problem.group_size / 2;
+  const bool in_place = x.data == z.data;
+  const RotateRow rotate_row = kernels().rotate(problem.dtype, is_shared(problem.form), half == 1, transposed);
+  const char* source = static_cast<const char*>(x.data);
+  char* target = static_cast<char*>(z.data);
+
+  if (!problem.ids.data) {  // one adapter: its coefficients are built once, before the threads start
+    AdapterCoefs<A> adapter(problem);
+    const Coefs& coefs = adapter.load(0);
+    parallel(0, problem.rows, rows_per_task(problem.dim), [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r)
+        rotate_row(source + x.offset(r) * width, target + z.offset(r) * width, coefs, problem.dim, half);
+    });
+    return;
+  }
+
+  const Grouping grouping(problem);
+  const int64_t first = in_place ? grouping.begin(0) : 0;  // rows without an adapter stay as they are
+  parallel(first, problem.rows, rows_per_task(problem.dim), [&](int64_t begin, int64_t end) {
+    AdapterCoefs<A> coefs(problem);
+    int64_t adapter = grouping.adapter_at(begin);
+    for (int64_t k = begin; k < end; ++k) {
+      adapter = grouping.adapter_from(k, adapter);
+      const int64_t r = grouping.row(k);
+      const char* from = source + x.offset(r) * width;
+      char* to = target + z.offset(r) * width;
+      if (adapter < 0) std::memcpy(to, from, problem.dim * width);
+      else rotate_row(from, to, coefs.load(adapter), problem.dim, half);
+    }
+  });
+}
+
+void rotate(const Problem& problem, const Rows& x, const Rows& z, bool transposed, const Parallel& parallel) {
+  if (problem.rows == 0) return;
+  with_arithmetic(problem.dtype, [&](auto a) { rotate_as<decltype(a)>(problem, x, z, transposed, parallel); });
+}
+
+// road_1 divides by alpha alone; every other form by the determinant of its blocks.
+static bool is_singular(const Problem& problem, const double* r1, const double* r2, int64_t i, int64_t j, double& det) {
+  const double diagonal = r1[i] * r1[j], off_diagonal = r2[i] * r2[j];
+  det = diagonal + off_diagonal;
+  // Below the rounding error of the arithmetic the two products cancel: the inverse would be noise.
+  const double epsilon = problem.dtype == DType::kFloat64 ? std::numeric_limits<double>::epsilon()
+                                                          : double{std::numeric_limits<float>::epsilon()};
+  return std::fabs(det) <= epsilon * (std::fabs(diagonal) + std::fabs(off_diagonal));
+}
+
+Singular find_singular(const Problem& problem) {
+  if (problem.rows == 0) return {};
+  const Grouping grouping(problem);
+  AdapterCoefs<double> adapter_coefs(problem);
+  const int64_t g = problem.group_size, half = g / 2;
+  for (int64_t a = 0; a < problem.params.adapters; ++a) {
+    if (grouping.begin(a) == grouping.end(a)) continue;
+    const Coefs& coefs = adapter_coefs.load(a);
+    const double *r1 = static_cast<const double*>(coefs.r1), *r2 = static_cast<const double*>(coefs.r2);
+    for (int64_t base = 0; base < problem.dim; base += g)
+      for (int64_t k = 0; k < half; ++k) {
+        const int64_t i = coefs.shared ? base / 2 + k : base + k, j = coefs.shared ? i : i + half;
+        double det;
+        if (is_singular(problem, r1, r2, i, j, det)) return {a, base + k, det};
+      }
+  }
+  return {};
+}
+
+}  // namespace road::cpu

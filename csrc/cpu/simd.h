@@ -1,0 +1,182 @@
+// SIMD values by the compiler's vector extensions: a value of L lanes reads like a float, and the same source becomes
+// SSE2, AVX2, AVX-512 or NEON.  Everything lives in a namespace per instruction set (ROAD_ISA), because the linker
+// would otherwise merge functions compiled for different processors.
+//
+// Compiled with ROAD_ISA and ROAD_VECTOR_BYTES defined, by isa_*.cpp only.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+#include <utility>
+
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
+
+#include "float16.h"
+
+namespace road {
+namespace ROAD_ISA {
+
+template <class E, int L>
+struct LanesOf { typedef E type __attribute__((vector_size(L * sizeof(E)))); };
+template <class E>
+struct LanesOf<E, 1> { using type = E; };
+template <class E, int L>
+using Lanes = typename LanesOf<E, L>::type;
+
+// The arithmetic type: double for double, float for everything else.
+template <class T>
+using Acc = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
+template <class To, class From>
+ROAD_INLINE To reinterpret(const From& from) { return bit_cast<To>(from); }
+
+template <class E, int L, class From>
+ROAD_INLINE Lanes<E, L> convert(const From& from) {
+  if constexpr (L == 1) return static_cast<E>(from);
+  else return __builtin_convertvector(from, Lanes<E, L>);
+}
+
+template <class E, int L>
+ROAD_INLINE Lanes<E, L> load_raw(const void* p) {
+  Lanes<E, L> v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+
+// --- 16-bit formats: bits in 32-bit lanes <-> float --------------------------------------------------------------
+
+template <int L>
+ROAD_INLINE Lanes<float, L> half_bits_to_float(const Lanes<uint16_t, L>& bits) {
+#if defined(__F16C__)
+#if defined(__AVX512F__)
+  if constexpr (L == 16) return (Lanes<float, L>)_mm512_cvtph_ps((__m256i)bits);
+#endif
+  if constexpr (L == 8) return (Lanes<float, L>)_mm256_cvtph_ps((__m128i)bits);
+#endif
+  using U = Lanes<uint32_t, L>;
+  using F = Lanes<float, L>;
+  const U wide = convert<uint32_t, L>(bits);
+  const U magnitude = (wide & 0x7fff) << 13;
+  const U finite = reinterpret<U>(F(reinterpret<F>(magnitude) * 0x1p112f));
+  const U u = magnitude >= 0x0f800000 ? magnitude | 0x7f800000 : finite;
+  return reinterpret<F>(U(u | (wide & 0x8000) << 16));
+}
+
+template <int L>
+ROAD_INLINE Lanes<uint16_t, L> float_to_half_bits(const Lanes<float, L>& v) {
+#if defined(__F16C__)
+#if defined(__AVX512F__)
+  if constexpr (L == 16) return (Lanes<uint16_t, L>)_mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT);
+#endif
+  if constexpr (L == 8) return (Lanes<uint16_t, L>)_mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT);
+#endif
+  if constexpr (L == 1) {
+    return to_half(v).bits;
+  } else {  // the three cases of to_half, chosen per lane
+    using U = Lanes<uint32_t, L>;
+    using F = Lanes<float, L>;
+    const U u = reinterpret<U>(v);
+    const U magnitude = u & 0x7fffffff;
+    const U special = magnitude > 0x7f800000 ? U{} + 0x7e00 : U{} + 0x7c00;
+    const U subnormal = reinterpret<U>(F(reinterpret<F>(magnitude) + 0.5f)) - 0x3f000000;
+    const U normal = (magnitude - 0x38000000 + 0xfff + ((magnitude >> 13) & 1)) >> 13;
+    const U small = magnitude < 0x38800000 ? subnormal : normal;
+    const U h = magnitude >= 0x47800000 ? special : small;
+    return convert<uint16_t, L>(U(h | (u >> 16 & 0x8000)));
+  }
+}
+
+template <int L>
+ROAD_INLINE Lanes<uint32_t, L> round_to_bfloat16_bits(const Lanes<float, L>& v) {
+  using U = Lanes<uint32_t, L>;
+  const U u = reinterpret<U>(v);
+  const U rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
+  return (u & 0x7fffffff) > 0x7f800000 ? (u >> 16) | 0x40 : rounded;
+}
+
+// --- L consecutive numbers ---------------------------------------------------------------------------------------
+
+template <class T, int L>
+ROAD_INLINE Lanes<Acc<T>, L> load(const T* p) {
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    const auto wide = convert<uint32_t, L>(load_raw<uint16_t, L>(p));
+    return reinterpret<Lanes<float, L>>(Lanes<uint32_t, L>(wide << 16));
+  } else if constexpr (std::is_same_v<T, Half>) {
+    return half_bits_to_float<L>(load_raw<uint16_t, L>(p));
+  } else {
+    return load_raw<T, L>(p);
+  }
+}
+
+template <class T, int L>
+ROAD_INLINE void store(T* p, const Lanes<Acc<T>, L>& v) {
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    const auto bits = convert<uint16_t, L>(round_to_bfloat16_bits<L>(v));
+    std::memcpy(p, &bits, sizeof bits);
+  } else if constexpr (std::is_same_v<T, Half>) {
+    const auto bits = float_to_half_bits<L>(v);
+    std::memcpy(p, &bits, sizeof bits);
+  } else {
+    std::memcpy(p, &v, sizeof v);
+  }
+}
+
+// --- L adjacent pairs: element 2k to `a`, element 2k + 1 to `b` --------------------------------------------------
+
+template <class V, int... I>
+ROAD_INLINE V every_second(const V& lo, const V& hi, int first, std::integer_sequence<int, I...>) {
+  return first == 0 ? __builtin_shufflevector(lo, hi, (2 * I)...) : __builtin_shufflevector(lo, hi, (2 * I + 1)...);
+}
+template <class V, int... I>
+ROAD_INLINE void interleave(const V& a, const V& b, V& lo, V& hi, std::integer_sequence<int, I...>) {
+  constexpr int n = sizeof...(I);
+  lo = __builtin_shufflevector(a, b, (I / 2 + (I % 2) * n)...);
+  hi = __builtin_shufflevector(a, b, (n / 2 + I / 2 + (I % 2) * n)...);
+}
+
+template <class T, int L>
+ROAD_INLINE void load_adjacent(const T* p, Lanes<Acc<T>, L>& a, Lanes<Acc<T>, L>& b) {
+  if constexpr (L == 1) {
+    a = load<T, 1>(p);
+    b = load<T, 1>(p + 1);
+  } else if constexpr (std::is_same_v<T, BFloat16>) {  // one 32-bit word is a pair, already in place
+    const auto word = load_raw<uint32_t, L>(p);
+    a = reinterpret<Lanes<float, L>>(Lanes<uint32_t, L>(word << 16));
+    b = reinterpret<Lanes<float, L>>(Lanes<uint32_t, L>(word & 0xffff0000));
+  } else if constexpr (std::is_same_v<T, Half>) {
+    const auto word = load_raw<uint32_t, L>(p);
+    a = half_bits_to_float<L>(convert<uint16_t, L>(Lanes<uint32_t, L>(word & 0xffff)));
+    b = half_bits_to_float<L>(convert<uint16_t, L>(Lanes<uint32_t, L>(word >> 16)));
+  } else {
+    constexpr auto lanes = std::make_integer_sequence<int, L>{};
+    const auto lo = load<T, L>(p), hi = load<T, L>(p + L);
+    a = every_second(lo, hi, 0, lanes);
+    b = every_second(lo, hi, 1, lanes);
+  }
+}
+
+template <class T, int L>
+ROAD_INLINE void store_adjacent(T* p, const Lanes<Acc<T>, L>& a, const Lanes<Acc<T>, L>& b) {
+  if constexpr (L == 1) {
+    store<T, 1>(p, a);
+    store<T, 1>(p + 1, b);
+  } else if constexpr (sizeof(T) == 2) {
+    Lanes<uint32_t, L> word;
+    if constexpr (std::is_same_v<T, BFloat16>)
+      word = round_to_bfloat16_bits<L>(a) | round_to_bfloat16_bits<L>(b) << 16;
+    else
+      word = convert<uint32_t, L>(float_to_half_bits<L>(a)) | convert<uint32_t, L>(float_to_half_bits<L>(b)) << 16;
+    std::memcpy(p, &word, sizeof word);
+  } else {
+    Lanes<Acc<T>, L> lo, hi;
+    interleave(a, b, lo, hi, std::make_integer_sequence<int, L>{});
+    store<T, L>(p, lo);
+    store<T, L>(p + L, hi);
+  }
+}
+
+}  // namespace ROAD_ISA
+}  // namespace road

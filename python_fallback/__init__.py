@@ -1,0 +1,32 @@
+"""RoAd in plain PyTorch: the readable specification of road_kernels.
+
+z = R h, with R block-diagonal in 2x2 blocks (Liao & Monz, "3-in-1: 2D Rotary Adaptation", arXiv 2409.00119):
+
+    z_i = r1_i h_i - r2_i h_j            r1 = alpha cos(theta)
+    z_j = r1_j h_j + r2_j h_i            r2 = alpha sin(theta)
+
+``group_size`` g says who is paired: inside every run of g features, feature k pairs with k + g/2.
+
+Any device, any floating dtype, ordinary autograd of any order, torch.func and torch.compile. Every other backend is
+tested against the same numbers. It imports torch and nothing else.
+"""
+
+from .gradients import road_tables_backward, rotate_backward, rotate_batched_backward
+from .merge import road_merge, road_unmerge
+from .rotate import road_apply, road_apply_batched, rotate, rotate_batched
+from .tables import expand_tables, invert_tables, road_tables
+
+__all__ = [
+    "expand_tables",
+    "invert_tables",
+    "road_apply",
+    "road_apply_batched",
+    "road_merge",
+    "road_tables",
+    "road_tables_backward",
+    "road_unmerge",
+    "rotate",
+    "rotate_backward",
+    "rotate_batched",
+    "rotate_batched_backward",
+]

@@ -1,0 +1,77 @@
+"""The gradients in closed form. Ordinary autograd gives the same; these keep x and nothing else of its size."""
+
+import torch
+from torch import Tensor
+
+from .rotate import select_rows
+from .tables import arithmetic_dtype, expand_tables, quarter_turn
+
+
+def rotate_backward(
+    grad: Tensor, x: Tensor | None, r1: Tensor, r2: Tensor, group_size: int
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """(gx, gr1, gr2) of z = R x, each of the width of r1 and r2. x may be None if only gx is wanted.
+
+    gx = R^T grad has the dtype of grad; gr1 and gr2 are summed over all rows in float32 or wider.
+    """
+    dtype = arithmetic_dtype(grad)
+    full1, full2 = expand_tables(r1.to(dtype), r2.to(dtype), grad.shape[-1], group_size)
+    gz = grad.to(dtype)
+    gx = (full1 * gz + quarter_turn(full2 * gz, group_size)).to(grad.dtype)
+    if x is None:
+        return gx, None, None
+    per_row1, per_row2 = table_gradients(gz, x.to(dtype), group_size)
+    compact = r1.shape[-1] != grad.shape[-1]
+    return gx, *(fold(g.flatten(0, -2).sum(0) if g.dim() > 1 else g, group_size, compact) for g in (per_row1, per_row2))
+
+
+def rotate_batched_backward(
+    grad: Tensor, x: Tensor | None, r1: Tensor, r2: Tensor, adapter_ids: Tensor, group_size: int
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """The same for rotate_batched; gr1 and gr2 are [A, ...], zero for adapters that no row uses."""
+    dtype = arithmetic_dtype(grad)
+    dim = grad.shape[-1]
+    ids = adapter_ids.reshape(adapter_ids.shape + (1,) * (grad.dim() - adapter_ids.dim()))
+    active = ids != -1
+    full1, full2 = expand_tables(select_rows(r1, ids).to(dtype), select_rows(r2, ids).to(dtype), dim, group_size)
+    gz = grad.to(dtype)
+    gx = torch.where(active, (full1 * gz + quarter_turn(full2 * gz, group_size)).to(grad.dtype), grad)
+    if x is None:
+        return gx, None, None
+    rows = torch.where(active, ids, 0).expand(*grad.shape[:-1], 1).flatten()
+    compact = r1.shape[-1] != dim
+    sums = []
+    for g in table_gradients(torch.where(active, gz, 0), torch.where(active, x, 0).to(dtype), group_size):
+        g = fold(g, group_size, compact).reshape(-1, r1.shape[-1])
+        total = g.new_zeros(max(1, r1.shape[0]), r1.shape[-1])
+        # Whichever of the two is deterministic on this device.
+        total = total.index_add(0, rows, g) if g.is_cpu else total.index_put((rows,), g, accumulate=True)
+        sums.append(total[: r1.shape[0]])
+    return gx, sums[0], sums[1]
+
+
+def table_gradients(gz: Tensor, h: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
+    """gr1 and gr2 of each row, before any sum: gr1_i = gz_i h_i, gr2_i = -gz_i h_j, gr2_j = gz_j h_i."""
+    return gz * h, -gz * quarter_turn(h, group_size)
+
+
+def fold(g: Tensor, group_size: int, compact: bool) -> Tensor:
+    """Adds up the two rows of each pair where they share one coefficient."""
+    return g.unflatten(-1, (-1, 2, group_size // 2)).sum(-2).flatten(-2) if compact else g
+
+
+def road_tables_backward(
+    gr1: Tensor, gr2: Tensor, theta: Tensor, alpha: Tensor, variant: str = "road_1", group_size: int = 64
+) -> tuple[Tensor, Tensor]:
+    """(gtheta, galpha) from the gradients of the tables that road_tables makes of them."""
+    t, a = theta.to(gr1.dtype), alpha.to(gr1.dtype)
+    if variant == "road_4":  # slot 0 made r1, slot 1 made r2
+        t0, t1 = t.unflatten(-1, (-1, 2, group_size)).unbind(-2)
+        a0, a1 = a.unflatten(-1, (-1, 2, group_size)).unbind(-2)
+        g0, g1 = gr1.unflatten(-1, (-1, group_size)), gr2.unflatten(-1, (-1, group_size))
+        gtheta = torch.stack((-g0 * a0 * t0.sin(), g1 * a1 * t1.cos()), dim=-2).flatten(-3)
+        galpha = torch.stack((g0 * t0.cos(), g1 * t1.sin()), dim=-2).flatten(-3)
+    else:
+        gtheta = a * (gr2 * t.cos() - gr1 * t.sin())
+        galpha = gr1 * t.cos() + gr2 * t.sin()
+    return gtheta.to(theta.dtype), galpha.to(alpha.dtype)

@@ -1,0 +1,55 @@
+"""The op: rotate and scale pairs of features, with one adapter or with one adapter per row."""
+
+import torch
+from torch import Tensor
+
+from .tables import arithmetic_dtype, expand_tables, quarter_turn, road_tables
+
+
+def rotate(x: Tensor, r1: Tensor, r2: Tensor, group_size: int = 64) -> Tensor:
+    """z = R x over the last dimension. x: [..., D]; r1, r2: [D] or compact [D/2], or broadcastable with x.
+
+    Computed in float32 (float64 for float64 x) and rounded once; z has the dtype of x.
+    """
+    dtype = arithmetic_dtype(x)
+    r1, r2 = expand_tables(r1.to(dtype), r2.to(dtype), x.shape[-1], group_size)
+    h = x.to(dtype)
+    # "+ 0.0" makes a product of -0 into +0, so that r1 = 1, r2 = 0 returns even h = -0 bit for bit.
+    z = r1 * h - (r2 * quarter_turn(h, group_size) + 0.0)
+    return z.to(x.dtype)
+
+
+def rotate_batched(x: Tensor, r1: Tensor, r2: Tensor, adapter_ids: Tensor, group_size: int = 64) -> Tensor:
+    """The same with row adapter_ids[...] of the banks r1, r2: [A, D] or [A, D/2]; -1 leaves a row as it is.
+
+    The shape of adapter_ids is a prefix of x.shape[:-1]. Any other id outside 0..A-1 is an index error.
+    """
+    ids = adapter_ids.reshape(adapter_ids.shape + (1,) * (x.dim() - adapter_ids.dim()))
+    active = ids != -1
+    # An inactive row is replaced by zeros, not only its result: inf * 0 must not reach the gradient of a table.
+    z = rotate(torch.where(active, x, 0), select_rows(r1, ids), select_rows(r2, ids), group_size)
+    return torch.where(active, z, x)
+
+
+def select_rows(bank: Tensor, ids: Tensor) -> Tensor:
+    """bank[ids] for ids [..., 1], with any row for -1 and an index error for every other id outside the bank."""
+    if bank.shape[0] == 0:  # no adapter at all: one row of zeros serves the -1
+        bank = bank.new_zeros(1, bank.shape[1])
+        index = torch.where(ids == -1, 0, 1)
+    else:
+        index = torch.where(ids == -1, 0, torch.where(ids < 0, bank.shape[0], ids))
+    return bank.index_select(0, index.flatten()).reshape(*ids.shape[:-1], bank.shape[1])
+
+
+def road_apply(x: Tensor, theta: Tensor, alpha: Tensor, variant: str = "road_1", group_size: int = 64) -> Tensor:
+    """z = R(theta, alpha) x. x: [..., D]; theta, alpha: [P], see road_tables."""
+    tables = road_tables(theta, alpha, variant, group_size, arithmetic_dtype(x))
+    return rotate(x, *tables, group_size)
+
+
+def road_apply_batched(
+    x: Tensor, theta: Tensor, alpha: Tensor, adapter_ids: Tensor, variant: str = "road_1", group_size: int = 64
+) -> Tensor:
+    """The same with theta, alpha: [A, P] and one adapter per row, see rotate_batched."""
+    tables = road_tables(theta, alpha, variant, group_size, arithmetic_dtype(x))
+    return rotate_batched(x, *tables, adapter_ids, group_size)

@@ -1,0 +1,61 @@
+"""From the parameters theta and alpha to the coefficients r1 and r2 of the 2x2 blocks."""
+
+import torch
+from torch import Tensor
+
+
+def arithmetic_dtype(*tensors: Tensor) -> torch.dtype:
+    """float64 if any tensor is, else float32: nothing is computed in less."""
+    return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+
+
+def road_tables(
+    theta: Tensor, alpha: Tensor, variant: str = "road_1", group_size: int = 64, dtype: torch.dtype | None = None
+) -> tuple[Tensor, Tensor]:
+    """r1 = alpha cos(theta) and r2 = alpha sin(theta), in ``dtype``: by default float32, float64 if a parameter is.
+
+    theta, alpha: [..., P]. road_1: P = D/2, packed [D/g, g/2], and the tables stay [..., D/2] (both rows of a pair
+    share them). road_2: P = D. road_4: P = 2D, packed [D/g, 2, g]: slot 0 makes r1, slot 1 makes r2, each [..., D].
+    """
+    dtype = dtype or arithmetic_dtype(theta, alpha)
+    theta, alpha = theta.to(dtype), alpha.to(dtype)
+    if variant != "road_4":
+        return alpha * theta.cos(), alpha * theta.sin()
+    theta0, theta1 = theta.unflatten(-1, (-1, 2, group_size)).unbind(-2)
+    alpha0, alpha1 = alpha.unflatten(-1, (-1, 2, group_size)).unbind(-2)
+    return (alpha0 * theta0.cos()).flatten(-2), (alpha1 * theta1.sin()).flatten(-2)
+
+
+def expand_tables(r1: Tensor, r2: Tensor, dim: int, group_size: int) -> tuple[Tensor, Tensor]:
+    """Tables of width ``dim``: a compact [..., dim/2] table gives each of its entries to both rows of the pair."""
+
+    def expand(r: Tensor) -> Tensor:
+        if r.shape[-1] == dim:
+            return r
+        halves = r.unflatten(-1, (-1, group_size // 2))
+        return torch.stack((halves, halves), dim=-2).flatten(-3)
+
+    return expand(r1), expand(r2)
+
+
+def swap_pairs(x: Tensor, group_size: int) -> Tensor:
+    """(x_i, x_j) -> (x_j, x_i) for every pair of the last dimension."""
+    i, j = x.unflatten(-1, (-1, 2, group_size // 2)).unbind(-2)
+    return torch.stack((j, i), dim=-2).flatten(-3)
+
+
+def quarter_turn(x: Tensor, group_size: int) -> Tensor:
+    """(x_i, x_j) -> (x_j, -x_i) for every pair of the last dimension."""
+    i, j = x.unflatten(-1, (-1, 2, group_size // 2)).unbind(-2)
+    return torch.stack((j, -i), dim=-2).flatten(-3)
+
+
+def determinants(r1: Tensor, r2: Tensor, group_size: int) -> Tensor:
+    """The determinant of each 2x2 block, given to both features of the pair. Tables of full width."""
+    return r1 * swap_pairs(r1, group_size) + r2 * swap_pairs(r2, group_size)
+
+
+def invert_tables(r1: Tensor, r2: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
+    """The tables of R^-1, of full width. A singular block gives inf or NaN: check determinants first."""
+    det = determinants(r1, r2, group_size)
+    return swap_pairs(r1, group_size) / det, -r2 / det

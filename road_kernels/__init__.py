@@ -1,0 +1,30 @@
+"""road_kernels: RoAd adapters (2D Rotary Adaptation, arXiv 2409.00119) as fused kernels.
+
+    import road_kernels as rk
+
+    z = rk.road_apply(x, theta, alpha)                            # one adapter, trainable
+    z = rk.road_apply_batched(x, theta, alpha, adapter_ids)       # one adapter per request
+    z = rk.rotate_batched(x, *rk.road_tables(theta, alpha), ids)  # the same from ready tables, for serving
+
+``python -m road_kernels`` shows what is usable here and runs a demonstration.
+"""
+
+from . import _ops  # noqa: F401  declares the ops before the extension's kernels are called
+from ._backends import backend_info, set_backend, use_backend
+from ._version import __version__
+from .functional import road_apply, road_apply_batched, rotate, rotate_batched
+from .tables import road_merge, road_tables, road_unmerge
+
+__all__ = [
+    "__version__",
+    "backend_info",
+    "road_apply",
+    "road_apply_batched",
+    "road_merge",
+    "road_tables",
+    "road_unmerge",
+    "rotate",
+    "rotate_batched",
+    "set_backend",
+    "use_backend",
+]

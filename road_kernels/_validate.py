@@ -1,0 +1,129 @@
+"""Refuses bad input before anything is computed, naming the argument, what it got and what it needs.
+
+Every public call passes through here, so the good path is a handful of comparisons (under 2 us).
+"""
+
+import torch
+from torch import Tensor
+
+FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
+INTEGERS = frozenset({torch.int32, torch.int64})
+VARIANTS = ("road_1", "road_2", "road_4")
+_NEEDS_FLOAT = "float16, bfloat16, float32 or float64"
+
+
+def _check_float_tensor(name: str, t) -> None:
+    if not isinstance(t, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(t).__name__}")
+    if t.dtype not in FLOATS:
+        raise TypeError(f"{name} must be {_NEEDS_FLOAT}, got {t.dtype}")
+    if t.layout is not torch.strided:
+        raise TypeError(f"{name} must be a dense (strided) tensor, got {t.layout}")
+
+
+def check_x(x, group_size) -> int:
+    """Returns D, the width of a row."""
+    _check_float_tensor("x", x)
+    if x.dim() == 0:
+        raise ValueError("x must be [..., D], got a tensor without dimensions")
+    dim = x.shape[-1]
+    check_group_size(group_size, dim, "the last dimension of x")
+    return dim
+
+
+def check_group_size(group_size, dim: int, what: str) -> None:
+    if isinstance(group_size, bool) or not isinstance(group_size, (int, torch.SymInt)):
+        raise TypeError(f"group_size must be an int, got {type(group_size).__name__}")
+    if group_size < 2 or group_size % 2 or dim % group_size or dim < 2:
+        raise ValueError(f"group_size must be even, positive and divide {what} ({dim}), got {group_size}")
+
+
+def check_variant(variant) -> None:
+    if variant not in VARIANTS:
+        raise ValueError(f"variant must be 'road_1', 'road_2' or 'road_4', got {variant!r}")
+
+
+def packed_width(variant: str, dim: int) -> int:
+    """P, the length of theta and alpha."""
+    return dim // 2 if variant == "road_1" else dim if variant == "road_2" else 2 * dim
+
+
+def _check_pair(x: Tensor, names: tuple[str, str], p, q, widths: tuple[int, ...], batched: bool, why: str) -> None:
+    for name, t in zip(names, (p, q), strict=True):
+        _check_float_tensor(name, t)
+        if t.device != x.device:
+            raise ValueError(f"{name} must be on the device of x ({x.device}), got {t.device}")
+        if t.dim() != (2 if batched else 1) or t.shape[-1] not in widths:
+            wanted = " or ".join(f"[A, {w}]" if batched else f"[{w}]" for w in widths)
+            raise ValueError(f"{name} must be {wanted} {why}, got {list(t.shape)}")
+    if p.shape != q.shape:
+        raise ValueError(f"{names[1]} must have the shape of {names[0]}, {list(p.shape)}, got {list(q.shape)}")
+
+
+def check_angles(x, theta, alpha, variant, group_size, batched: bool) -> None:
+    check_variant(variant)
+    dim = check_x(x, group_size)
+    why = f"for variant {variant!r} and D = {dim}"
+    _check_pair(x, ("theta", "alpha"), theta, alpha, (packed_width(variant, dim),), batched, why)
+
+
+def check_tables(x, r1, r2, group_size, batched: bool) -> None:
+    dim = check_x(x, group_size)
+    _check_pair(x, ("r1", "r2"), r1, r2, (dim, dim // 2), batched, f"for D = {dim}")
+
+
+def check_ids(x: Tensor, adapter_ids) -> None:
+    """Type, device and shape. The values are checked by the backend: on a GPU reading them here would synchronise."""
+    if not isinstance(adapter_ids, Tensor):
+        raise TypeError(f"adapter_ids must be a torch.Tensor, got {type(adapter_ids).__name__}")
+    if adapter_ids.dtype not in INTEGERS:
+        raise TypeError(f"adapter_ids must be int32 or int64, got {adapter_ids.dtype}")
+    if adapter_ids.device != x.device:
+        raise ValueError(f"adapter_ids must be on the device of x ({x.device}), got {adapter_ids.device}")
+    leading = x.shape[:-1]
+    if adapter_ids.dim() > len(leading) or adapter_ids.shape != leading[: adapter_ids.dim()]:
+        raise ValueError(
+            f"the shape of adapter_ids must be a prefix of {list(leading)} (x without its last dimension), "
+            f"got {list(adapter_ids.shape)}"
+        )
+
+
+def check_inplace(x: Tensor) -> None:
+    if x.requires_grad and x.is_leaf and torch.is_grad_enabled():
+        raise RuntimeError("x is a leaf tensor that requires grad, so it cannot be written in place: use inplace=False")
+    if any(stride == 0 and size > 1 for size, stride in zip(x.shape, x.stride(), strict=True)):
+        raise ValueError(
+            f"x of shape {list(x.shape)} and strides {list(x.stride())} holds several elements in one place (it was "
+            "expanded), so it cannot be written in place: use inplace=False"
+        )
+
+
+def check_packed(theta, alpha, variant: str, group_size) -> None:
+    """theta and alpha without an x beside them: the width D follows from their length."""
+    for name, t in (("theta", theta), ("alpha", alpha)):
+        _check_float_tensor(name, t)
+        if t.dim() not in (1, 2):
+            raise ValueError(f"{name} must be [P] or [A, P], got {list(t.shape)}")
+    if theta.shape != alpha.shape:
+        raise ValueError(f"alpha must have the shape of theta, {list(theta.shape)}, got {list(alpha.shape)}")
+    if theta.device != alpha.device:
+        raise ValueError(f"alpha must be on the device of theta ({theta.device}), got {alpha.device}")
+    width = theta.shape[-1]
+    dim = 2 * width if variant == "road_1" else width if variant == "road_2" else width // 2
+    check_group_size(group_size, dim, f"D, here {dim} as theta is {width} long,")
+    if packed_width(variant, dim) != width:
+        raise ValueError(f"theta must be [2 D] for variant 'road_4', got {list(theta.shape)}")
+
+
+def check_layer(weight, bias, group_size) -> None:
+    _check_float_tensor("weight", weight)
+    if weight.dim() != 2:
+        raise ValueError(f"weight must be [out, in], got {list(weight.shape)}")
+    check_group_size(group_size, weight.shape[0], "the first dimension of weight")
+    if bias is None:
+        return
+    _check_float_tensor("bias", bias)
+    if bias.shape != weight.shape[:1] or bias.device != weight.device:
+        raise ValueError(
+            f"bias must be {list(weight.shape[:1])} on {weight.device}, got {list(bias.shape)} on {bias.device}"
+        )

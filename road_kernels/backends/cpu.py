@@ -1,0 +1,15 @@
+"""The compiled CPU kernels (csrc/cpu): AVX2 and AVX-512 chosen at run time, portable code elsewhere."""
+
+from .._extension import EXTENSION, REASON
+
+DEVICES = ("cpu",)
+
+
+def unavailable() -> str | None:
+    return REASON
+
+
+if EXTENSION is not None:
+    rotate = EXTENSION.rotate
+    rotate_ = EXTENSION.rotate_
+    rotate_backward = EXTENSION.rotate_backward

@@ -1,0 +1,82 @@
+"""The plain PyTorch backend: python_fallback behind the op signatures. Every device, every transform, no compiler."""
+
+import torch
+from torch import Tensor
+
+from ..python_fallback import (
+    expand_tables,
+    invert_tables,
+    road_tables,
+    road_tables_backward,
+)
+from ..python_fallback import rotate as _rotate
+from ..python_fallback import rotate_backward as _rotate_backward
+from ..python_fallback import rotate_batched as _rotate_batched
+from ..python_fallback import rotate_batched_backward as _rotate_batched_backward
+from ..python_fallback.tables import arithmetic_dtype, determinants
+
+DEVICES = None
+
+
+def unavailable() -> str | None:
+    return None
+
+
+def _tables(x: Tensor, p: Tensor, q: Tensor, form: str, group_size: int) -> tuple[Tensor, Tensor]:
+    return (p, q) if form == "table" else road_tables(p, q, form, group_size, arithmetic_dtype(x))
+
+
+def rotate(x, p, q, adapter_ids, form, group_size):
+    """Differentiable by ordinary autograd: also what torch.func transforms and torch.compile see."""
+    r1, r2 = _tables(x, p, q, form, group_size)
+    z = _rotate(x, r1, r2, group_size) if adapter_ids is None else _rotate_batched(x, r1, r2, adapter_ids, group_size)
+    return z.contiguous()
+
+
+def rotate_(x, p, q, adapter_ids, form, group_size, check_invertible):
+    if check_invertible:
+        _refuse_singular(x, p, q, adapter_ids, form, group_size)
+    x.copy_(rotate(x, p, q, adapter_ids, form, group_size))
+
+
+def rotate_backward(grad, saved, p, q, adapter_ids, form, group_size, from_output, output_mask):
+    """Differentiable too, which is where second-order gradients come from."""
+    need_gx, need_gp, need_gq = output_mask
+    r1, r2 = _tables(grad, p, q, form, group_size)
+    h = saved if need_gp or need_gq else None
+    if h is not None and from_output:
+        inverse = invert_tables(*expand_tables(r1, r2, saved.shape[-1], group_size), group_size)
+        wide = h if h.dtype == torch.float64 else h.float()  # h is not rounded to the dtype of z a second time
+        h = rotate(wide, *inverse, adapter_ids, "table", group_size)
+    if adapter_ids is None:
+        gx, gp, gq = _rotate_backward(grad, h, r1, r2, group_size)
+    else:
+        gx, gp, gq = _rotate_batched_backward(grad, h, r1, r2, adapter_ids, group_size)
+    if h is not None and form != "table":
+        gp, gq = road_tables_backward(gp, gq, p, q, form, group_size)
+    return (
+        gx.contiguous() if need_gx else None,
+        gp.to(p.dtype) if need_gp else None,
+        gq.to(q.dtype) if need_gq else None,
+    )
+
+
+def _refuse_singular(x, p, q, adapter_ids, form, group_size):
+    """The check of csrc/cpu/rotate.cpp. It reads the tables on the host, which on a GPU costs a synchronisation."""
+    r1, r2 = _tables(p.double(), p.double(), q.double(), form, group_size)
+    r1, r2 = expand_tables(r1, r2, x.shape[-1], group_size)
+    det = determinants(r1, r2, group_size)
+    epsilon = torch.finfo(torch.float64 if x.dtype == torch.float64 else torch.float32).eps
+    singular = det.abs() <= epsilon * determinants(r1.abs(), r2.abs(), group_size)
+    if adapter_ids is not None:
+        used = torch.zeros(p.shape[0] + 1, dtype=torch.bool, device=p.device)
+        used[adapter_ids.flatten()] = True  # -1 is the last, extra entry
+        singular = singular & used[:-1, None]
+    if x.numel() and singular.any():
+        *adapter, i = singular.nonzero()[0].tolist()
+        who = f"adapter {adapter[0]} has" if adapter else "the adapter has"
+        raise ValueError(
+            f"inplace=True recovers the input from the output, but {who} a singular block: features "
+            f"({i}, {i + group_size // 2}), determinant {det[(*adapter, i)].item():g}. "
+            "Use inplace=False, or keep alpha away from zero"
+        )

@@ -1,0 +1,143 @@
+"""The public functions. The mathematics and the packing of the parameters: road_kernels.python_fallback."""
+
+import torch
+from torch import Tensor
+
+from . import _ops, _validate
+from ._autograd import Rotate, needs_plain_formula
+from ._backends import choose
+from .backends import python as plain
+
+
+def road_apply(
+    x: Tensor,
+    theta: Tensor,
+    alpha: Tensor,
+    *,
+    variant: str = "road_1",
+    group_size: int = 64,
+    inplace: bool = False,
+    backend: str | None = None,
+) -> Tensor:
+    """z = R(theta, alpha) x: rotates and scales pairs of the last dimension of x by one RoAd adapter.
+
+    Args:
+        x: [..., D], any leading shape and strides; float16, bfloat16, float32 or float64.
+        theta: angles in radians, [P]; P = D/2 ("road_1"), D ("road_2") or 2D ("road_4"), packed as in PEFT.
+        alpha: scales, the shape of theta. Both on x's device, each in any of the four dtypes.
+        variant: "road_1", "road_2" or "road_4".
+        group_size: g, even, divides D; feature k of every run of g features pairs with feature k + g/2.
+        inplace: write z into x and return x. In training nothing of x's size is kept besides the output itself.
+        backend: "cuda", "cpu", "triton", "python"; None chooses the best for x's device.
+
+    Returns:
+        z with the shape and dtype of x, contiguous (x itself if ``inplace``). Arithmetic is float32 (float64 for
+        float64 x), rounded once. theta = 0 and alpha = 1 return finite x bit for bit.
+
+    Gradients reach x, theta and alpha, to second order; those of theta and alpha are summed in float32 or wider and
+    returned in their dtype.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type, dtype, device or shape.
+        RuntimeError: ``backend`` is not usable here, or ``inplace`` on a leaf that requires grad.
+        ValueError: training with ``inplace`` and a zero alpha or determinant.
+
+    Source: Liao & Monz, "3-in-1: 2D Rotary Adaptation", arXiv 2409.00119, section 3.2.
+    """
+    _validate.check_angles(x, theta, alpha, variant, group_size, batched=False)
+    return _run(x, theta, alpha, None, variant, group_size, inplace, backend)
+
+
+def road_apply_batched(
+    x: Tensor,
+    theta: Tensor,
+    alpha: Tensor,
+    adapter_ids: Tensor,
+    *,
+    variant: str = "road_1",
+    group_size: int = 64,
+    inplace: bool = False,
+    backend: str | None = None,
+) -> Tensor:
+    """road_apply with one adapter per row, out of a bank: a batch in which every request has its own adapter.
+
+    Args:
+        theta, alpha: [A, P], one row per adapter.
+        adapter_ids: int32 or int64 on x's device; its shape is a prefix of x.shape[:-1] ([B] for the requests of
+            x [B, T, D], [B, T] per token). Any order, any repetition. -1: no adapter, the row passes bit for bit.
+        The rest as in road_apply.
+
+    Raises:
+        IndexError: an id outside -1 .. A-1 (on a GPU: a device-side assertion). Never a read outside the bank.
+        The rest as in road_apply.
+    """
+    _validate.check_angles(x, theta, alpha, variant, group_size, batched=True)
+    _validate.check_ids(x, adapter_ids)
+    return _run(x, theta, alpha, adapter_ids, variant, group_size, inplace, backend)
+
+
+def rotate(
+    x: Tensor,
+    r1: Tensor,
+    r2: Tensor,
+    *,
+    group_size: int = 64,
+    inplace: bool = False,
+    backend: str | None = None,
+) -> Tensor:
+    """z_i = r1_i x_i - r2_i x_j, z_j = r1_j x_j + r2_j x_i: the op on ready coefficients, for serving.
+
+    Args:
+        r1, r2: [D], or compact [D/2] when both rows of a pair share them, packed [D/g, g/2]; see road_tables.
+        The rest, the result and the errors as in road_apply.
+    """
+    _validate.check_tables(x, r1, r2, group_size, batched=False)
+    return _run(x, r1, r2, None, "table", group_size, inplace, backend)
+
+
+def rotate_batched(
+    x: Tensor,
+    r1: Tensor,
+    r2: Tensor,
+    adapter_ids: Tensor,
+    *,
+    group_size: int = 64,
+    inplace: bool = False,
+    backend: str | None = None,
+) -> Tensor:
+    """rotate with one adapter per row. r1, r2: [A, D] or compact [A, D/2]; the rest as in road_apply_batched."""
+    _validate.check_tables(x, r1, r2, group_size, batched=True)
+    _validate.check_ids(x, adapter_ids)
+    return _run(x, r1, r2, adapter_ids, "table", group_size, inplace, backend)
+
+
+def _run(x, p, q, adapter_ids, form, group_size, inplace, backend):
+    if inplace:
+        _validate.check_inplace(x)
+    if torch.compiler.is_compiling():
+        return _traced(x, p, q, adapter_ids, form, group_size, inplace, backend)
+    module = choose(backend, x.device)
+    if needs_plain_formula():
+        return _by_formula(x, p, q, adapter_ids, form, group_size, inplace)
+    if torch.is_grad_enabled() and (x.requires_grad or p.requires_grad or q.requires_grad):
+        return Rotate.apply(x, p, q, adapter_ids, form, group_size, inplace, module)
+    if inplace:
+        module.rotate_(x, p, q, adapter_ids, form, group_size, False)
+        return x
+    return module.rotate(x, p, q, adapter_ids, form, group_size)
+
+
+def _by_formula(x, p, q, adapter_ids, form, group_size, inplace):
+    if not inplace:
+        return plain.rotate(x, p, q, adapter_ids, form, group_size)
+    # Autograd keeps the input of the formula: a copy, since x itself is about to be overwritten.
+    return x.copy_(plain.rotate(x.clone(), p, q, adapter_ids, form, group_size))
+
+
+def _traced(x, p, q, adapter_ids, form, group_size, inplace, backend):
+    import os
+    if os.environ.get("RK_COMPILED") == "op":
+        if inplace:
+            return x.copy_(_ops.rotate(x.clone(), p, q, adapter_ids, form, group_size))
+        return _ops.rotate(x, p, q, adapter_ids, form, group_size)
+    return _by_formula(x, p, q, adapter_ids, form, group_size, inplace)
