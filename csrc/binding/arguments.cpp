@@ -1,6 +1,5 @@
 #include "arguments.h"
 
-#include <ATen/ops/empty.h>
 #include <c10/util/Exception.h>
 
 namespace road::binding {

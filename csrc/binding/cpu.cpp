@@ -1,9 +1,9 @@
 // The CPU implementation of the ops that road_kernels/_ops.py declares.
 #include <ATen/Parallel.h>
-#include <ATen/ops/empty.h>
 #include <torch/library.h>
 
 #include "arguments.h"
+#include "output.h"
 #include "road_cpu.h"
 
 namespace road::binding {
@@ -22,7 +22,7 @@ Tensor rotate(const Tensor& x, const Tensor& p, const Tensor& q, const OptionalT
               std::string_view form, int64_t group_size) {
   const Arguments arguments(x, p, q, adapter_ids, form, group_size);
   check_ids(arguments.problem());
-  Tensor z = at::empty(x.sizes(), x.options().memory_format(at::MemoryFormat::Contiguous));
+  Tensor z = fresh_output(x);
   Rows from, to;
   const Tensor source = with_rows(x, from);
   describe_rows(z, to);
@@ -66,12 +66,12 @@ std::tuple<Tensor, Tensor, Tensor> rotate_backward(const Tensor& grad, const Ten
   Tensor gx, gp, gq;
   Gradients out;
   if (output_mask[0]) {
-    gx = at::empty(saved.sizes(), saved.options().memory_format(at::MemoryFormat::Contiguous));
+    gx = fresh_output(saved);
     describe_rows(gx, out.gx);
     if (gx.numel() == 0) out.gx = {};
   }
-  if (output_mask[1]) gp = at::empty(p.sizes(), p.options()), out.gp = gp.data_ptr();
-  if (output_mask[2]) gq = at::empty(q.sizes(), q.options()), out.gq = gq.data_ptr();
+  if (output_mask[1]) gp = fresh_output(p), out.gp = gp.data_ptr();
+  if (output_mask[2]) gq = fresh_output(q), out.gq = gq.data_ptr();
   Rows grad_rows, saved_rows;
   const Tensor g = with_rows(grad, grad_rows), s = with_rows(saved, saved_rows);
   cpu::backward(arguments.problem(), grad_rows, saved_rows, from_output, out, kTorchThreads);

@@ -10,20 +10,6 @@ namespace ROAD_ISA {
 
 using cpu::Coefs;
 
-template <class A>
-constexpr int kWidest = ROAD_VECTOR_BYTES / int(sizeof(A));
-
-// Calls body(lanes, pair) for pairs [0, n) in steps of the widest vector, then of 4 lanes, then one by one.
-// Which lane count a pair gets depends on n alone, so a row's result does not depend on its neighbours.
-template <class A, class Body>
-ROAD_INLINE void for_pairs(int64_t n, const Body& body) {
-  int64_t k = 0;
-  for (constexpr int L = kWidest<A>; k + L <= n; k += L) body(std::integral_constant<int, L>{}, k);
-  if constexpr (kWidest<A> > 4)
-    for (; k + 4 <= n; k += 4) body(std::integral_constant<int, 4>{}, k);
-  for (; k < n; ++k) body(std::integral_constant<int, 1>{}, k);
-}
-
 // Feature k pairs with k + half inside a run of 2 * half features (Adjacent: half = 1, handled as one long run of
 // interleaved pairs).  `at` is the element of the pair's first feature.
 struct Halves {

@@ -10,7 +10,7 @@
 #include <type_traits>
 #include <utility>
 
-#if defined(__F16C__)
+#if ROAD_VECTOR_BYTES >= 32  // the isa_*.cpp that set this imply F16C; gcc 12 defines no __F16C__ after a pragma
 #include <immintrin.h>
 #endif
 
@@ -29,6 +29,20 @@ using Lanes = typename LanesOf<E, L>::type;
 // The arithmetic type: double for double, float for everything else.
 template <class T>
 using Acc = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
+template <class A>
+constexpr int kWidest = ROAD_VECTOR_BYTES / int(sizeof(A));
+
+// Calls body(lanes, k) for k in [0, n) in steps of the widest vector, then of 4 lanes, then one by one.
+// Which lane count an index gets depends on n alone, so a row's result does not depend on its neighbours.
+template <class A, class Body>
+ROAD_INLINE void for_pairs(int64_t n, const Body& body) {
+  int64_t k = 0;
+  for (constexpr int L = kWidest<A>; k + L <= n; k += L) body(std::integral_constant<int, L>{}, k);
+  if constexpr (kWidest<A> > 4)
+    for (; k + 4 <= n; k += 4) body(std::integral_constant<int, 4>{}, k);
+  for (; k < n; ++k) body(std::integral_constant<int, 1>{}, k);
+}
 
 template <class To, class From>
 ROAD_INLINE To reinterpret(const From& from) { return bit_cast<To>(from); }
@@ -50,8 +64,8 @@ ROAD_INLINE Lanes<E, L> load_raw(const void* p) {
 
 template <int L>
 ROAD_INLINE Lanes<float, L> half_bits_to_float(const Lanes<uint16_t, L>& bits) {
-#if defined(__F16C__)
-#if defined(__AVX512F__)
+#if ROAD_VECTOR_BYTES >= 32
+#if ROAD_VECTOR_BYTES >= 64
   if constexpr (L == 16) return (Lanes<float, L>)_mm512_cvtph_ps((__m256i)bits);
 #endif
   if constexpr (L == 8) return (Lanes<float, L>)_mm256_cvtph_ps((__m128i)bits);
@@ -67,8 +81,8 @@ ROAD_INLINE Lanes<float, L> half_bits_to_float(const Lanes<uint16_t, L>& bits) {
 
 template <int L>
 ROAD_INLINE Lanes<uint16_t, L> float_to_half_bits(const Lanes<float, L>& v) {
-#if defined(__F16C__)
-#if defined(__AVX512F__)
+#if ROAD_VECTOR_BYTES >= 32
+#if ROAD_VECTOR_BYTES >= 64
   if constexpr (L == 16) return (Lanes<uint16_t, L>)_mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT);
 #endif
   if constexpr (L == 8) return (Lanes<uint16_t, L>)_mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT);

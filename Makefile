@@ -1,0 +1,2 @@
+build:
+	.venv/bin/pip install --no-build-isolation --no-deps -q -e .
