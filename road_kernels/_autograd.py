@@ -69,6 +69,8 @@ def _wants_grad(*tensors) -> bool:
 
 
 def _rotate_autograd(x, p, q, adapter_ids, form, group_size):
+    if needs_plain_formula():
+        return plain.rotate(x, p, q, adapter_ids, form, group_size)
     if not _wants_grad(x, p, q):
         return _Below.rotate(x, p, q, adapter_ids, form, group_size)
     return Rotate.apply(x, p, q, adapter_ids, form, group_size, False, _Below)

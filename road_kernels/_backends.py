@@ -1,9 +1,9 @@
 """The table of backends, and which of them a call uses."""
 
 import contextlib
-import contextvars
 import importlib
 import platform
+import threading
 import warnings
 from collections.abc import Iterator
 from types import ModuleType
@@ -13,7 +13,12 @@ import torch
 # In order of preference. A new backend is a file in road_kernels/backends and a name here.
 TABLE = ("cuda", "cpu", "triton", "python")
 
-_forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("road_kernels_backend", default=None)
+
+class _Forced(threading.local):  # torch.compile can read and guard this; a ContextVar it refuses
+    name: str | None = None
+
+
+_forced = _Forced()
 _default: str | None = None
 
 
@@ -60,7 +65,7 @@ def check_name(name: str) -> None:
 
 def choose(name: str | None, device: torch.device) -> ModuleType:
     """The backend asked for by the call, by use_backend, or by set_backend; or the best for the device."""
-    name = name or _forced.get() or _default
+    name = name or _forced.name or _default
     if name is None:
         return _automatic.get(device.type) or _choose_automatically(device.type)
     check_name(name)
@@ -83,14 +88,14 @@ def set_backend(name: str | None) -> None:
 
 @contextlib.contextmanager
 def use_backend(name: str | None) -> Iterator[None]:
-    """``with use_backend("python"): ...``, for this thread (or async task) only. Errors as set_backend."""
+    """``with use_backend("python"): ...``, for this thread only. Errors as set_backend."""
     if name is not None:
         check_name(name)
-    token = _forced.set(name)
+    before, _forced.name = _forced.name, name
     try:
         yield
     finally:
-        _forced.reset(token)
+        _forced.name = before
 
 
 def backend_info() -> dict:

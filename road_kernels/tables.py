@@ -62,4 +62,4 @@ def road_unmerge(
 
 def _check_layer(weight, bias, theta, alpha, variant, group_size):
     _validate.check_layer(weight, bias, group_size)
-    _validate.check_angles(weight.t(), theta, alpha, variant, group_size, batched=False)
+    _validate.check_angles(weight.t(), theta, alpha, variant, group_size)

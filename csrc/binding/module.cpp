@@ -6,6 +6,7 @@
 
 #include "arguments.h"
 #include "road_cpu.h"
+#include "validate.h"
 
 namespace py = pybind11;
 
@@ -80,5 +81,6 @@ PYBIND11_MODULE(_C, m) {
   m.def("rotate", &road::binding::rotate);
   m.def("rotate_", &road::binding::rotate_);
   m.def("rotate_backward", &road::binding::rotate_backward);
+  m.def("is_valid", &road::binding::is_valid);
   m.def("build_info", &road::binding::build_info);
 }
