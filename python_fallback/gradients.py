@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from .rotate import select_rows
-from .tables import arithmetic_dtype, expand_tables, quarter_turn
+from .tables import arithmetic_dtype, expand_tables, quarter_turn, split_last
 
 
 def rotate_backward(
@@ -57,7 +57,7 @@ def table_gradients(gz: Tensor, h: Tensor, group_size: int) -> tuple[Tensor, Ten
 
 def fold(g: Tensor, group_size: int, compact: bool) -> Tensor:
     """Adds up the two rows of each pair where they share one coefficient."""
-    return g.unflatten(-1, (-1, 2, group_size // 2)).sum(-2).flatten(-2) if compact else g
+    return split_last(g, 2, group_size // 2).sum(-2).flatten(-2) if compact else g
 
 
 def road_tables_backward(
@@ -66,9 +66,9 @@ def road_tables_backward(
     """(gtheta, galpha) from the gradients of the tables that road_tables makes of them."""
     t, a = theta.to(gr1.dtype), alpha.to(gr1.dtype)
     if variant == "road_4":  # slot 0 made r1, slot 1 made r2
-        t0, t1 = t.unflatten(-1, (-1, 2, group_size)).unbind(-2)
-        a0, a1 = a.unflatten(-1, (-1, 2, group_size)).unbind(-2)
-        g0, g1 = gr1.unflatten(-1, (-1, group_size)), gr2.unflatten(-1, (-1, group_size))
+        t0, t1 = split_last(t, 2, group_size).unbind(-2)
+        a0, a1 = split_last(a, 2, group_size).unbind(-2)
+        g0, g1 = split_last(gr1, group_size), split_last(gr2, group_size)
         gtheta = torch.stack((-g0 * a0 * t0.sin(), g1 * a1 * t1.cos()), dim=-2).flatten(-3)
         galpha = torch.stack((g0 * t0.cos(), g1 * t1.sin()), dim=-2).flatten(-3)
     else:

@@ -1,5 +1,7 @@
 """From the parameters theta and alpha to the coefficients r1 and r2 of the 2x2 blocks."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -7,6 +9,11 @@ from torch import Tensor
 def arithmetic_dtype(*tensors: Tensor) -> torch.dtype:
     """float64 if any tensor is, else float32: nothing is computed in less."""
     return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+
+
+def split_last(t: Tensor, *sizes: int) -> Tensor:
+    """[..., n] -> [..., n / prod(sizes), *sizes]. (unflatten(-1, (-1, ...)) has no batching rule in is_grads_batched.)"""
+    return t.reshape(*t.shape[:-1], t.shape[-1] // math.prod(sizes), *sizes)
 
 
 def road_tables(
@@ -21,8 +28,8 @@ def road_tables(
     theta, alpha = theta.to(dtype), alpha.to(dtype)
     if variant != "road_4":
         return alpha * theta.cos(), alpha * theta.sin()
-    theta0, theta1 = theta.unflatten(-1, (-1, 2, group_size)).unbind(-2)
-    alpha0, alpha1 = alpha.unflatten(-1, (-1, 2, group_size)).unbind(-2)
+    theta0, theta1 = split_last(theta, 2, group_size).unbind(-2)
+    alpha0, alpha1 = split_last(alpha, 2, group_size).unbind(-2)
     return (alpha0 * theta0.cos()).flatten(-2), (alpha1 * theta1.sin()).flatten(-2)
 
 
@@ -32,7 +39,7 @@ def expand_tables(r1: Tensor, r2: Tensor, dim: int, group_size: int) -> tuple[Te
     def expand(r: Tensor) -> Tensor:
         if r.shape[-1] == dim:
             return r
-        halves = r.unflatten(-1, (-1, group_size // 2))
+        halves = split_last(r, group_size // 2)
         return torch.stack((halves, halves), dim=-2).flatten(-3)
 
     return expand(r1), expand(r2)
@@ -40,13 +47,13 @@ def expand_tables(r1: Tensor, r2: Tensor, dim: int, group_size: int) -> tuple[Te
 
 def swap_pairs(x: Tensor, group_size: int) -> Tensor:
     """(x_i, x_j) -> (x_j, x_i) for every pair of the last dimension."""
-    i, j = x.unflatten(-1, (-1, 2, group_size // 2)).unbind(-2)
+    i, j = split_last(x, 2, group_size // 2).unbind(-2)
     return torch.stack((j, i), dim=-2).flatten(-3)
 
 
 def quarter_turn(x: Tensor, group_size: int) -> Tensor:
     """(x_i, x_j) -> (x_j, -x_i) for every pair of the last dimension."""
-    i, j = x.unflatten(-1, (-1, 2, group_size // 2)).unbind(-2)
+    i, j = split_last(x, 2, group_size // 2).unbind(-2)
     return torch.stack((j, -i), dim=-2).flatten(-3)
 
 

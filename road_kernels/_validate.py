@@ -56,7 +56,7 @@ def _check_pair(x: Tensor, names: tuple[str, str], p, q, widths: tuple[int, ...]
         _check_float_tensor(name, t)
         if t.device != x.device:
             raise ValueError(f"{name} must be on the device of x ({x.device}), got {t.device}")
-        if t.dim() != (2 if batched else 1) or t.shape[-1] not in widths:
+        if t.dim() != (2 if batched else 1) or all(t.shape[-1] != width for width in widths):
             wanted = " or ".join(f"[A, {w}]" if batched else f"[{w}]" for w in widths)
             raise ValueError(f"{name} must be {wanted} {why}, got {list(t.shape)}")
     if p.shape != q.shape:

@@ -58,7 +58,7 @@ Arguments::Arguments(const Tensor& x, const Tensor& p, const Tensor& q, const Op
   problem_.ids.data = ids_.const_data_ptr();
   problem_.ids.is_int64 = ids_.scalar_type() == at::kLong;
   problem_.ids.count = ids_.numel();
-  problem_.ids.rows_per_id = problem_.rows == 0 ? 1 : problem_.rows / ids_.numel();
+  problem_.ids.rows_per_id = ids_.numel() == 0 ? 1 : problem_.rows / ids_.numel();  // 0 for [B, 0, D]
 }
 
 bool describe_rows(const Tensor& tensor, Rows& rows) {

@@ -45,9 +45,9 @@ def rotate_backward(grad, saved, p, q, adapter_ids, form, group_size, from_outpu
     r1, r2 = _tables(grad, p, q, form, group_size)
     h = saved if need_gp or need_gq else None
     if h is not None and from_output:
-        inverse = invert_tables(*expand_tables(r1, r2, saved.shape[-1], group_size), group_size)
-        wide = h if h.dtype == torch.float64 else h.float()  # h is not rounded to the dtype of z a second time
-        h = rotate(wide, *inverse, adapter_ids, "table", group_size)
+        dtype = arithmetic_dtype(saved)  # also of h, which is not rounded to the dtype of z a second time
+        full = expand_tables(r1.to(dtype), r2.to(dtype), saved.shape[-1], group_size)
+        h = rotate(h.to(dtype), *invert_tables(*full, group_size), adapter_ids, "table", group_size)
     if adapter_ids is None:
         gx, gp, gq = _rotate_backward(grad, h, r1, r2, group_size)
     else:

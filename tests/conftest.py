@@ -1,0 +1,25 @@
+"""Every test that takes `backend` runs once per backend that this machine can use."""
+
+import os
+
+import pytest
+import torch
+from common import usable_backends
+
+REQUIRED = os.environ.get("ROAD_KERNELS_REQUIRE", "").split(",")
+
+
+def pytest_generate_tests(metafunc):
+    if "backend" in metafunc.fixturenames:
+        metafunc.parametrize("backend", usable_backends())
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def pytest_sessionstart(session):
+    """ROAD_KERNELS_REQUIRE=cpu,python: a machine that should have a backend must not pass by skipping it."""
+    if missing := [name for name in REQUIRED if name and name not in usable_backends()]:
+        pytest.exit(f"required backends are missing: {', '.join(missing)}", returncode=1)

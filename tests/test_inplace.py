@@ -1,0 +1,145 @@
+"""inplace=True: the same numbers, written into x, and in training recovered from the output."""
+
+import pytest
+import torch
+from common import DTYPES, FORMS, apply, arithmetic_of, assert_close, expect_backward, make_params, make_x
+
+IDS = torch.tensor([1, -1, 0, 2, 1])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("ids", [None, IDS], ids=["single", "batched"])
+def test_equals_out_of_place_bitwise(backend, form, dtype, ids):
+    x = make_x(5, 3, 36, dtype=dtype)
+    p, q = make_params(form, None if ids is None else 3, 36)
+    want = apply(x, p, q, form, ids, group_size=12, backend=backend)
+    y = x.clone()
+    version = y._version
+    assert apply(y, p, q, form, ids, group_size=12, inplace=True, backend=backend) is y
+    assert torch.equal(y, want)
+    assert y._version > version
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("ids", [None, IDS], ids=["single", "batched"])
+def test_gradients_from_the_output(backend, form, dtype, ids):
+    x, gz = make_x(5, 3, 36, dtype=dtype), make_x(5, 3, 36, dtype=dtype, seed=5)
+    p, q = (t.requires_grad_() for t in make_params(form, None if ids is None else 3, 36))
+    leaf = x.clone().requires_grad_()
+    y = leaf * 1
+    apply(y, p, q, form, ids, group_size=12, inplace=True, backend=backend).backward(gz)
+    gx, gp, gq = expect_backward(gz, x, p, q, form, 12, ids)
+    assert_close(leaf.grad, gx, arithmetic_of(dtype))
+    # z was rounded to dtype, and its blocks multiply that error by their condition number, below 6 for these.
+    lost = 6 * torch.finfo(dtype).eps
+    assert_close(p.grad, gp, arithmetic_of(dtype), units=40, lost=lost)
+    assert_close(q.grad, gq, arithmetic_of(dtype), units=40, lost=lost)
+
+
+def test_saves_only_its_output(backend):
+    saved = []
+
+    def pack(t):
+        saved.append(t.data_ptr())
+        return t
+
+    y = make_x(16, 64, dtype=torch.bfloat16)
+    theta, alpha = (t.requires_grad_() for t in make_params("road_1", None, 64))
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        z = apply(y, theta, alpha, "road_1", inplace=True, backend=backend)
+    assert set(saved) == {z.data_ptr(), theta.data_ptr(), alpha.data_ptr()}
+    assert z.data_ptr() == y.data_ptr()
+
+
+def test_writing_over_the_output_is_noticed(backend):
+    y = make_x(4, 64)
+    theta, alpha = (t.requires_grad_() for t in make_params("road_1", None, 64))
+    z = apply(y, theta, alpha, "road_1", inplace=True, backend=backend)
+    z.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        z.sum().backward()
+
+
+def test_a_tensor_saved_by_another_op_is_noticed(backend):
+    x = make_x(4, 64).requires_grad_()
+    y = x * 1
+    square = y * y  # saves y
+    apply(y, *make_params("road_1", None, 64), "road_1", inplace=True, backend=backend)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        square.sum().backward()
+
+
+def test_a_slice_of_a_packed_projection(backend):
+    """An adapter on the v of q, k, v in one tensor: gradients reach the tensor as a whole."""
+    qkv = make_x(4, 3, 24, dtype=torch.float64).requires_grad_()
+    theta, alpha = (t.requires_grad_() for t in make_params("road_2", None, 8, dtype=torch.float64))
+
+    def f(qkv, theta, alpha):
+        packed = qkv * 1
+        apply(packed[..., 16:], theta, alpha, "road_2", group_size=4, inplace=True, backend=backend)
+        return packed
+
+    assert torch.autograd.gradcheck(f, (qkv, theta, alpha))
+    assert torch.autograd.gradgradcheck(f, (qkv, theta, alpha))
+
+
+def test_two_slices_of_one_tensor_in_training_are_refused_by_autograd(backend):
+    """Slices share a version counter, so the second write invalidates what the first saved, as with sigmoid_."""
+    packed = make_x(4, 16)
+    theta, alpha = (t.requires_grad_() for t in make_params("road_2", None, 8))
+    for part in (packed[:, :8], packed[:, 8:]):
+        apply(part, theta, alpha, "road_2", group_size=4, inplace=True, backend=backend)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        packed.sum().backward()
+
+
+@pytest.mark.parametrize("make", [lambda x: x.t(), lambda x: x[:, ::2], lambda x: x.view(2, 3, 2, 8).permute(2, 0, 1, 3)[..., 1:]],
+                         ids=["transposed", "every second column", "three strides"])
+def test_layouts_that_no_kernel_walks(backend, make):
+    base = make_x(6, 16) if make(torch.empty(12, 8)).dim() != 4 else make_x(12, 8)
+    x = make(base) if make(base).shape[-1] % 2 == 0 else make(base)[..., :6]
+    p, q = make_params("road_2", None, x.shape[-1])
+    want = apply(x.clone(), p, q, "road_2", group_size=2, backend=backend)
+    untouched = torch.ones_like(base, dtype=torch.bool)
+    mask = make(untouched) if make(base).shape == x.shape else make(untouched)[..., :6]
+    mask.fill_(False)
+    before = base.clone()
+    apply(x, p, q, "road_2", group_size=2, inplace=True, backend=backend)
+    assert torch.equal(x, want)
+    assert torch.equal(base[untouched], before[untouched])
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_singular_blocks_are_refused_before_any_write(backend, form):
+    x = make_x(4, 8)
+    p, q = make_params(form, 3, 8)
+    if form.startswith("table"):
+        p[1, 0] = q[1, 0] = 0.0
+        if form == "table":
+            p[1, 2] = q[1, 2] = 0.0
+    else:
+        q[1, 0] = 0.0  # a zero alpha
+        if form == "road_4":
+            q[1, 4] = 0.0
+    p, q = p.requires_grad_(), q.requires_grad_()
+    y = x.clone()
+    used, unused = torch.tensor([0, 2, 1, -1]), torch.tensor([0, 2, 2, -1])
+    with pytest.raises(ValueError, match=r"adapter 1 has a singular block: features \(0, 2\), determinant -?0"):
+        apply(y, p, q, form, used, group_size=4, inplace=True, backend=backend)
+    assert torch.equal(y, x)
+    apply(y, p, q, form, unused, group_size=4, inplace=True, backend=backend).sum().backward()
+    assert p.grad.isfinite().all()
+    # Nothing is divided by in inference, or for the angles of road_1.
+    with torch.no_grad():
+        apply(x.clone(), p, q, form, used, group_size=4, inplace=True, backend=backend)
+    if form == "road_1":
+        apply(x.clone(), p, q.detach(), form, used, group_size=4, inplace=True, backend=backend).sum().backward()
+
+
+def test_cancelling_determinant(backend):
+    """road_2 with orthogonal rows exchanged: r1_i r1_j + r2_i r2_j = 0 up to rounding."""
+    theta = torch.tensor([0.3, 0.3 + torch.pi / 2]).requires_grad_()
+    with pytest.raises(ValueError, match="singular block"):
+        apply(make_x(2, 2), theta, torch.ones(2), "road_2", group_size=2, inplace=True, backend=backend)
