@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from .rotate import select_rows
-from .tables import arithmetic_dtype, expand_tables, quarter_turn, split_last
+from .tables import arithmetic_dtype, expand_tables, join_last, quarter_turn, split_last
 
 
 def rotate_backward(
@@ -22,7 +22,7 @@ def rotate_backward(
         return gx, None, None
     per_row1, per_row2 = table_gradients(gz, x.to(dtype), group_size)
     compact = r1.shape[-1] != grad.shape[-1]
-    return gx, *(fold(g.flatten(0, -2).sum(0) if g.dim() > 1 else g, group_size, compact) for g in (per_row1, per_row2))
+    return gx, *(fold(g.reshape(-1, g.shape[-1]).sum(0), group_size, compact) for g in (per_row1, per_row2))
 
 
 def rotate_batched_backward(
@@ -38,7 +38,7 @@ def rotate_batched_backward(
     gx = torch.where(active, (full1 * gz + quarter_turn(full2 * gz, group_size)).to(grad.dtype), grad)
     if x is None:
         return gx, None, None
-    rows = torch.where(active, ids, 0).expand(*grad.shape[:-1], 1).flatten()
+    rows = torch.where(active, ids, 0).expand(*grad.shape[:-1], 1).reshape(-1)
     compact = r1.shape[-1] != dim
     sums = []
     for g in table_gradients(torch.where(active, gz, 0), torch.where(active, x, 0).to(dtype), group_size):
@@ -57,7 +57,7 @@ def table_gradients(gz: Tensor, h: Tensor, group_size: int) -> tuple[Tensor, Ten
 
 def fold(g: Tensor, group_size: int, compact: bool) -> Tensor:
     """Adds up the two rows of each pair where they share one coefficient."""
-    return split_last(g, 2, group_size // 2).sum(-2).flatten(-2) if compact else g
+    return join_last(split_last(g, 2, group_size // 2).sum(-2), 2) if compact else g
 
 
 def road_tables_backward(
@@ -69,8 +69,8 @@ def road_tables_backward(
         t0, t1 = split_last(t, 2, group_size).unbind(-2)
         a0, a1 = split_last(a, 2, group_size).unbind(-2)
         g0, g1 = split_last(gr1, group_size), split_last(gr2, group_size)
-        gtheta = torch.stack((-g0 * a0 * t0.sin(), g1 * a1 * t1.cos()), dim=-2).flatten(-3)
-        galpha = torch.stack((g0 * t0.cos(), g1 * t1.sin()), dim=-2).flatten(-3)
+        gtheta = join_last(torch.stack((-g0 * a0 * t0.sin(), g1 * a1 * t1.cos()), dim=-2), 3)
+        galpha = join_last(torch.stack((g0 * t0.cos(), g1 * t1.sin()), dim=-2), 3)
     else:
         gtheta = a * (gr2 * t.cos() - gr1 * t.sin())
         galpha = gr1 * t.cos() + gr2 * t.sin()

@@ -38,7 +38,7 @@ def select_rows(bank: Tensor, ids: Tensor) -> Tensor:
         index = torch.where(ids == -1, 0, 1)
     else:
         index = torch.where(ids == -1, 0, torch.where(ids < 0, bank.shape[0], ids))
-    return bank.index_select(0, index.flatten()).reshape(*ids.shape[:-1], bank.shape[1])
+    return bank.index_select(0, index.reshape(-1)).reshape(*ids.shape[:-1], bank.shape[1])
 
 
 def road_apply(x: Tensor, theta: Tensor, alpha: Tensor, variant: str = "road_1", group_size: int = 64) -> Tensor:

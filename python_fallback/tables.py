@@ -12,8 +12,13 @@ def arithmetic_dtype(*tensors: Tensor) -> torch.dtype:
 
 
 def split_last(t: Tensor, *sizes: int) -> Tensor:
-    """[..., n] -> [..., n / prod(sizes), *sizes]. (unflatten(-1, (-1, ...)) has no batching rule in is_grads_batched.)"""
+    """[..., n] -> [..., n / prod(sizes), *sizes]. By reshape: unflatten has no batching rule for batched gradients."""
     return t.reshape(*t.shape[:-1], t.shape[-1] // math.prod(sizes), *sizes)
+
+
+def join_last(t: Tensor, count: int) -> Tensor:
+    """[..., a, b, c] -> [..., abc], the last ``count`` dimensions into one."""
+    return t.reshape(*t.shape[:-count], math.prod(t.shape[-count:]))
 
 
 def road_tables(
@@ -30,7 +35,7 @@ def road_tables(
         return alpha * theta.cos(), alpha * theta.sin()
     theta0, theta1 = split_last(theta, 2, group_size).unbind(-2)
     alpha0, alpha1 = split_last(alpha, 2, group_size).unbind(-2)
-    return (alpha0 * theta0.cos()).flatten(-2), (alpha1 * theta1.sin()).flatten(-2)
+    return join_last(alpha0 * theta0.cos(), 2), join_last(alpha1 * theta1.sin(), 2)
 
 
 def expand_tables(r1: Tensor, r2: Tensor, dim: int, group_size: int) -> tuple[Tensor, Tensor]:
@@ -40,7 +45,7 @@ def expand_tables(r1: Tensor, r2: Tensor, dim: int, group_size: int) -> tuple[Te
         if r.shape[-1] == dim:
             return r
         halves = split_last(r, group_size // 2)
-        return torch.stack((halves, halves), dim=-2).flatten(-3)
+        return join_last(torch.stack((halves, halves), dim=-2), 3)
 
     return expand(r1), expand(r2)
 
@@ -48,13 +53,13 @@ def expand_tables(r1: Tensor, r2: Tensor, dim: int, group_size: int) -> tuple[Te
 def swap_pairs(x: Tensor, group_size: int) -> Tensor:
     """(x_i, x_j) -> (x_j, x_i) for every pair of the last dimension."""
     i, j = split_last(x, 2, group_size // 2).unbind(-2)
-    return torch.stack((j, i), dim=-2).flatten(-3)
+    return join_last(torch.stack((j, i), dim=-2), 3)
 
 
 def quarter_turn(x: Tensor, group_size: int) -> Tensor:
     """(x_i, x_j) -> (x_j, -x_i) for every pair of the last dimension."""
     i, j = split_last(x, 2, group_size // 2).unbind(-2)
-    return torch.stack((j, -i), dim=-2).flatten(-3)
+    return join_last(torch.stack((j, -i), dim=-2), 3)
 
 
 def determinants(r1: Tensor, r2: Tensor, group_size: int) -> Tensor:

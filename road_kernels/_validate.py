@@ -125,11 +125,24 @@ def _check_ids(x: Tensor, adapter_ids) -> None:
 def check_inplace(x: Tensor) -> None:
     if x.requires_grad and x.is_leaf and torch.is_grad_enabled():
         raise RuntimeError("x is a leaf tensor that requires grad, so it cannot be written in place: use inplace=False")
-    if any(stride == 0 and size > 1 for size, stride in zip(x.shape, x.stride(), strict=True)):
+    if not x.is_contiguous() and not torch.compiler.is_compiling() and _may_overlap(x):
         raise ValueError(
             f"x of shape {list(x.shape)} and strides {list(x.stride())} holds several elements in one place (it was "
-            "expanded), so it cannot be written in place: use inplace=False"
+            "expanded, or made by as_strided or unfold), so it cannot be written in place: use inplace=False"
         )
+
+
+def _may_overlap(x: Tensor) -> bool:
+    """False if each stride, smallest first, steps over all that the smaller ones reach."""
+    reach = 0
+    for stride, size in sorted(zip(x.stride(), x.shape, strict=True)):
+        if size == 0:
+            return False
+        if size > 1:
+            if stride <= reach:
+                return True
+            reach += stride * (size - 1)
+    return False
 
 
 def check_packed(theta, alpha, variant: str, group_size) -> None:

@@ -127,7 +127,7 @@ def test_vmap_over_adapter_ids(backend):
     for k in range(2):
         want = rk.road_apply_batched(x, p, q, many[k], group_size=4, backend=backend)
         torch.testing.assert_close(got[k], want)
-    with pytest.raises(IndexError):
+    with pytest.raises((IndexError, RuntimeError), match="out of bounds"):  # RuntimeError is torch's own choice there
         torch.vmap(lambda ids: rk.road_apply_batched(x, p, q, ids, group_size=4, backend=backend))(many + 1)
 
 

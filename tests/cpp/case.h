@@ -1,8 +1,8 @@
 // Problems with their own memory, laid out as a caller's tensors may be, and the threads to run them on.
 #pragma once
 
+#include <algorithm>
 #include <cstring>
-#include <limits>
 #include <string>
 #include <thread>
 #include <vector>
@@ -45,40 +45,44 @@ class Random {
   uint64_t state_;
 };
 
-// Where the rows of a stack lie, in elements.  The default is dense and ends with its last row: a sanitizer then sees
-// any access past it.
+// Where the rows of a stack lie, in elements.
 struct Layout {
   int64_t inner_rows = 1;  // > 1 gives the stack two strides
-  int64_t lead = 0;        // before the first row: 1 leaves every row unaligned
+  int64_t margin = 0;      // before the first row and after the last
   int64_t gap = 0;         // after every row
-  int64_t tail = 0;        // after every inner_rows rows
-  bool interleaved = false;  // neighbouring rows are the outer ones, as in a transposed [T, B, D]
+  int64_t outer_gap = 0;   // after every inner_rows rows
+  bool interleaved = false;  // neighbouring rows are inner_rows apart, as in the transpose of a [T, B, D] tensor
 };
+constexpr Layout kDense{};  // ends with its last row: a sanitizer sees any access past it
+constexpr Layout kUnaligned{1, 1, 0, 0, false};
+constexpr Layout kSlice{1, 2, 7, 0, false};
+constexpr Layout kTwoStrides{3, 2, 5, 11, false};
+constexpr Layout kTransposed{3, 1, 4, 0, true};
 
 // All bytes outside the rows are 0xff.  In every dtype that reads as NaN: an access past a row spoils a result.
 class Stack {
  public:
   Stack(DType dtype, int64_t rows, int64_t dim, Layout layout = {})
-      : dtype_(dtype), count_(rows), dim_(dim), lead_(layout.lead) {
+      : dtype_(dtype), count_(rows), dim_(dim), margin_(layout.margin) {
     const int64_t outer_rows = (rows + layout.inner_rows - 1) / layout.inner_rows;
     view_.inner_rows = layout.inner_rows;
     view_.inner_stride = (dim + layout.gap) * (layout.interleaved ? outer_rows : 1);
-    view_.outer_stride = layout.interleaved ? dim + layout.gap : (dim + layout.gap) * layout.inner_rows + layout.tail;
-    int64_t elements = lead_;
-    for (int64_t r = 0; r < rows; ++r) elements = std::max(elements, lead_ + view_.offset(r) + dim + layout.gap);
+    view_.outer_stride = layout.interleaved ? dim + layout.gap : (dim + layout.gap) * layout.inner_rows + layout.outer_gap;
+    int64_t elements = 2 * margin_;
+    for (int64_t r = 0; r < rows; ++r) elements = std::max(elements, 2 * margin_ + view_.offset(r) + dim + layout.gap);
     bytes_.assign(elements * road::size_of(dtype), 0xff);
   }
 
   DType dtype() const { return dtype_; }
   int64_t count() const { return count_; }
   int64_t dim() const { return dim_; }
-  unsigned char* row(int64_t r) { return bytes_.data() + (lead_ + view_.offset(r)) * road::size_of(dtype_); }
+  unsigned char* row(int64_t r) { return bytes_.data() + (margin_ + view_.offset(r)) * road::size_of(dtype_); }
   const unsigned char* row(int64_t r) const { return const_cast<Stack*>(this)->row(r); }
   int64_t row_bytes() const { return dim_ * road::size_of(dtype_); }
 
   road::Rows rows() {
     road::Rows rows = view_;
-    rows.data = bytes_.data() + lead_ * road::size_of(dtype_);
+    rows.data = bytes_.data() + margin_ * road::size_of(dtype_);
     return rows;
   }
   void* data() { return rows().data; }
@@ -116,7 +120,7 @@ class Stack {
 
  private:
   DType dtype_;
-  int64_t count_, dim_, lead_;
+  int64_t count_, dim_, margin_;
   road::Rows view_;
   std::vector<unsigned char> bytes_;
 };
@@ -132,8 +136,8 @@ struct Case {
 
   Case(DType dtype, Form form, Shape shape, int64_t adapters = 1, DType p_dtype = DType::kFloat32,
        DType q_dtype = DType::kFloat32)
-      : p(p_dtype, adapters, road::param_width(form, shape.dim), {1, 1, 3, 0, false}),
-        q(q_dtype, adapters, road::param_width(form, shape.dim), {1, 0, 5, 0, false}) {
+      : p(p_dtype, adapters, road::param_width(form, shape.dim), Layout{1, 1, 3, 0, false}),
+        q(q_dtype, adapters, road::param_width(form, shape.dim), Layout{1, 0, 5, 0, false}) {
     problem.rows = shape.rows, problem.dim = shape.dim, problem.group_size = shape.group_size;
     problem.dtype = dtype, problem.form = form;
     problem.params = {p.data(), q.data(), p_dtype, q_dtype, p.rows().outer_stride, q.rows().outer_stride, adapters};
