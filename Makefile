@@ -1,2 +1,59 @@
-build:
-	.venv/bin/pip install --no-build-isolation --no-deps -q -e .
+# Every target makes its own virtual environment (VENV) and installs what it needs.
+#   make demo     what is usable here, a mixed batch served and checked, and what it costs
+#   make test     all tests, Python and C++
+#   make bench    microbenchmarks against their bars, results in benchmarks/results
+#   make lint     ruff
+# Another Python or torch (2.11 or newer):  make test PYTHON=python3.12 TORCH='torch==2.11.0' VENV=.venv312
+# An environment of yours, as it is:        make test VENV=/path/to/venv TORCH=
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= torch==2.13.0
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip --disable-pip-version-check -q
+SOURCES = $(wildcard csrc/*/*) setup.py pyproject.toml $(wildcard python_fallback/*.py)
+
+.PHONY: demo test test-python test-cpp bench lint build clean
+
+build: $(VENV)/.built
+
+$(VENV)/.tools: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(if $(TORCH),$(PIP) install '$(TORCH)')
+	$(PIP) install numpy 'pytest>=8' 'pytest-benchmark>=5' 'hypothesis>=6' 'cmake>=3.20' ninja 'setuptools>=77' wheel 'ruff>=0.15'
+	touch $@
+
+# Without build isolation: an isolated build would compile against another torch than the one installed.
+$(VENV)/.built: $(VENV)/.tools $(SOURCES)
+	$(PIP) install --no-build-isolation --no-deps -e .
+	touch $@
+
+demo: build
+	$(BIN)/python -m road_kernels
+
+test: test-python test-cpp
+
+# The backends that this build must have: a missing one fails the run instead of skipping its tests.
+REQUIRE ?= cpu,python
+test-python: build
+	ROAD_KERNELS_REQUIRE=$(REQUIRE) $(BIN)/python -m pytest tests
+
+# The torch-free core as a C++ library of its own: once as released, once under AddressSanitizer and UBSan.
+test-cpp: $(VENV)/.tools
+	for sanitize in OFF ON; do \
+	  $(BIN)/cmake -S . -B build/cmake-$$sanitize -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
+	    -DCMAKE_BUILD_TYPE=Release -DROAD_SANITIZE=$$sanitize >/dev/null && \
+	  $(BIN)/cmake --build build/cmake-$$sanitize && \
+	  $(BIN)/ctest --test-dir build/cmake-$$sanitize --output-on-failure || exit 1; \
+	done
+
+BENCH ?= --benchmark-only
+bench: build
+	$(BIN)/python -m pytest -q benchmarks $(BENCH)
+
+lint: $(VENV)/.tools
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf build dist *.egg-info $(VENV)

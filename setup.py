@@ -83,7 +83,9 @@ def extension() -> dict:
     if wanted == "0" or not (compiler := find_compiler()):
         if wanted == "1":
             fail("ROAD_KERNELS_BUILD=1, but no C++ compiler was found (CXX, c++, g++, clang++)")
-        reason = "ROAD_KERNELS_BUILD=0 when it was installed" if wanted == "0" else "no C++ compiler when it was installed"
+        reason = (
+            "ROAD_KERNELS_BUILD=0 when it was installed" if wanted == "0" else "no C++ compiler when it was installed"
+        )
         print(f"road_kernels: installing without compiled kernels ({reason}); the pure PyTorch path is used")
         build_info.write_text(f'"""Written by setup.py."""\n\nTORCH_VERSION = None\nREASON = "not built: {reason}"\n')
         return {}
@@ -98,11 +100,18 @@ def extension() -> dict:
     sources = sorted(glob("csrc/cpu/*.cpp", root_dir=ROOT))
     sources += [s for s in sorted(glob("csrc/binding/*.cpp", root_dir=ROOT)) if cuda or "cuda" not in Path(s).name]
     if cuda:
-        flags["cxx"] += [f'-DROAD_CUDA_VERSION="{torch.version.cuda}"',
-                         f'-DROAD_CUDA_ARCHITECTURES="{os.environ["TORCH_CUDA_ARCH_LIST"]}"']
+        flags["cxx"] += [
+            f'-DROAD_CUDA_VERSION="{torch.version.cuda}"',
+            f'-DROAD_CUDA_ARCHITECTURES="{os.environ["TORCH_CUDA_ARCH_LIST"]}"',
+        ]
     kind = CUDAExtension if cuda else CppExtension
-    module = kind("road_kernels._C", sources + cuda, include_dirs=INCLUDES, extra_compile_args=flags,
-                  extra_link_args=["-fopenmp", "-Wl,-s"])
+    module = kind(
+        "road_kernels._C",
+        sources + cuda,
+        include_dirs=INCLUDES,
+        extra_compile_args=flags,
+        extra_link_args=["-fopenmp", "-Wl,-s"],
+    )
     build_info.write_text(f'"""Written by setup.py."""\n\nTORCH_VERSION = "{torch.__version__}"\nREASON = None\n')
     return {"ext_modules": [module], "cmdclass": {"build_ext": BuildExtension.with_options(use_ninja=True)}}
 

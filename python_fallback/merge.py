@@ -11,14 +11,15 @@ def road_merge(
     weight: Tensor, bias: Tensor | None, theta: Tensor, alpha: Tensor, variant: str = "road_1", group_size: int = 64
 ) -> tuple[Tensor, Tensor | None]:
     """(R W, R b) for weight [out, in] and bias [out] or None: rows are mixed in pairs, no D x D matrix is made."""
-    return _mix_rows(weight, bias, *road_tables(theta, alpha, variant, group_size), group_size)
+    tables = road_tables(theta, alpha, variant, group_size, dtype=torch.float64)
+    return _mix_rows(weight, bias, *tables, group_size)
 
 
 def road_unmerge(
     weight: Tensor, bias: Tensor | None, theta: Tensor, alpha: Tensor, variant: str = "road_1", group_size: int = 64
 ) -> tuple[Tensor, Tensor | None]:
     """(R^-1 W, R^-1 b). A block that float32 cannot invert is a ValueError naming the pair and its determinant."""
-    r1, r2 = road_tables(theta.double(), alpha.double(), variant, group_size)
+    r1, r2 = road_tables(theta, alpha, variant, group_size, dtype=torch.float64)
     r1, r2 = expand_tables(r1, r2, weight.shape[0], group_size)
     det = determinants(r1, r2, group_size)
     noise = torch.finfo(torch.float32).eps * determinants(r1.abs(), r2.abs(), group_size)

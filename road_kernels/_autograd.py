@@ -82,7 +82,9 @@ def _rotate_backward_autograd(grad, saved, p, q, *rest):
 
 def _rotate_inplace_autograd(x, p, q, *rest):
     if _wants_grad(x, p, q):
-        raise RuntimeError("road_kernels::rotate_ has no gradient of its own: call road_kernels.rotate(..., inplace=True)")
+        raise RuntimeError(
+            "road_kernels::rotate_ has no gradient of its own: call road_kernels.rotate(..., inplace=True)"
+        )
     with torch._C._AutoDispatchBelowAutograd():
         return _ops.rotate_(x, p, q, *rest)
 

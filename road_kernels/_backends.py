@@ -50,8 +50,9 @@ _automatic: dict[str, ModuleType] = {}
 
 def _choose_automatically(device_type: str) -> ModuleType:
     module = _automatic[device_type] = _first_for(device_type)
-    if device_type == "cpu" and (reason := _loaded["cpu"][1]):
-        warnings.warn(f"road_kernels runs on the slower PyTorch path; compiled CPU kernels: {reason}", stacklevel=5)
+    reason = _loaded["cpu"][1]
+    if device_type == "cpu" and reason and reason.startswith("not built"):  # what is broken was said at import
+        warnings.warn(f"road_kernels runs on the slower PyTorch path: compiled CPU kernels {reason}", stacklevel=5)
     return module
 
 

@@ -21,7 +21,10 @@ def load() -> tuple[ModuleType | None, str | None]:
     if TORCH_VERSION is None:
         return None, REASON
     if _minor(TORCH_VERSION) != _minor(torch.__version__):
-        reason = f"the extension was built for torch {TORCH_VERSION}, but torch {torch.__version__} is installed: rebuild it with {REBUILD}"
+        reason = (
+            f"the extension was built for torch {TORCH_VERSION}, but torch {torch.__version__} is installed: "
+            f"rebuild it with {REBUILD}"
+        )
     else:
         try:
             from . import _C

@@ -69,13 +69,20 @@ def expect_forward(x, p, q, form, group_size, ids=None) -> oracle.Result:
 def expect_backward(gz, x, p, q, form, group_size, ids=None):
     bank = (f64(p), f64(q)) if ids is not None else (f64(p)[None], f64(q)[None])
     gx, gp, gq = oracle.backward(
-        f64(gz).reshape(-1, x.shape[-1]), f64(x).reshape(-1, x.shape[-1]), *bank, row_ids(x, ids), op_form(form), group_size
+        f64(gz).reshape(-1, x.shape[-1]),
+        f64(x).reshape(-1, x.shape[-1]),
+        *bank,
+        row_ids(x, ids),
+        op_form(form),
+        group_size,
     )
     back = lambda r, like: oracle.Result(r.value.reshape(like.shape), r.magnitude.reshape(like.shape))  # noqa: E731
     return back(gx, x), back(gp, p), back(gq, q)
 
 
-def assert_close(got: torch.Tensor, want: oracle.Result, arithmetic: torch.dtype, units: float = 4.0, lost: float = 0.0):
+def assert_close(
+    got: torch.Tensor, want: oracle.Result, arithmetic: torch.dtype, units: float = 4.0, lost: float = 0.0
+):
     """|got - want| within half an ulp of got's dtype, plus `units` roundings of the arithmetic on the magnitude.
 
     `lost` adds a relative error that the input already had, such as that of a rounded output a backward starts from.

@@ -59,7 +59,10 @@ class Result:
 def _adapters(form, p, q, dim, group_size):
     """R of each adapter of a bank."""
     if form == "table":
-        return [matrix(expand(a, dim, group_size), expand(b, dim, group_size), group_size) for a, b in zip(p, q, strict=True)]
+        return [
+            matrix(expand(a, dim, group_size), expand(b, dim, group_size), group_size)
+            for a, b in zip(p, q, strict=True)
+        ]
     return [matrix(*tables(a, b, form, dim, group_size), group_size) for a, b in zip(p, q, strict=True)]
 
 

@@ -31,7 +31,8 @@ def test_single(backend, form, dtype, dim, group_size):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
-    "ids", [[3, -1, 0, 3, 3, -1, 0], [-1] * 7, [0] * 7, [3] * 7, [0, 1, 2, 3, 2, 1, 0]],
+    "ids",
+    [[3, -1, 0, 3, 3, -1, 0], [-1] * 7, [0] * 7, [3] * 7, [0, 1, 2, 3, 2, 1, 0]],
     ids=["unused adapters", "all none", "first only", "last only", "all"],
 )
 def test_batched(backend, form, dtype, ids):
@@ -105,7 +106,10 @@ def test_saves_x_in_its_own_dtype_and_nothing_else_of_that_size(backend):
 
     x = make_x(16, 64, dtype=torch.bfloat16).requires_grad_()
     theta, alpha = (t.requires_grad_() for t in make_params("road_1", None, 64))
-    for kw, tensors in (({"inplace": False}, (x, theta, alpha)), ({"inplace": False}, (x, theta.detach(), alpha.detach()))):
+    for kw, tensors in (
+        ({"inplace": False}, (x, theta, alpha)),
+        ({"inplace": False}, (x, theta.detach(), alpha.detach())),
+    ):
         saved.clear()
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
             apply(*tensors, "road_1", backend=backend, **kw)

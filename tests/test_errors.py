@@ -29,23 +29,43 @@ SINGLE = {
     "huge group_size": ({"group_size": 2**70}, ValueError, "group_size"),
     "float group_size": ({"group_size": 4.0}, TypeError, "group_size must be an int, got float"),
     "bool group_size": ({"group_size": True}, TypeError, "group_size must be an int, got bool"),
-    "unknown variant": ({"variant": "road_3"}, ValueError, "variant must be 'road_1', 'road_2' or 'road_4', got 'road_3'"),
+    "unknown variant": (
+        {"variant": "road_3"},
+        ValueError,
+        "variant must be 'road_1', 'road_2' or 'road_4', got 'road_3'",
+    ),
     "variant is a form": ({"variant": "table"}, ValueError, "variant must be"),
     "variant is no string": ({"variant": 1}, ValueError, "variant must be .* got 1"),
     "theta is no tensor": ({"theta": 0.5}, TypeError, "theta must be a torch.Tensor, got float"),
     "alpha is None": ({"alpha": None}, TypeError, "alpha must be a torch.Tensor, got NoneType"),
     "theta is an integer tensor": ({"theta": THETA.int()}, TypeError, "theta must be float16"),
-    "theta has another length": ({"theta": torch.zeros(8)}, ValueError, r"theta must be \[4\] for variant 'road_1' and D = 8, got \[8\]"),
+    "theta has another length": (
+        {"theta": torch.zeros(8)},
+        ValueError,
+        r"theta must be \[4\] for variant 'road_1' and D = 8, got \[8\]",
+    ),
     "length of another variant": ({"variant": "road_4"}, ValueError, r"theta must be \[16\] for variant 'road_4'"),
     "theta is a bank": ({"theta": BANK[0], "alpha": BANK[1]}, ValueError, r"theta must be \[4\] .* got \[3, 4\]"),
     "alpha has another length": ({"alpha": torch.zeros(3)}, ValueError, r"alpha must be \[4\]"),
-    "theta on another device": ({"theta": THETA.to(**META)}, ValueError, r"theta must be on the device of x \(cpu\), got meta"),
-    "unknown backend": ({"backend": "metal"}, ValueError, "backend must be one of 'cuda', 'cpu', 'triton', 'python', got 'metal'"),
+    "theta on another device": (
+        {"theta": THETA.to(**META)},
+        ValueError,
+        r"theta must be on the device of x \(cpu\), got meta",
+    ),
+    "unknown backend": (
+        {"backend": "metal"},
+        ValueError,
+        "backend must be one of 'cuda', 'cpu', 'triton', 'python', got 'metal'",
+    ),
 }
 
 BATCHED = {
     "theta is no bank": ({"theta": THETA, "alpha": ALPHA}, ValueError, r"theta must be \[A, 4\] .* got \[4\]"),
-    "banks of two sizes": ({"alpha": BANK[1][:2]}, ValueError, r"alpha must have the shape of theta, \[3, 4\], got \[2, 4\]"),
+    "banks of two sizes": (
+        {"alpha": BANK[1][:2]},
+        ValueError,
+        r"alpha must have the shape of theta, \[3, 4\], got \[2, 4\]",
+    ),
     "ids are no tensor": ({"adapter_ids": [0, 1, 2, 0]}, TypeError, "adapter_ids must be a torch.Tensor, got list"),
     "float ids": ({"adapter_ids": IDS.float()}, TypeError, "adapter_ids must be int32 or int64, got torch.float32"),
     "bool ids": ({"adapter_ids": IDS > 0}, TypeError, "adapter_ids must be int32 or int64, got torch.bool"),
@@ -134,9 +154,21 @@ def test_overlapping_rows_are_not_written(backend):
 
 PACKED = {
     "theta is no tensor": ((1.0, ALPHA), "road_1", 4, TypeError, "theta must be a torch.Tensor"),
-    "three dimensions": ((torch.ones(1, 1, 4), torch.ones(1, 1, 4)), "road_1", 4, ValueError, r"theta must be \[P\] or \[A, P\]"),
+    "three dimensions": (
+        (torch.ones(1, 1, 4), torch.ones(1, 1, 4)),
+        "road_1",
+        4,
+        ValueError,
+        r"theta must be \[P\] or \[A, P\]",
+    ),
     "two shapes": ((torch.ones(4), torch.ones(8)), "road_1", 4, ValueError, "alpha must have the shape of theta"),
-    "two devices": ((torch.ones(4), torch.ones(4, **META)), "road_1", 4, ValueError, "alpha must be on the device of theta"),
+    "two devices": (
+        (torch.ones(4), torch.ones(4, **META)),
+        "road_1",
+        4,
+        ValueError,
+        "alpha must be on the device of theta",
+    ),
     "width": ((torch.ones(4), torch.ones(4)), "road_2", 6, ValueError, "group_size must be even, positive and divide"),
     "odd road_4": ((torch.ones(9), torch.ones(9)), "road_4", 2, ValueError, r"theta must be \[2 D\]"),
     "variant": ((torch.ones(4), torch.ones(4)), "road_5", 4, ValueError, "variant must be"),

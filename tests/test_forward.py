@@ -5,7 +5,14 @@ import torch
 from common import DTYPES, FORMS, apply, arithmetic_of, assert_close, expect_forward, make_params, make_x
 
 # Widths: the smallest, one that no vector width divides, a vector and its tail, PEFT's groups.
-WIDTHS = {"smallest": (2, 2), "odd groups": (18, 6), "tail": (70, 2), "one group": (74, 74), "groups of 64": (192, 64), "groups of 40": (80, 40)}
+WIDTHS = {
+    "smallest": (2, 2),
+    "odd groups": (18, 6),
+    "tail": (70, 2),
+    "one group": (74, 74),
+    "groups of 64": (192, 64),
+    "groups of 40": (80, 40),
+}
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -43,7 +50,9 @@ def test_batched(backend, form, ids, id_dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("prefix", [(), (4,), (4, 3), (4, 3, 2)], ids=["for all", "per request", "per chunk", "per token"])
+@pytest.mark.parametrize(
+    "prefix", [(), (4,), (4, 3), (4, 3, 2)], ids=["for all", "per request", "per chunk", "per token"]
+)
 def test_ids_may_be_any_prefix(backend, dtype, prefix):
     x = make_x(4, 3, 2, 12, dtype=dtype)
     p, q = make_params("road_2", 3, 12)
@@ -92,7 +101,9 @@ def test_an_empty_bank_serves_rows_without_an_adapter(backend):
     z = apply(x, torch.empty(0, 4), torch.empty(0, 4), "road_1", torch.full((3,), -1), group_size=4, backend=backend)
     assert torch.equal(z, x)
     with pytest.raises(IndexError):
-        apply(x, torch.empty(0, 4), torch.empty(0, 4), "road_1", torch.tensor([-1, 0, -1]), group_size=4, backend=backend)
+        apply(
+            x, torch.empty(0, 4), torch.empty(0, 4), "road_1", torch.tensor([-1, 0, -1]), group_size=4, backend=backend
+        )
 
 
 @pytest.mark.parametrize("theta", [1e4, 1e6, 1e7, -3e9])

@@ -95,8 +95,11 @@ def test_two_slices_of_one_tensor_in_training_are_refused_by_autograd(backend):
         packed.sum().backward()
 
 
-@pytest.mark.parametrize("make", [lambda x: x.t(), lambda x: x[:, ::2], lambda x: x.view(2, 3, 2, 8).permute(2, 0, 1, 3)[..., 1:]],
-                         ids=["transposed", "every second column", "three strides"])
+@pytest.mark.parametrize(
+    "make",
+    [lambda x: x.t(), lambda x: x[:, ::2], lambda x: x.view(2, 3, 2, 8).permute(2, 0, 1, 3)[..., 1:]],
+    ids=["transposed", "every second column", "three strides"],
+)
 def test_layouts_that_no_kernel_walks(backend, make):
     base = make_x(6, 16) if make(torch.empty(12, 8)).dim() != 4 else make_x(12, 8)
     x = make(base) if make(base).shape[-1] % 2 == 0 else make(base)[..., :6]

@@ -1,4 +1,4 @@
-"""Strides, offsets, empty and expanded tensors: the same numbers as from contiguous ones, and not a byte beside them."""
+"""Strides, offsets, empty and expanded tensors: the numbers of contiguous ones, and not a byte written beside them."""
 
 import pytest
 import torch
@@ -55,8 +55,16 @@ def test_canaries(backend, dtype, offset, dim, group_size):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("make", [lambda z: z.sum(), lambda z: z.mean(0).sum(), lambda z: z[..., 0].sum(), lambda z: z.transpose(0, 1).reshape(-1).dot(torch.arange(z.numel()) * 1.0)],
-                         ids=["stride 0", "expanded rows", "one column", "permuted"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda z: z.sum(),
+        lambda z: z.mean(0).sum(),
+        lambda z: z[..., 0].sum(),
+        lambda z: z.transpose(0, 1).reshape(-1).dot(torch.arange(z.numel()) * 1.0),
+    ],
+    ids=["stride 0", "expanded rows", "one column", "permuted"],
+)
 def test_gradients_of_any_layout(backend, form, make):
     p, q = (t.requires_grad_() for t in make_params(form, None, 12))
 
@@ -89,7 +97,9 @@ def test_no_rows(backend, shape, form, inplace):
     x = torch.empty(shape).requires_grad_(not inplace)
     p, q = (t.requires_grad_() for t in make_params(form, 2, 8))
     for ids in (torch.zeros(shape[:1], dtype=torch.int64), torch.zeros(shape[:-1], dtype=torch.int64)):
-        z = apply(x if not inplace else torch.empty(shape), p, q, form, ids, group_size=4, inplace=inplace, backend=backend)
+        z = apply(
+            x if not inplace else torch.empty(shape), p, q, form, ids, group_size=4, inplace=inplace, backend=backend
+        )
         assert z.shape == shape
         p.grad = q.grad = None
         z.sum().backward()

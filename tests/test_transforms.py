@@ -23,10 +23,14 @@ def test_opcheck(form, batched):  # 10 s a case: the schema is the same for ever
     x, grad = make_x(4, 3, 16), make_x(4, 3, 16, seed=1)
     wants_grad = [t.clone().requires_grad_() for t in (x, p, q)]
     opcheck(OPS.rotate.default, (*wants_grad, *rest))
-    opcheck(OPS.rotate.default, (x.transpose(0, 1).contiguous().transpose(0, 1), p, q, *rest), test_utils="test_faketensor")
+    opcheck(
+        OPS.rotate.default, (x.transpose(0, 1).contiguous().transpose(0, 1), p, q, *rest), test_utils="test_faketensor"
+    )
     opcheck(OPS.rotate_.default, (x.clone(), p, q, *rest, True))
     opcheck(OPS.rotate_backward.default, (grad, *wants_grad, *rest, False, [True, False, True]))
-    opcheck(OPS.rotate_backward.default, (grad, x, p, q, *rest, True, [False, True, False]), test_utils="test_faketensor")
+    opcheck(
+        OPS.rotate_backward.default, (grad, x, p, q, *rest, True, [False, True, False]), test_utils="test_faketensor"
+    )
 
 
 @pytest.mark.parametrize("form", ["road_1", "road_4"])

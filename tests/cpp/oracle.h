@@ -111,9 +111,11 @@ inline ParameterGradients oracle_gradients(const Case& c, const Stack& gz, const
   const int64_t dim = c.problem.dim, width = road::param_width(c.problem.form, dim);
   const int64_t adapters = c.problem.params.adapters;
   Terms gr1(adapters * dim), gr2(adapters * dim);
+  std::vector<bool> used(adapters);
   for (int64_t r = 0; r < c.problem.rows; ++r) {
     const int64_t adapter = c.adapter(r);
     if (adapter < 0) continue;
+    used[adapter] = true;
     const Table& t = bank[adapter];
     Term *g1 = gr1.data() + adapter * dim, *g2 = gr2.data() + adapter * dim;
     for_each_pair(c, [&](int64_t i, int64_t j) {
@@ -138,7 +140,7 @@ inline ParameterGradients oracle_gradients(const Case& c, const Stack& gz, const
     to.add(from.value * by, from.magnitude * std::fabs(by));
   };
   for (int64_t a = 0; a < adapters; ++a)
-    for (int64_t f = 0; f < dim; ++f) {
+    for (int64_t f = 0; used[a] && f < dim; ++f) {  // unused: zeros, even if its parameters are NaN
       const int64_t k1 = bank[a].index1[f], k2 = bank[a].index2[f];
       const Term &g1 = gr1[a * dim + f], &g2 = gr2[a * dim + f];
       Term *p = out.p.data() + a * width, *q = out.q.data() + a * width;

@@ -147,11 +147,13 @@ void check_angles(const char* what, DType dtype, const std::vector<double>& angl
       CHECK(regime, error <= bound, part ? "sin " : "cos ", theta, " gives ", got, " instead of ", want[part], ", ",
             error / bound * ulps, " ulp");
       regime.note_error(error / bound);
-      misrounded += error > bound / ulps / 2;
+      misrounded += std::fabs(theta) <= 0x1p20L && error > half_ulp(dtype, static_cast<double>(want[part]));
     }
   }
-  // "Correctly rounded but for about one value in ten thousand", with room for chance.
-  if (pairs >= 100000) CHECK(regime, misrounded * 4000 <= 2 * pairs, misrounded, " of ", 2 * pairs, " misrounded");
+  std::cout << "MIS " << misrounded << " of " << 2*pairs << "\n";
+  // What kernels.h promises of the vector code: all but about one value in ten thousand.
+  if (dtype == DType::kFloat32 && pairs >= 10000)
+    CHECK(regime, misrounded * 5000 <= 2 * pairs, misrounded, " of ", 2 * pairs, " misrounded");
 }
 
 void test_angles() {
