@@ -2,13 +2,11 @@
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 
-from .report import machine, table
+from .report import RESULTS, machine, table
 
-RESULTS = Path(__file__).parent / "results"
 _rows = []
 
 

@@ -1,4 +1,7 @@
-"""From recorded results to the table that README shows: python -m benchmarks.report [results/<processor>/cpu.json]."""
+"""From recorded results to tables: python -m benchmarks.report [results/<processor>/cpu.json] [--readme].
+
+--readme writes them, and demo.txt from the same folder, into README.md, whose numbers are never typed.
+"""
 
 import json
 import subprocess
@@ -9,6 +12,8 @@ import torch
 
 import road_kernels as rk
 from road_kernels.demo import processor
+
+RESULTS = Path(__file__).parent / "results"
 
 
 def machine() -> dict:
@@ -47,11 +52,23 @@ def table(result: dict) -> str:
     return "\n".join(lines)
 
 
+def into(text: str, name: str, content: str) -> str:
+    """text with what stands between <!-- name --> and <!-- /name --> replaced."""
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    before, _, rest = text.partition(begin)
+    return f"{before}{begin}\n{content.strip()}\n{end}{rest.partition(end)[2]}"
+
+
 def main() -> None:
-    results = Path(__file__).parent / "results"
-    paths = [Path(p) for p in sys.argv[1:]] or sorted(results.glob("*/cpu.json"), key=lambda p: p.stat().st_mtime)[-1:]
-    for path in paths:
-        print(table(json.loads(path.read_text())))
+    paths = [Path(p) for p in sys.argv[1:] if p != "--readme"]
+    path = paths[0] if paths else max(RESULTS.glob("*/cpu.json"), key=lambda p: p.stat().st_mtime)
+    bars = table(json.loads(path.read_text()))
+    if "--readme" not in sys.argv:
+        print(bars)
+        return
+    readme = Path(__file__).parent.parent / "README.md"
+    demo = (path.parent / "demo.txt").read_text()
+    readme.write_text(into(into(readme.read_text(), "benchmarks", bars), "demo", f"```text\n{demo}```"))
 
 
 if __name__ == "__main__":

@@ -34,8 +34,7 @@ inline int64_t most_rows_of_an_adapter(const Case& c) {
 }
 
 inline void compare_gx(Regime& regime, const Case& c, const Stack& gz, const Results& got) {
-  const double roundings = (road::has_angles(c.problem.form) ? 2.1 : 0) + 1.001 + (road::size_of(c.problem.dtype) == 2);
-  compare(regime, c, got.gx, oracle_rotate(c, gz, /*transposed=*/true), roundings, "gx");
+  compare(regime, c, got.gx, oracle_rotate(c, gz, /*transposed=*/true), rotation_roundings(c), "gx");
 }
 
 // A sum of n rows rounds n times, and twice more for the products of a pair: a serial sum may do no worse.

@@ -165,12 +165,17 @@ inline double half_ulp(DType dtype, double v) {
   return std::ldexp(0.5, exponent - mantissa_bits[d]);
 }
 
+// Of one rotation: cos or sin (correctly rounded, or nearly) times alpha; one product; the sum, if the store rounds again.
+inline double rotation_roundings(const Case& c) {
+  return (road::has_angles(c.problem.form) ? 2.1 : 0) + 1.001 + (road::size_of(c.problem.dtype) == 2);
+}
+
 // Roundings of the arithmetic, each of half an epsilon of the magnitude, then the one to the dtype of the result.
 inline void compare(Regime& regime, const Case& c, const Stack& got, const Terms& want, double roundings,
                     const char* what) {
   const double epsilon = c.problem.dtype == DType::kFloat64 ? std::numeric_limits<double>::epsilon()
                                                             : std::numeric_limits<float>::epsilon();
-  const double unit = epsilon / 2 + static_cast<double>(std::numeric_limits<Wide>::epsilon());
+  const double unit = epsilon / 2 + static_cast<double>(std::numeric_limits<Wide>::epsilon());  // the oracle's own too
   for (int64_t r = 0; r < got.count(); ++r)
     for (int64_t k = 0; k < got.dim(); ++k) {
       const Term& term = want[r * got.dim() + k];

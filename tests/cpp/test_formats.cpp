@@ -150,7 +150,6 @@ void check_angles(const char* what, DType dtype, const std::vector<double>& angl
       misrounded += std::fabs(theta) <= 0x1p20L && error > half_ulp(dtype, static_cast<double>(want[part]));
     }
   }
-  std::cout << "MIS " << misrounded << " of " << 2*pairs << "\n";
   // What kernels.h promises of the vector code: all but about one value in ten thousand.
   if (dtype == DType::kFloat32 && pairs >= 10000)
     CHECK(regime, misrounded * 5000 <= 2 * pairs, misrounded, " of ", 2 * pairs, " misrounded");

@@ -13,18 +13,13 @@ constexpr Shape kShapes[] = {
     {2, 70, 2},   {2, 70, 70},  {2, 4096, 2},   {2, 4096, 64}, {2, 4096, 4096}, {1, 128, 64},
 };
 
-// cos or sin (correctly rounded, or nearly), times alpha; one product; the sum, if the store then rounds again.
-double forward_roundings(const Case& c) {
-  return (road::has_angles(c.problem.form) ? 2.1 : 0) + 1.001 + (road::size_of(c.problem.dtype) == 2);
-}
-
 void check_values(Regime& regime, Case& c, Random& random) {
   Stack x = c.make_rows(), z = c.make_rows();
   x.fill(random);
   c.fill_parameters(random);
   for (const bool transposed : {false, true}) {
     rotate(c.problem, x.rows(), z.rows(), transposed, kSerial);
-    compare(regime, c, z, oracle_rotate(c, x, transposed), forward_roundings(c), transposed ? "R^T x" : "R x");
+    compare(regime, c, z, oracle_rotate(c, x, transposed), rotation_roundings(c), transposed ? "R^T x" : "R x");
   }
 }
 
