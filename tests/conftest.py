@@ -2,9 +2,17 @@
 
 import os
 
+import cuda_shim
 import pytest
 import torch
 from common import usable_backends
+
+from road_kernels import _backends
+
+if (reason := cuda_shim.unavailable()) is None:
+    _backends._loaded["cuda_shim"] = cuda_shim.backend(), None
+else:
+    _backends._loaded["cuda_shim"] = None, reason
 
 REQUIRED = os.environ.get("ROAD_KERNELS_REQUIRE", "").split(",")
 

@@ -18,7 +18,7 @@ X, (THETA, ALPHA) = make_x(2, 64), make_params("road_1", None, 64)
 
 def test_info_names_every_backend_and_why_not():
     info = rk.backend_info()
-    assert list(info["backends"]) == ["cuda", "cpu", "triton", "python"]
+    assert list(info["backends"]) == ["cuda", "cpu", "triton", "python", "cuda_shim"]  # the last is the tests' own
     for row in info["backends"].values():
         assert row["usable"] == (row["reason"] is None)
         assert row["usable"] == (row["devices"] is not None)

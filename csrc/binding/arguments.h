@@ -22,6 +22,8 @@ class Arguments {
             std::string_view form, int64_t group_size);
 
   const Problem& problem() const { return problem_; }
+  const Tensor& ids() const { return ids_; }
+  at::TensorOptions options() const { return p_.options(); }
 
  private:
   Problem problem_;

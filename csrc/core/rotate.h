@@ -75,4 +75,15 @@ struct SharedMoments {
   }
 };
 
+// From the gradients of r1 = alpha cos(theta) and r2 = alpha sin(theta) to those of theta and alpha.  Where r1 and r2
+// come from different parameters (road_4), each has the other's gradient at 0.
+template <class V>
+struct AngleGradients {
+  V theta, alpha;
+};
+template <class V>
+ROAD_INLINE AngleGradients<V> angle_gradients(const V& alpha, const V& sin, const V& cos, const V& gr1, const V& gr2) {
+  return {alpha * (gr2 * cos - gr1 * sin), gr1 * cos + gr2 * sin};
+}
+
 }  // namespace road

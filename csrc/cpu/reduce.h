@@ -71,8 +71,7 @@ class MomentsReduction {
       } else if (from_output_) {
         write(at + k, cross, dot / angles.alpha[k]);
       } else {
-        const double c = angles.cos[k], s = angles.sin[k];
-        write(at + k, angles.alpha[k] * (cross * c - dot * s), dot * c + cross * s);
+        write_angles(at, k, dot, cross, angles);
       }
     }
   }
@@ -91,15 +90,15 @@ class MomentsReduction {
     const int64_t g = problem_.group_size;
     if (problem_.form == Form::kTable) return write(at + group * g + k, gr1, gr2);
     const bool slots = problem_.form == Form::kRoad4;
-    const int64_t a = (slots ? 2 : 1) * group * g + k, b = slots ? a + g : a;  // where r1's and r2's parameters are
-    const double theta_a = -gr1 * angles.alpha[a] * angles.sin[a], alpha_a = gr1 * angles.cos[a];
-    const double theta_b = gr2 * angles.alpha[b] * angles.cos[b], alpha_b = gr2 * angles.sin[b];
-    if (slots) {
-      write(at + a, theta_a, alpha_a);
-      write(at + b, theta_b, alpha_b);
-    } else {
-      write(at + a, theta_a + theta_b, alpha_a + alpha_b);
-    }
+    const int64_t a = (slots ? 2 : 1) * group * g + k;
+    if (!slots) return write_angles(at, a, gr1, gr2, angles);
+    write_angles(at, a, gr1, 0, angles);
+    write_angles(at, a + g, 0, gr2, angles);
+  }
+
+  void write_angles(int64_t at, int64_t k, double gr1, double gr2, const Angles<A>& angles) const {
+    const auto g = angle_gradients<double>(angles.alpha[k], angles.sin[k], angles.cos[k], gr1, gr2);
+    write(at + k, g.theta, g.alpha);
   }
 
   const Problem& problem_;

@@ -35,7 +35,7 @@ def rotate(x, p, q, adapter_ids, form, group_size):
 
 def rotate_(x, p, q, adapter_ids, form, group_size, check_invertible):
     if check_invertible:
-        _refuse_singular(x, p, q, adapter_ids, form, group_size)
+        refuse_singular(x, p, q, adapter_ids, form, group_size)
     x.copy_(rotate(x, p, q, adapter_ids, form, group_size))
 
 
@@ -61,8 +61,8 @@ def rotate_backward(grad, saved, p, q, adapter_ids, form, group_size, from_outpu
     )
 
 
-def _refuse_singular(x, p, q, adapter_ids, form, group_size):
-    """The check of csrc/cpu/rotate.cpp. It reads the tables on the host, which on a GPU costs a synchronisation."""
+def refuse_singular(x, p, q, adapter_ids, form, group_size):
+    """The check of csrc/cpu/rotate.cpp. On a GPU a device-side assertion, since reading the result would wait for it."""
     r1, r2 = _tables(p.double(), p.double(), q.double(), form, group_size)
     r1, r2 = expand_tables(r1, r2, x.shape[-1], group_size)
     det = determinants(r1, r2, group_size)
@@ -72,7 +72,11 @@ def _refuse_singular(x, p, q, adapter_ids, form, group_size):
         used = torch.zeros(p.shape[0] + 1, dtype=torch.bool, device=p.device)
         used[adapter_ids.flatten()] = True  # -1 is the last, extra entry
         singular = singular & used[:-1, None]
-    if x.numel() and singular.any():
+    if x.numel() == 0:
+        return
+    if x.is_cuda:
+        torch._assert_async(~singular.any(), "inplace=True recovers the input from the output, but a block is singular")
+    elif singular.any():
         *adapter, i = singular.nonzero()[0].tolist()
         who = f"adapter {adapter[0]} has" if adapter else "the adapter has"
         raise ValueError(

@@ -47,10 +47,10 @@ class Random {
 
 // Where the rows of a stack lie, in elements.
 struct Layout {
-  int64_t inner_rows = 1;  // > 1 gives the stack two strides
-  int64_t margin = 0;      // before the first row and after the last
-  int64_t gap = 0;         // after every row
-  int64_t outer_gap = 0;   // after every inner_rows rows
+  int64_t inner_rows = 1;    // > 1 gives the stack two strides
+  int64_t margin = 0;        // before the first row and after the last
+  int64_t gap = 0;           // after every row
+  int64_t outer_gap = 0;     // after every inner_rows rows
   bool interleaved = false;  // neighbouring rows are inner_rows apart, as in the transpose of a [T, B, D] tensor
 };
 constexpr Layout kDense{};  // ends with its last row: a sanitizer sees any access past it
@@ -67,7 +67,8 @@ class Stack {
     const int64_t outer_rows = (rows + layout.inner_rows - 1) / layout.inner_rows;
     view_.inner_rows = layout.inner_rows;
     view_.inner_stride = (dim + layout.gap) * (layout.interleaved ? outer_rows : 1);
-    view_.outer_stride = layout.interleaved ? dim + layout.gap : (dim + layout.gap) * layout.inner_rows + layout.outer_gap;
+    view_.outer_stride = dim + layout.gap;
+    if (!layout.interleaved) view_.outer_stride = view_.outer_stride * layout.inner_rows + layout.outer_gap;
     int64_t elements = 2 * margin_;
     for (int64_t r = 0; r < rows; ++r) elements = std::max(elements, 2 * margin_ + view_.offset(r) + dim + layout.gap);
     bytes_.assign(elements * road::size_of(dtype), 0xff);
@@ -111,10 +112,10 @@ class Stack {
     return true;
   }
   bool padding_untouched() const {
-    std::vector<unsigned char> rest = bytes_;
-    for (int64_t r = 0; r < count_; ++r) std::memset(rest.data() + (row(r) - bytes_.data()), 0xff, row_bytes());
-    for (const unsigned char byte : rest)
-      if (byte != 0xff) return false;
+    std::vector<bool> in_row(bytes_.size());
+    for (int64_t r = 0; r < count_; ++r) std::fill_n(in_row.begin() + (row(r) - bytes_.data()), row_bytes(), true);
+    for (size_t k = 0; k < bytes_.size(); ++k)
+      if (!in_row[k] && bytes_[k] != 0xff) return false;
     return true;
   }
 

@@ -34,8 +34,8 @@ class Regime {
     }
     // A regime that compared nothing tests nothing.
     const bool ok = failures_ == 0 && checks_ > 0;
-    std::cout << (ok ? "ok    " : "FAIL  ") << name_ << ": " << checks_ << " checks, " << failures_ << " failed" << bound
-              << std::endl;
+    std::cout << (ok ? "ok    " : "FAIL  ") << name_ << ": " << checks_ << " checks, " << failures_ << " failed"
+              << bound << std::endl;
     ++regimes;
     if (!ok) ++failed_regimes;
   }

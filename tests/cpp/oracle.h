@@ -165,7 +165,8 @@ inline double half_ulp(DType dtype, double v) {
   return std::ldexp(0.5, exponent - mantissa_bits[d]);
 }
 
-// Of one rotation: cos or sin (correctly rounded, or nearly) times alpha; one product; the sum, if the store rounds again.
+// Of one rotation: cos or sin (correctly rounded, or nearly) times alpha; one product; the sum, if the store rounds
+// again.
 inline double rotation_roundings(const Case& c) {
   return (road::has_angles(c.problem.form) ? 2.1 : 0) + 1.001 + (road::size_of(c.problem.dtype) == 2);
 }
@@ -184,8 +185,8 @@ inline void compare(Regime& regime, const Case& c, const Stack& got, const Terms
           arithmetic + half_ulp(got.dtype(), static_cast<double>(std::fabs(term.value)) + arithmetic);
       const Wide value = get(got, r, k);
       const double error = static_cast<double>(std::fabs(value - term.value));
-      CHECK(regime, error <= bound, what, " of ", c.describe(), " at row ", r, " element ", k, ": got ", value, ", want ",
-            term.value, ", off by ", error, ", bound ", bound);
+      CHECK(regime, error <= bound, what, " of ", c.describe(), " at row ", r, " element ", k, ": got ", value,
+            ", want ", term.value, ", off by ", error, ", bound ", bound);
       regime.note_error(error / bound);
     }
 }

@@ -45,8 +45,10 @@ void test_oracle(Form form) {
           gradient.value, ", slope ", slope);
   };
   for (int64_t k = 0; k < 24; ++k) check(x, k / 12, k % 12, gx[k], "gx");
-  for (int64_t k = 0; k < c.p.dim(); ++k) check(c.p, 0, k, from_x.p[k], "gp"), check(c.q, 0, k, from_x.q[k], "gq");
-  for (int64_t k = 0; k < c.p.dim(); ++k) check(c.p, 0, k, from_z.p[k], "gp of z"), check(c.q, 0, k, from_z.q[k], "gq of z");
+  for (int64_t k = 0; k < c.p.dim(); ++k) {
+    check(c.p, 0, k, from_x.p[k], "gp"), check(c.q, 0, k, from_x.q[k], "gq");
+    check(c.p, 0, k, from_z.p[k], "gp of z"), check(c.q, 0, k, from_z.q[k], "gq of z");
+  }
 }
 
 void test_values(DType dtype, Form form, bool from_output) {

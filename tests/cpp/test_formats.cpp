@@ -22,8 +22,8 @@ struct Format {
   double decode(uint32_t bits) const {
     const uint32_t magnitude = bits & 0x7fff, mantissa = magnitude & ((1u << mantissa_bits) - 1);
     const int exponent = static_cast<int>(magnitude >> mantissa_bits);
-    double v = exponent == 0 ? std::ldexp(mantissa, min_exponent - mantissa_bits)
-                             : std::ldexp(mantissa + (1u << mantissa_bits), exponent - 1 + min_exponent - mantissa_bits);
+    const int last_place = std::max(exponent, 1) - 1 + min_exponent - mantissa_bits;
+    double v = std::ldexp(mantissa + (exponent == 0 ? 0 : 1u << mantissa_bits), last_place);
     if (magnitude == infinity()) v = std::numeric_limits<double>::infinity();
     if (magnitude > infinity()) v = std::numeric_limits<double>::quiet_NaN();
     return bits & 0x8000 ? -v : v;
@@ -32,13 +32,15 @@ struct Format {
   // To nearest, ties to even, overflow to infinity.
   double round(double v) const {
     if (v == 0 || !std::isfinite(v)) return v;
-    const int exponent = std::max(std::ilogb(v), min_exponent);
-    const double rounded = std::ldexp(std::nearbyint(std::ldexp(v, mantissa_bits - exponent)), exponent - mantissa_bits);
+    const int last_place = std::max(std::ilogb(v), min_exponent) - mantissa_bits;
+    const double rounded = std::ldexp(std::nearbyint(std::ldexp(v, -last_place)), last_place);
     const bool overflows = std::fabs(rounded) >= std::ldexp(1, max_exponent + 1);
     return overflows ? std::copysign(std::numeric_limits<double>::infinity(), v) : rounded;
   }
 
-  float widen(uint16_t bits) const { return dtype == DType::kFloat16 ? to_float(Half{bits}) : to_float(BFloat16{bits}); }
+  float widen(uint16_t bits) const {
+    return dtype == DType::kFloat16 ? to_float(Half{bits}) : to_float(BFloat16{bits});
+  }
   uint16_t narrow(float v) const {
     return dtype == DType::kFloat16 ? road::to_half(v).bits : road::to_bfloat16(v).bits;
   }
@@ -55,17 +57,18 @@ std::vector<float> telling_floats(const Format& f) {
     const double here = f.decode(bits), next = bits + 1 == f.infinity() ? std::ldexp(1, f.max_exponent + 1)
                                                                        : f.decode(bits + 1);
     const float middle = static_cast<float>(here + (next - here) / 2);  // exact: one bit more than the format has
-    for (const float v : {static_cast<float>(here), std::nextafter(middle, 0.0f), middle, std::nextafter(middle, INFINITY)})
-      out.insert(out.end(), {v, -v});
+    const float below = std::nextafter(middle, 0.0f), above = std::nextafter(middle, INFINITY);
+    for (const float v : {static_cast<float>(here), below, middle, above}) out.insert(out.end(), {v, -v});
   }
   Random random(6);
-  for (int k = 0; k < 400000; ++k) {
+  for (int k = 0; k < 150000; ++k) {
     const uint32_t any = static_cast<uint32_t>(random.bits());
     out.push_back(bit_cast<float>(any));
     out.push_back(static_cast<float>(random.uniform(-70000, 70000)));  // where float16 is
     out.push_back(bit_cast<float>((any & 0x80ffffff) | 0x33000000));   // where it is subnormal
   }
-  const float limits[] = {65519.996f, 65520.0f, 65536.0f, 0x1.fefffep127f, 0x1.ffp127f, INFINITY, NAN, 0x1p-149f, 0x1p-25f};
+  const float limits[] = {65519.99f, 65519.996f, 65520.0f, 65536.0f,  0x1.fefffep127f,
+                          0x1.ffp127f, INFINITY,  NAN,      0x1p-149f, 0x1p-25f};
   for (const float v : limits) out.insert(out.end(), {v, -v});
   out.insert(out.end(), {bit_cast<float>(0x7f800001u), bit_cast<float>(0xffffffffu), bit_cast<float>(0x7fc00000u)});
   return out;
@@ -161,7 +164,8 @@ void test_angles() {
   std::vector<double> small, multiples, large;
   for (int k = 0; k < 100000; ++k) small.push_back(random.uniform(-4, 4));
   for (int k = -20000; k < 20000; ++k) multiples.push_back(k * (kPi / 2));
-  for (int k = 0; k < 100000; ++k) large.push_back(std::ldexp(random.uniform(-1, 1), static_cast<int>(random.below(128))));
+  for (int k = 0; k < 50000; ++k)
+    large.push_back(std::ldexp(random.uniform(-1, 1), static_cast<int>(random.below(128))));
   const std::vector<double> named = {1e6, -1e6, 1e8, -1e8, 1e30, 0x1p20, 0x1.000002p20, 0x1.fffffep19, 0x1p-149, 0.0};
   for (const DType dtype : {DType::kFloat32, DType::kFloat64}) {
     const double ulps = 0.57;  // libm's own bound is 0.56

@@ -1,0 +1,87 @@
+// The CUDA implementation of the ops that road_kernels/_ops.py declares.  Compiled by g++, never by nvcc.
+#include <ATen/ops/arange.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/searchsorted.h>
+#include <ATen/ops/sort.h>
+
+#if defined(ROAD_CUDA_SHIM)  // the kernels on the host, as a module of their own for the tests
+#include <torch/csrc/utils/pybind.h>
+#else
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#include <torch/library.h>
+#endif
+
+#include "ops.h"
+#include "road_cuda.h"
+
+namespace road::binding {
+namespace {
+
+#if defined(ROAD_CUDA_SHIM)
+struct DeviceGuard {
+  explicit DeviceGuard(const Tensor&) {}
+};
+cudaStream_t current_stream() { return nullptr; }
+void check_launch(cudaError_t error) { TORCH_CHECK(error == cudaSuccess); }
+#else
+struct DeviceGuard {
+  explicit DeviceGuard(const Tensor& x) : guard(x.device()) {}
+  c10::cuda::CUDAGuard guard;
+};
+cudaStream_t current_stream() { return c10::cuda::getCurrentCUDAStream().stream(); }
+void check_launch(cudaError_t error) { C10_CUDA_CHECK(error); }
+#endif
+
+struct Cuda {
+  using Guard = DeviceGuard;
+
+  static Tensor output(const Tensor& like) {
+    return at::empty(like.sizes(), like.options().memory_format(at::MemoryFormat::Contiguous));
+  }
+
+  static void check_ids(const Problem&) {}         // the kernels assert: reading ids here would wait for the device
+  static void check_invertible(const Problem&) {}  // backends/cuda.py asserts on the device
+
+  static void rotate(const Problem& problem, const Rows& x, const Rows& z, bool transposed) {
+    check_launch(cuda::rotate(problem, x, z, transposed, current_stream()));
+  }
+
+  static void backward(const Arguments& arguments, const Rows& gz, const Rows& saved, bool from_output,
+                       const Gradients& out) {
+    const Problem& problem = arguments.problem();
+    Tensor ids, positions, starts, scratch;
+    cuda::Order order;
+    const bool parameters = out.gp || out.gq;
+    if (parameters && problem.ids.data && problem.rows > 0) {  // torch's sort: stable, and it never waits
+      std::tie(ids, positions) = at::sort(arguments.ids().reshape({-1}).to(at::kLong), /*stable=*/true, /*dim=*/0, false);
+      starts = at::searchsorted(ids, at::arange(problem.params.adapters + 1, ids.options()));
+      order = {ids.const_data_ptr<int64_t>(), positions.const_data_ptr<int64_t>(), starts.const_data_ptr<int64_t>()};
+    }
+    if (parameters) {
+      const auto dtype = problem.dtype == DType::kFloat64 ? at::kDouble : at::kFloat;
+      scratch = at::empty({cuda::backward_scratch(problem, gz, saved, out)}, arguments.options().dtype(dtype));
+    }
+    check_launch(cuda::backward(problem, gz, saved, from_output, out, order,
+                                parameters ? scratch.mutable_data_ptr() : nullptr, current_stream()));
+  }
+};
+
+}  // namespace
+
+#if defined(ROAD_CUDA_SHIM)
+PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
+  m.def("rotate", rotate_op<Cuda>);
+  m.def("rotate_", rotate_inplace_op<Cuda>);
+  m.def("rotate_backward", rotate_backward_op<Cuda>);
+}
+#else
+TORCH_LIBRARY_IMPL(road_kernels, CUDA, m) {
+  m.impl("rotate", rotate_op<Cuda>);
+  m.impl("rotate_", rotate_inplace_op<Cuda>);
+  m.impl("rotate_backward", rotate_backward_op<Cuda>);
+}
+#endif
+
+}  // namespace road::binding

@@ -1,0 +1,49 @@
+// How rows and columns are dealt out to blocks.  Plain host code, shared by the launchers.
+#pragma once
+
+#include <cstdint>
+
+#include "problem.h"
+
+namespace road::cuda {
+
+constexpr int kThreads = 256;
+
+struct Plan {
+  int columns;          // threads side by side in a row (blockDim.x); the rest of kThreads is rows (blockDim.y)
+  int rows;             // blockDim.y
+  int column_blocks;    // gridDim.y
+  int64_t row_blocks;   // gridDim.x
+  int64_t block_rows;   // consecutive rows that a block walks
+};
+
+// `threads_per_row`: pairs in a row / pairs per thread.  `blocks_wanted`: enough to fill the device once.
+inline Plan make_plan(int64_t rows, int64_t threads_per_row, int64_t blocks_wanted) {
+  Plan plan;
+  plan.columns = 1;
+  while (plan.columns < threads_per_row && plan.columns < 32) plan.columns *= 2;
+  // Whole warps beyond that: a row of 96 threads takes 96, not 128.
+  while (plan.columns < threads_per_row && plan.columns < kThreads) plan.columns += 32;
+  plan.rows = kThreads / plan.columns;
+  plan.column_blocks = static_cast<int>((threads_per_row + plan.columns - 1) / plan.columns);
+  const int64_t most = (rows + plan.rows - 1) / plan.rows;  // one row per thread: what a decode step gets
+  int64_t row_blocks = (blocks_wanted + plan.column_blocks - 1) / plan.column_blocks;
+  row_blocks = row_blocks < 1 ? 1 : row_blocks > most ? most : row_blocks;
+  plan.block_rows = (rows + row_blocks - 1) / row_blocks;
+  plan.block_rows = (plan.block_rows + plan.rows - 1) / plan.rows * plan.rows;
+  plan.row_blocks = (rows + plan.block_rows - 1) / plan.block_rows;
+  return plan;
+}
+
+inline bool aligned16(const Rows& rows) {
+  return reinterpret_cast<uintptr_t>(rows.data) % 16 == 0;
+}
+
+// Whether every thread's elements of every row sit on 16-byte boundaries: pointer, strides, D and half-group.
+inline bool vectorizes(const Problem& problem, const Rows& rows, int64_t element_size) {
+  const int64_t n = 16 / element_size, half = problem.group_size / 2;
+  return aligned16(rows) && rows.outer_stride % n == 0 && rows.inner_stride % n == 0 && problem.dim % n == 0 &&
+         (half == 1 || half % n == 0);
+}
+
+}  // namespace road::cuda

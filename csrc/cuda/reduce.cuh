@@ -1,0 +1,165 @@
+// Partial sums of gz h^T (see core/rotate.h): written by the blocks of a backward pass, added up in a fixed order,
+// and turned into the gradients of the parameters.
+#pragma once
+
+#include "columns.cuh"
+#include "road_cuda.h"
+
+namespace road::cuda {
+
+template <bool Shared>
+constexpr int kMoments = Shared ? 2 : 4;  // sums per pair
+
+// The sums of one pair, as an array of kMoments numbers.
+template <class A, bool Shared>
+struct MomentsOf : PairMoments<A> {
+  static constexpr int kCount = 4;
+  __device__ __forceinline__ A& at(int m) { return m == 0 ? this->ii : m == 1 ? this->ij : m == 2 ? this->ji : this->jj; }
+};
+template <class A>
+struct MomentsOf<A, true> : SharedMoments<A> {
+  static constexpr int kCount = 2;
+  __device__ __forceinline__ A& at(int m) { return m == 0 ? this->dot : this->cross; }
+};
+
+// Adds up the rows of the block (threadIdx.y, in order) and writes kCount arrays of `pairs` sums to `slot`.
+template <class A, int K, class Moments>
+__device__ __forceinline__ void write_sums(Moments (&sums)[K], A* slot, int pair, int pairs, bool active, A* shared_sums) {
+  const int lane = threadIdx.y * blockDim.x + threadIdx.x;
+#pragma unroll
+  for (int k = 0; k < K; ++k) {
+#pragma unroll
+    for (int m = 0; m < Moments::kCount; ++m) {
+      A total = sums[k].at(m);
+      if (blockDim.y > 1) {
+        __syncthreads();
+        shared_sums[lane] = total;
+        __syncthreads();
+        if (threadIdx.y == 0)
+          for (unsigned y = 1; y < blockDim.y; ++y) total += shared_sums[y * blockDim.x + threadIdx.x];
+      }
+      if (active && threadIdx.y == 0) slot[int64_t{m} * pairs + pair + k] = total;
+    }
+  }
+}
+
+constexpr int kReducePairs = 32, kReduceSlices = 16;
+
+template <class A>
+__device__ __forceinline__ void write_angles(const Problem& problem, const Gradients& out, int64_t adapter, int64_t index,
+                                             double gr1, double gr2) {
+  const Params& params = problem.params;
+  A sin, cos;
+  sin_cos(load_as<A>(params.p, params.p_dtype, adapter * params.p_stride + index), sin, cos);
+  const A alpha = load_as<A>(params.q, params.q_dtype, adapter * params.q_stride + index);
+  const auto g = angle_gradients<double>(alpha, sin, cos, gr1, gr2);
+  const int64_t at = adapter * param_width(problem.form, problem.dim) + index;
+  if (out.gp) store_as(out.gp, problem.params.p_dtype, at, g.theta);
+  if (out.gq) store_as(out.gq, problem.params.q_dtype, at, g.alpha);
+}
+
+__device__ __forceinline__ void write_table(const Problem& problem, const Gradients& out, int64_t adapter, int64_t index,
+                                            double gr1, double gr2) {
+  const int64_t at = adapter * param_width(problem.form, problem.dim) + index;
+  if (out.gp) store_as(out.gp, problem.params.p_dtype, at, gr1);
+  if (out.gq) store_as(out.gq, problem.params.q_dtype, at, gr2);
+}
+
+// Gradients of a pair whose rows share their coefficients.
+template <class A>
+__device__ __forceinline__ void finish(const Problem& problem, const Gradients& out, bool from_output, int64_t adapter, int pair,
+                                       SharedMoments<double> sums) {
+  if (problem.form == Form::kRoad1 && from_output) {  // gtheta = cross, galpha = dot / alpha, both of z
+    const double alpha = load_as<A>(problem.params.q, problem.params.q_dtype, adapter * problem.params.q_stride + pair);
+    return write_table(problem, out, adapter, pair, sums.cross, sums.dot / alpha);
+  }
+  if (problem.form == Form::kRoad1) return write_angles<A>(problem, out, adapter, pair, sums.dot, sums.cross);
+  if (from_output) {
+    A r1[1], r2[1];
+    load_coefs(problem, adapter, pair, 1, r1, r2);
+    sums.from_output(r1[0], r2[0]);
+  }
+  write_table(problem, out, adapter, pair, sums.dot, sums.cross);
+}
+
+// Gradients of a pair whose rows have their own.
+template <class A>
+__device__ __forceinline__ void finish(const Problem& problem, const Gradients& out, bool from_output, int64_t adapter, int pair,
+                                       PairMoments<double> sums) {
+  const int g = static_cast<int>(problem.group_size), half = g / 2;
+  const int i = pair / half * g + pair % half, j = i + half;
+  if (from_output) {
+    A r1i[1], r1j[1], r2i[1], r2j[1];
+    load_coefs(problem, adapter, i, 1, r1i, r2i);
+    load_coefs(problem, adapter, j, 1, r1j, r2j);
+    sums.from_output(r1i[0], r1j[0], r2i[0], r2j[0]);
+  }
+  const int features[2] = {i, j};
+  const double gr1[2] = {sums.ii, sums.jj}, gr2[2] = {-sums.ij, sums.ji};
+#pragma unroll
+  for (int f = 0; f < 2; ++f) {
+    if (problem.form == Form::kTable) {
+      write_table(problem, out, adapter, features[f], gr1[f], gr2[f]);
+    } else if (problem.form == Form::kRoad2) {
+      write_angles<A>(problem, out, adapter, features[f], gr1[f], gr2[f]);
+    } else {
+      const int64_t slot0 = int64_t{features[f] / g} * 2 * g + features[f] % g;
+      write_angles<A>(problem, out, adapter, slot0, gr1[f], 0);
+      write_angles<A>(problem, out, adapter, slot0 + g, 0, gr2[f]);
+    }
+  }
+}
+
+// One block per 32 pairs and adapter.  16 slices of threads each add every 16th of the adapter's partial sums, then
+// the slices are added in order, all in double.
+template <class A, bool Shared>
+__global__ void __launch_bounds__(kReducePairs* kReduceSlices)
+reduce_kernel(Problem problem, Order order, int64_t block_rows, bool from_output, const A* scratch, Gradients out) {
+  using Moments = MomentsOf<double, Shared>;
+  __shared__ double slices[kReduceSlices][kReducePairs];
+  const int pairs = static_cast<int>(problem.dim / 2);
+  const int pair = static_cast<int>(blockIdx.x * kReducePairs + threadIdx.x);
+  for (int64_t adapter = blockIdx.y; adapter < problem.params.adapters; adapter += gridDim.y) {
+    int64_t begin = 0, end = problem.rows;
+    if (order.starts) {
+      begin = order.starts[adapter] * problem.ids.rows_per_id;
+      end = order.starts[adapter + 1] * problem.ids.rows_per_id;
+    }
+    Moments sums = {};
+    if (begin < end && pair < pairs) {
+      const int64_t first = begin / block_rows, last = (end - 1) / block_rows;
+      for (int64_t b = first + threadIdx.y; b <= last; b += kReduceSlices) {
+        const A* slot = scratch + (b + adapter) * Moments::kCount * pairs + pair;
+#pragma unroll
+        for (int m = 0; m < Moments::kCount; ++m) sums.at(m) += slot[int64_t{m} * pairs];
+      }
+    }
+#pragma unroll
+    for (int m = 0; m < Moments::kCount; ++m) {
+      __syncthreads();
+      slices[threadIdx.y][threadIdx.x] = sums.at(m);
+      __syncthreads();
+      if (threadIdx.y == 0)
+        for (int s = 1; s < kReduceSlices; ++s) sums.at(m) += slices[s][threadIdx.x];
+    }
+    if (threadIdx.y == 0 && pair < pairs) {
+      if (begin == end) sums = {};  // and 0 even where a block is singular
+      finish<A>(problem, out, from_output && begin < end, adapter, pair, sums);
+    }
+  }
+}
+
+template <class A>
+void launch_reduce(const Problem& problem, const Order& order, int64_t block_rows, bool from_output, const A* scratch,
+                   const Gradients& out, cudaStream_t stream) {
+  if (problem.params.adapters == 0) return;
+  const int64_t adapters = problem.params.adapters < 65535 ? problem.params.adapters : 65535;
+  const dim3 grid(static_cast<unsigned>((problem.dim / 2 + kReducePairs - 1) / kReducePairs), static_cast<unsigned>(adapters));
+  const dim3 block(kReducePairs, kReduceSlices);
+  if (is_shared(problem.form))
+    ROAD_LAUNCH((reduce_kernel<A, true>), grid, block, stream, problem, order, block_rows, from_output, scratch, out);
+  else
+    ROAD_LAUNCH((reduce_kernel<A, false>), grid, block, stream, problem, order, block_rows, from_output, scratch, out);
+}
+
+}  // namespace road::cuda

@@ -1,0 +1,29 @@
+"""The compiled CUDA kernels (csrc/cuda)."""
+
+import torch
+
+from .._extension import EXTENSION, REASON
+from . import python as plain
+
+DEVICES = ("cuda",)
+
+
+def unavailable() -> str | None:
+    if EXTENSION is None:
+        return REASON
+    if EXTENSION.build_info()["cuda"] is None:
+        return "not built: the extension has no CUDA kernels (they need nvcc and a CUDA build of torch)"
+    if not torch.cuda.is_available():
+        return "built, but torch sees no CUDA device here"
+    return None
+
+
+if EXTENSION is not None:
+    rotate = EXTENSION.rotate
+    rotate_backward = EXTENSION.rotate_backward
+
+
+def rotate_(x, p, q, adapter_ids, form, group_size, check_invertible):
+    if check_invertible:
+        plain.refuse_singular(x, p, q, adapter_ids, form, group_size)
+    EXTENSION.rotate_(x, p, q, adapter_ids, form, group_size, False)

@@ -1,0 +1,51 @@
+"""The CUDA kernels on the host (cuda_shim.h), as one more backend for the tests that every backend runs."""
+
+import os
+import platform
+from pathlib import Path
+from types import SimpleNamespace
+
+from torch.utils.cpp_extension import load
+
+from road_kernels.backends import python as plain
+
+ROOT = Path(__file__).parent.parent.parent
+SANITIZE = os.environ.get("ROAD_SHIM_SANITIZE") == "1"
+FLAGS = ["-DROAD_CUDA_SHIM", "-g0", "-O1", "-Wno-psabi", "-Wno-unknown-pragmas"]
+SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+
+
+def unavailable() -> str | None:
+    return None if platform.machine() == "x86_64" else "the shim switches stacks in x86-64 assembly"
+
+
+def build():
+    """The module, compiled into build/ the first time and when a source changed."""
+    folder = ROOT / "build" / ("cuda_shim_sanitized" if SANITIZE else "cuda_shim")
+    folder.mkdir(parents=True, exist_ok=True)
+    extra = SANITIZERS if SANITIZE else []
+    return load(
+        "road_cuda_shim",
+        [str(ROOT / path) for path in ("tests/cuda_shim/kernels.cpp", "csrc/binding/cuda.cpp", "csrc/binding/arguments.cpp")],
+        extra_cflags=FLAGS + extra,
+        extra_ldflags=extra,
+        extra_include_paths=[str(ROOT / path) for path in ("tests/cuda_shim", "csrc/core", "csrc/cuda", "csrc/binding")],
+        build_directory=str(folder),
+    )
+
+
+def backend():
+    module = build()
+
+    def rotate_(x, p, q, adapter_ids, form, group_size, check_invertible):
+        if check_invertible:
+            plain.refuse_singular(x, p, q, adapter_ids, form, group_size)
+        module.rotate_(x, p, q, adapter_ids, form, group_size, False)
+
+    return SimpleNamespace(
+        __name__="tests.cuda_shim",
+        DEVICES=("cpu",),
+        rotate=module.rotate,
+        rotate_=rotate_,
+        rotate_backward=module.rotate_backward,
+    )

@@ -1,0 +1,166 @@
+// Runs CUDA kernels on the host, to test them without a GPU: blocks one after the other, a block's threads as fibers
+// that switch at barriers.  A thread that leaves while others wait at a barrier is an error, and so is a barrier that
+// only some threads reach.  What it cannot show: races, memory order, anything about speed.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <exception>
+#include <memory>
+#include <stdexcept>
+#include <utility>
+#include <vector>
+
+#define __global__
+#define __device__
+#define __host__
+#define __noinline__
+#define __constant__ static
+#define __shared__ static
+#define __launch_bounds__(...)
+#define __forceinline__ inline __attribute__((always_inline))
+
+struct dim3 {
+  unsigned x, y, z;
+  dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
+};
+inline dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+using cudaStream_t = void*;
+enum cudaError_t { cudaSuccess = 0 };
+enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount };
+inline cudaError_t cudaGetLastError() { return cudaSuccess; }
+inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
+// Few, so that small tests have more rows than blocks.
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) { return *value = 1, cudaSuccess; }
+
+namespace shim {
+
+struct DeviceAssert : std::out_of_range {
+  using std::out_of_range::out_of_range;
+};
+
+extern "C" void shim_switch(void** save, void* load);
+asm(R"(
+.text
+.weak shim_switch
+.hidden shim_switch
+.type shim_switch, @function
+shim_switch:
+  push %rbx
+  push %rbp
+  push %r12
+  push %r13
+  push %r14
+  push %r15
+  mov %rsp, (%rdi)
+  mov %rsi, %rsp
+  pop %r15
+  pop %r14
+  pop %r13
+  pop %r12
+  pop %rbp
+  pop %rbx
+  ret
+)");
+
+struct Fiber {
+  std::unique_ptr<char[]> stack{new char[kStack]};
+  void* pointer = nullptr;
+  bool done = false;
+  dim3 index;
+  static constexpr size_t kStack = 64 << 10;
+};
+
+struct Device {
+  std::vector<Fiber> fibers;
+  Fiber* current = nullptr;
+  void* scheduler = nullptr;
+  const void* context = nullptr;
+  void (*body)(const void*) = nullptr;
+  std::exception_ptr error;
+
+  static Device& get() {
+    static Device device;
+    return device;
+  }
+
+  static void enter() {
+    Device& d = get();
+    try {
+      d.body(d.context);
+    } catch (...) {
+      d.error = std::current_exception();
+    }
+    d.current->done = true;
+    shim_switch(&d.current->pointer, d.scheduler);
+    std::abort();  // a finished fiber is never resumed
+  }
+
+  void start(Fiber& f) {
+    f.done = false;
+    auto top = reinterpret_cast<uintptr_t>(f.stack.get() + Fiber::kStack) & ~uintptr_t{15};
+    auto** sp = reinterpret_cast<void**>(top);
+    *--sp = nullptr;  // keeps the stack as the ABI wants it at a function's entry
+    *--sp = reinterpret_cast<void*>(&enter);
+    for (int k = 0; k < 6; ++k) *--sp = nullptr;
+    f.pointer = sp;
+  }
+
+  void resume(Fiber& f) {
+    current = &f;
+    threadIdx = f.index;
+    shim_switch(&scheduler, f.pointer);
+  }
+
+  void run_block() {
+    const unsigned threads = blockDim.x * blockDim.y * blockDim.z;
+    if (fibers.size() < threads) fibers.resize(threads);
+    for (unsigned t = 0; t < threads; ++t) {
+      fibers[t].index = dim3(t % blockDim.x, t / blockDim.x % blockDim.y, t / (blockDim.x * blockDim.y));
+      start(fibers[t]);
+    }
+    for (;;) {
+      unsigned done = 0;
+      for (unsigned t = 0; t < threads; ++t) {
+        resume(fibers[t]);
+        done += fibers[t].done;
+        if (error) std::rethrow_exception(std::exchange(error, nullptr));
+      }
+      if (done == threads) return;
+      if (done) throw std::logic_error("barrier divergence: some threads of a block left, others wait");
+    }
+  }
+};
+
+inline void barrier() {
+  Device& d = Device::get();
+  shim_switch(&d.current->pointer, d.scheduler);
+}
+
+template <class F>
+void launch(dim3 grid, dim3 block, const F& f) {
+  if (grid.x == 0 || grid.y == 0 || grid.y > 65535 || block.x * block.y * block.z > 1024)
+    throw std::logic_error("invalid launch configuration");
+  Device& d = Device::get();
+  d.context = &f;
+  d.body = [](const void* context) { (*static_cast<const F*>(context))(); };
+  gridDim = grid;
+  blockDim = block;
+  for (unsigned y = 0; y < grid.y; ++y)
+    for (unsigned x = 0; x < grid.x; ++x) {
+      blockIdx = dim3(x, y);
+      d.run_block();
+    }
+}
+
+}  // namespace shim
+
+inline void __syncthreads() { shim::barrier(); }
+
+#undef assert
+#define assert(condition) ((condition) ? void() : throw shim::DeviceAssert("device-side assertion: " #condition))
+#define ROAD_LAUNCH(kernel, grid, block, stream, ...) \
+  shim::launch(grid, block, [&] { (void)(stream); kernel(__VA_ARGS__); })
