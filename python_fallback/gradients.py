@@ -34,14 +34,14 @@ def rotate_batched_backward(
     ids = adapter_ids.reshape(adapter_ids.shape + (1,) * (grad.dim() - adapter_ids.dim()))
     active = ids != -1
     full1, full2 = expand_tables(select_rows(r1, ids).to(dtype), select_rows(r2, ids).to(dtype), dim, group_size)
-    gz = grad.to(dtype)
+    gz = torch.where(active, grad, 0).to(dtype)  # masked before any product: 0 * NaN would reach adapter 0
     gx = torch.where(active, (full1 * gz + quarter_turn(full2 * gz, group_size)).to(grad.dtype), grad)
     if x is None:
         return gx, None, None
     rows = torch.where(active, ids, 0).expand(*grad.shape[:-1], 1).reshape(-1)
     compact = r1.shape[-1] != dim
     sums = []
-    for g in table_gradients(torch.where(active, gz, 0), torch.where(active, x, 0).to(dtype), group_size):
+    for g in table_gradients(gz, torch.where(active, x, 0).to(dtype), group_size):
         g = fold(g, group_size, compact).reshape(-1, r1.shape[-1])
         total = g.new_zeros(max(1, r1.shape[0]), r1.shape[-1])
         # Whichever of the two is deterministic on this device.

@@ -68,6 +68,7 @@ def determinants(r1: Tensor, r2: Tensor, group_size: int) -> Tensor:
 
 
 def invert_tables(r1: Tensor, r2: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
-    """The tables of R^-1, of full width. A singular block gives inf or NaN: check determinants first."""
+    """The tables of R^-1, of full width. A singular block comes back undivided: check determinants first."""
     det = determinants(r1, r2, group_size)
+    det = torch.where(det == 0, 1, det)
     return swap_pairs(r1, group_size) / det, -r2 / det

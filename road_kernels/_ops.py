@@ -28,22 +28,31 @@ for _name in ("rotate", "rotate_", "rotate_backward"):
     _library.impl(_name, getattr(plain, _name), "CompositeExplicitAutograd")
 
 
+def _check_fake(x, p, q, adapter_ids):
+    """Tensors of several devices reach a fake kernel when one of them is a meta tensor."""
+    if any(t is not None and t.device != x.device for t in (p, q, adapter_ids)):
+        raise ValueError("all tensors must be on one device")
+
+
 def _contiguous_like(t):
     return t.new_empty(t.shape)
 
 
 @torch.library.register_fake("road_kernels::rotate", lib=_library)
 def _(x, p, q, adapter_ids, form, group_size):
+    _check_fake(x, p, q, adapter_ids)
     return _contiguous_like(x)
 
 
 @torch.library.register_fake("road_kernels::rotate_", lib=_library)
 def _(x, p, q, adapter_ids, form, group_size, check_invertible):
-    return None
+    _check_fake(x, p, q, adapter_ids)
 
 
 @torch.library.register_fake("road_kernels::rotate_backward", lib=_library)
 def _(grad, saved, p, q, adapter_ids, form, group_size, from_output, output_mask):
+    _check_fake(grad, p, q, adapter_ids)
+    _check_fake(saved, grad, q, adapter_ids)
     return tuple(_contiguous_like(t) if wanted else None for t, wanted in zip((saved, p, q), output_mask, strict=True))
 
 

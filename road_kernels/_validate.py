@@ -20,8 +20,8 @@ def _check_float_tensor(name: str, t) -> None:
         raise TypeError(f"{name} must be a torch.Tensor, got {type(t).__name__}")
     if t.dtype not in FLOATS:
         raise TypeError(f"{name} must be {_NEEDS_FLOAT}, got {t.dtype}")
-    if t.layout is not torch.strided:
-        raise TypeError(f"{name} must be a dense (strided) tensor, got {t.layout}")
+    if t.layout is not torch.strided or t.is_nested:
+        raise TypeError(f"{name} must be a dense (strided) tensor, got {'a nested one' if t.is_nested else t.layout}")
 
 
 def check_x(x, group_size) -> int:
@@ -127,9 +127,17 @@ def check_inplace(x: Tensor) -> None:
         raise RuntimeError("x is a leaf tensor that requires grad, so it cannot be written in place: use inplace=False")
     if not x.is_contiguous() and not torch.compiler.is_compiling() and _may_overlap(x):
         raise ValueError(
-            f"x of shape {list(x.shape)} and strides {list(x.stride())} holds several elements in one place (it was "
-            "expanded, or made by as_strided or unfold), so it cannot be written in place: use inplace=False"
+            f"x of shape {list(x.shape)} and strides {list(x.stride())} may hold several elements in one place (it "
+            "was expanded, or made by as_strided or unfold), so it cannot be written in place: use inplace=False"
         )
+
+
+def check_recorded_inplace(x: Tensor) -> None:
+    """Refuses a write that autograd could not record, which it would itself say only after the write."""
+    if EXTENSION is not None:
+        EXTENSION.check_inplace(x)
+    elif x._is_view() and x._base.is_leaf and x._base.requires_grad:
+        raise RuntimeError("x is a view of a leaf tensor that requires grad, so it cannot be written in place")
 
 
 def _may_overlap(x: Tensor) -> bool:

@@ -120,6 +120,8 @@ def _run(x, p, q, adapter_ids, form, group_size, inplace, backend):
     if torch.compiler.is_compiling():
         return _traced(x, p, q, adapter_ids, form, group_size, inplace, module)
     if torch.is_grad_enabled() and (x.requires_grad or p.requires_grad or q.requires_grad):
+        if inplace:
+            _validate.check_recorded_inplace(x)
         return Rotate.apply(x, p, q, adapter_ids, form, group_size, inplace, module)
     if inplace:
         module.rotate_(x, p, q, adapter_ids, form, group_size, False)

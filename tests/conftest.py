@@ -19,7 +19,8 @@ REQUIRED = os.environ.get("ROAD_KERNELS_REQUIRE", "").split(",")
 
 def pytest_generate_tests(metafunc):
     if "backend" in metafunc.fixturenames:
-        metafunc.parametrize("backend", usable_backends())
+        wiring = metafunc.definition.get_closest_marker("wiring")
+        metafunc.parametrize("backend", [name for name in usable_backends() if not (wiring and name == "cuda_shim")])
 
 
 @pytest.fixture(autouse=True)

@@ -122,3 +122,18 @@ def test_a_call_without_gradients_records_nothing(backend):
     assert apply(x, theta, alpha, "road_1", backend=backend).grad_fn is None
     with torch.no_grad():
         assert apply(x.requires_grad_(), theta, alpha, "road_1", backend=backend).grad_fn is None
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")], ids=str)
+def test_rows_without_an_adapter_leak_nothing(backend, value):
+    """Not from x, not from the gradient that arrives, not in second order."""
+    x, gz = make_x(3, 8, dtype=torch.float64), make_x(3, 8, dtype=torch.float64, seed=5)
+    x[1], gz[1] = value, value
+    params = [t.requires_grad_() for t in make_params("road_2", 2, 8, dtype=torch.float64)]
+    x, gz, ids = x.requires_grad_(), gz.requires_grad_(), torch.tensor([0, -1, 1])
+    z = apply(x, *params, "road_2", ids, group_size=4, backend=backend)
+    for g in torch.autograd.grad(z, params, gz, retain_graph=True):
+        assert g.isfinite().all()
+    (gx,) = torch.autograd.grad(z, x, gz, create_graph=True)
+    for g in torch.autograd.grad(gx[[0, 2]].sum(), params):
+        assert g.isfinite().all()

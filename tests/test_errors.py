@@ -19,6 +19,7 @@ SINGLE = {
     "x is an integer tensor": ({"x": X.long()}, TypeError, r"x must be float16, .* got torch.int64"),
     "x is complex": ({"x": X.to(torch.complex64)}, TypeError, r"x must be float16, .* got torch.complex64"),
     "x is sparse": ({"x": X.to_sparse()}, TypeError, "x must be a dense"),
+    "x is nested": ({"x": torch.nested.nested_tensor([torch.ones(2, 8)])}, TypeError, "x must be a dense .* nested"),
     "x has no dimension": ({"x": torch.tensor(1.0)}, ValueError, r"x must be \[\.\.\., D\]"),
     "x is 0 wide": ({"x": torch.empty(3, 0)}, ValueError, r"group_size must be even.*\(0\), got 4"),
     "odd group_size": ({"group_size": 3}, ValueError, "group_size must be even, positive and divide .* got 3"),
@@ -83,7 +84,7 @@ def check(function, arguments, error, message):
     for inplace in (False, True):
         with pytest.raises(error, match=message):
             function(**arguments, inplace=inplace)
-    if before is not None:
+    if before is not None and not x.is_nested:
         torch.testing.assert_close(x, before, rtol=0, atol=0)
 
 
@@ -120,11 +121,12 @@ def test_ids_outside_the_bank(backend, bad, id_dtype):
     for inplace in (False, True):
         with pytest.raises(IndexError):
             apply(x, *params, "road_1", ids, group_size=4, inplace=inplace, backend=backend)
-    assert torch.equal(x, X)
+    if backend != "cuda_shim":  # a device-side assertion stops a kernel that is already running
+        assert torch.equal(x, X)
 
 
 def test_ids_outside_the_bank_name_the_id():
-    with pytest.raises(IndexError, match=r"adapter_ids holds 9 \(flat position 2\), but must hold -1 .* or 0 to 2"):
+    with pytest.raises(IndexError, match=r"adapter_ids holds 9 \(flat position 2\), but must hold -1 .* the bank's 3"):
         rk.road_apply_batched(X, *BANK, torch.tensor([0, 1, 9, 0]), group_size=4, backend="cpu")
 
 
@@ -142,13 +144,13 @@ def test_a_leaf_that_requires_grad_is_not_written(backend):
 
 
 def test_an_expanded_tensor_is_not_written(backend):
-    with pytest.raises(ValueError, match="several elements in one place"):
+    with pytest.raises(ValueError, match="may hold several elements in one place"):
         rk.road_apply(torch.ones(1, 8).expand(4, 8), THETA, ALPHA, group_size=4, inplace=True, backend=backend)
 
 
 def test_overlapping_rows_are_not_written(backend):
     x = torch.ones(11).as_strided((2, 8), (3, 1))
-    with pytest.raises(ValueError, match="several elements in one place"):
+    with pytest.raises(ValueError, match="may hold several elements in one place"):
         rk.road_apply(x, THETA, ALPHA, group_size=4, inplace=True, backend=backend)
 
 

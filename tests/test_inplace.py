@@ -146,3 +146,60 @@ def test_cancelling_determinant(backend):
     theta = torch.tensor([0.3, 0.3 + torch.pi / 2]).requires_grad_()
     with pytest.raises(ValueError, match="singular block"):
         apply(make_x(2, 2), theta, torch.ones(2), "road_2", group_size=2, inplace=True, backend=backend)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda x: (x * 1).chunk(2)[0], lambda x: (x * 1).unbind(0)[1], lambda x: x[:, :8]],
+    ids=["chunk", "unbind", "view of a leaf"],
+)
+def test_what_autograd_cannot_record_is_refused_before_any_write(backend, make):
+    theta, alpha = (t.requires_grad_() for t in make_params("road_1", None, 8))
+    y = make(make_x(4, 8).requires_grad_())
+    before = y.detach().clone()
+    with pytest.raises(RuntimeError, match="view"):
+        apply(y, theta, alpha, "road_1", group_size=4, inplace=True, backend=backend)
+    assert torch.equal(y, before)
+
+
+def test_parameters_inside_x_are_refused(backend):
+    x = make_x(4, 8)
+    before = x.clone()
+    for p, q in ((x[0], x[1]), (torch.ones(8), x[3])):
+        with pytest.raises(ValueError, match="x shares memory with its parameters"):
+            apply(x, p, q, "table", group_size=4, inplace=True, backend=backend)
+    assert torch.equal(x, before)
+    packed = make_x(5, 8)  # beside each other in one storage is fine
+    want = apply(packed[:3], packed[3], packed[4], "table", group_size=4, backend=backend)
+    assert torch.equal(
+        apply(packed[:3], packed[3], packed[4], "table", group_size=4, inplace=True, backend=backend), want
+    )
+
+
+def test_tiny_scales_and_unused_singular_adapters(backend):
+    """alpha^2 underflows in float32, and the padding of a bank is singular: neither may turn a gradient into NaN."""
+    x, gz, ids = make_x(3, 8), make_x(3, 8, seed=5), torch.tensor([1, -1, 1])
+    theta, alpha = make_params("road_2", 3, 8)
+    alpha[0] = alpha[2] = 0
+    alpha[1] = 1e-25
+    theta, alpha = theta.requires_grad_(), alpha.requires_grad_()
+    y = x.clone()
+    z = apply(y, theta, alpha, "road_2", ids, group_size=4, inplace=True, backend=backend)
+    gp, gq = torch.autograd.grad(z, (theta, alpha), gz, retain_graph=True)
+    _, want_p, want_q = expect_backward(gz, x, theta, alpha, "road_2", 4, ids)
+    assert_close(gp, want_p, torch.float32, units=40)
+    assert_close(gq, want_q, torch.float32, units=40)
+    second = torch.autograd.grad(z, (theta, alpha), gz, create_graph=True)
+    for first, again in zip((gp, gq), second, strict=True):
+        torch.testing.assert_close(again.detach(), first, rtol=1e-5, atol=1e-30)
+    for g in torch.autograd.grad(sum(g.sum() for g in second), (theta, alpha)):
+        assert not g[[0, 2]].any()
+
+
+def test_road_1_angles_need_no_inverse(backend):
+    theta, alpha = torch.zeros(4).requires_grad_(), torch.tensor([1.0, 0.0, 1.0, 1.0])
+    for create_graph in (False, True):
+        z = apply(make_x(3, 8), theta, alpha, "road_1", group_size=4, inplace=True, backend=backend)
+        (g,) = torch.autograd.grad(z.sum(), theta, create_graph=create_graph)
+        assert g.isfinite().all()
+        assert g[1] == 0

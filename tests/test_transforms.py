@@ -8,6 +8,8 @@ from torch.utils.checkpoint import checkpoint
 
 import road_kernels as rk
 
+pytestmark = pytest.mark.wiring
+
 IDS = torch.tensor([2, -1, 0, 2])
 OPS = torch.ops.road_kernels
 

@@ -101,10 +101,21 @@ Tensor with_rows(const Tensor& tensor, Rows& rows) {
   return copy;
 }
 
+bool may_share_memory(const Tensor& a, const Tensor& b) {
+  if (!a.has_storage() || !b.has_storage() || !a.storage().is_alias_of(b.storage())) return false;
+  const auto last_byte = [](const Tensor& t) {
+    int64_t last = t.storage_offset();
+    for (int64_t d = 0; d < t.dim(); ++d) last += (t.size(d) - 1) * t.stride(d);
+    return (last + 1) * t.element_size();
+  };
+  if (a.numel() == 0 || b.numel() == 0) return false;
+  return a.storage_offset() * a.element_size() < last_byte(b) && b.storage_offset() * b.element_size() < last_byte(a);
+}
+
 void raise_bad_id(const Problem& problem, int64_t position) {
   TORCH_CHECK_INDEX(false, "adapter_ids holds ", problem.ids[position], " (flat position ", position,
-                    "), but must hold -1 (no adapter) or 0 to ", problem.params.adapters - 1, ", the bank has ",
-                    problem.params.adapters, " adapters");
+                    "), but must hold -1 (no adapter) or the index of one of the bank's ", problem.params.adapters,
+                    " adapters");
 }
 
 }  // namespace road::binding

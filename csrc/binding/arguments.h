@@ -39,6 +39,9 @@ bool describe_rows(const Tensor& tensor, Rows& rows);
 // as the gradient of a sum, is copied as one row only.
 Tensor with_rows(const Tensor& tensor, Rows& rows);
 
+// Whether the bytes from a's first element to its last and those of b overlap.
+bool may_share_memory(const Tensor& a, const Tensor& b);
+
 // Raises IndexError: adapter_ids at `position` names no adapter of the bank.
 [[noreturn]] void raise_bad_id(const Problem& problem, int64_t position);
 

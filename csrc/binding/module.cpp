@@ -81,6 +81,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("rotate", &road::binding::rotate);
   m.def("rotate_", &road::binding::rotate_);
   m.def("rotate_backward", &road::binding::rotate_backward);
+  m.def("check_inplace", &road::binding::check_inplace);
   m.def("is_valid", &road::binding::is_valid);
   m.def("build_info", &road::binding::build_info);
 }

@@ -29,6 +29,8 @@ Tensor rotate_op(const Tensor& x, const Tensor& p, const Tensor& q, const Option
 template <class Backend>
 void rotate_inplace_op(const Tensor& x, const Tensor& p, const Tensor& q, const OptionalTensor& adapter_ids,
                        std::string_view form, int64_t group_size, bool check_invertible) {
+  TORCH_CHECK_VALUE(!may_share_memory(x, p) && !may_share_memory(x, q),
+                    "x shares memory with its parameters, so it cannot be written in place: use inplace=False");
   const typename Backend::Guard guard(x);
   const Arguments arguments(x, p, q, adapter_ids, form, group_size);
   const Problem& problem = arguments.problem();

@@ -2,6 +2,7 @@
 // It only says yes or no; a no is explained by the Python functions, which check the same again and raise.
 #include "validate.h"
 
+#include <torch/csrc/autograd/VariableTypeUtils.h>
 #include <torch/csrc/autograd/python_variable.h>
 
 #include "arguments.h"
@@ -18,7 +19,7 @@ bool is_float(const Tensor& t) {
 bool is_plain(const pybind11::handle& object) {
   if (!THPVariable_Check(object.ptr())) return false;
   const Tensor& t = THPVariable_Unpack(object.ptr());
-  return t.layout() == at::kStrided && !t.unsafeGetTensorImpl()->has_symbolic_sizes_strides() && is_float(t);
+  return t.layout() == at::kStrided && !t.is_nested() && !t.unsafeGetTensorImpl()->has_symbolic_sizes_strides() && is_float(t);
 }
 
 bool fits(const Tensor& p, std::string_view form, int64_t dim) {
@@ -58,5 +59,7 @@ bool is_valid(pybind11::handle x_, pybind11::handle p_, pybind11::handle q_, pyb
   if (p.device() != x.device() || q.device() != x.device()) return false;
   return fits(p, {form, static_cast<size_t>(length)}, dim) && (!batched || ids_fit(ids, x));
 }
+
+void check_inplace(const Tensor& x) { torch::autograd::check_inplace(x, /*requires_grad=*/true); }
 
 }  // namespace road::binding

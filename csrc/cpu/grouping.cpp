@@ -13,11 +13,18 @@ Grouping::Grouping(const Problem& problem) : rows_per_id_(problem.ids.rows_per_i
     std::fill(starts_.begin() + 2, starts_.end(), problem.rows);
     return;
   }
-  for (int64_t k = 0; k < ids.count; ++k) ++starts_[ids[k] + 2];
+  // Each id is read once more and held to the bank: whoever rewrites the ids during the call gets rows without an
+  // adapter, never a read outside.
+  std::vector<int64_t> read(ids.count);
+  for (int64_t k = 0; k < ids.count; ++k) {
+    const int64_t id = ids[k];
+    read[k] = id >= -1 && id < adapters ? id : -1;
+    ++starts_[read[k] + 2];
+  }
   for (int64_t a = 1; a < adapters + 2; ++a) starts_[a] += starts_[a - 1];
   std::vector<int64_t> next(starts_.begin(), starts_.end() - 1);
   order_.resize(ids.count);
-  for (int64_t k = 0; k < ids.count; ++k) order_[next[ids[k] + 1]++] = k;
+  for (int64_t k = 0; k < ids.count; ++k) order_[next[read[k] + 1]++] = k;
   for (int64_t& start : starts_) start *= rows_per_id_;
 }
 

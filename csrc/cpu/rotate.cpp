@@ -59,14 +59,21 @@ void rotate(const Problem& problem, const Rows& x, const Rows& z, bool transpose
   with_arithmetic(problem.dtype, [&](auto a) { rotate_as<decltype(a)>(problem, x, z, transposed, parallel); });
 }
 
+static double epsilon_of(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat16: return 0x1p-10;
+    case DType::kBFloat16: return 0x1p-7;
+    case DType::kFloat32: return std::numeric_limits<float>::epsilon();
+    default: return std::numeric_limits<double>::epsilon();
+  }
+}
+
 // road_1 divides by alpha alone; every other form by the determinant of its blocks.
 static bool is_singular(const Problem& problem, const double* r1, const double* r2, int64_t i, int64_t j, double& det) {
   const double diagonal = r1[i] * r1[j], off_diagonal = r2[i] * r2[j];
   det = diagonal + off_diagonal;
-  // Below the rounding error of the arithmetic the two products cancel: the inverse would be noise.
-  const double epsilon = problem.dtype == DType::kFloat64 ? std::numeric_limits<double>::epsilon()
-                                                          : double{std::numeric_limits<float>::epsilon()};
-  return std::fabs(det) <= epsilon * (std::fabs(diagonal) + std::fabs(off_diagonal));
+  // Where the products cancel to less than the rounding error of the stored output, the inverse would be noise.
+  return std::fabs(det) <= epsilon_of(problem.dtype) * (std::fabs(diagonal) + std::fabs(off_diagonal));
 }
 
 Singular find_singular(const Problem& problem) {

@@ -34,6 +34,8 @@ def rotate(x, p, q, adapter_ids, form, group_size):
 
 
 def rotate_(x, p, q, adapter_ids, form, group_size, check_invertible):
+    if shares_memory(x, p) or shares_memory(x, q):
+        raise ValueError("x shares memory with its parameters, so it cannot be written in place: use inplace=False")
     if check_invertible:
         refuse_singular(x, p, q, adapter_ids, form, group_size)
     x.copy_(rotate(x, p, q, adapter_ids, form, group_size))
@@ -44,15 +46,16 @@ def rotate_backward(grad, saved, p, q, adapter_ids, form, group_size, from_outpu
     need_gx, need_gp, need_gq = output_mask
     r1, r2 = _tables(grad, p, q, form, group_size)
     h = saved if need_gp or need_gq else None
-    if h is not None and from_output:
-        dtype = arithmetic_dtype(saved)  # also of h, which is not rounded to the dtype of z a second time
-        full = expand_tables(r1.to(dtype), r2.to(dtype), saved.shape[-1], group_size)
-        h = rotate(h.to(dtype), *invert_tables(*full, group_size), adapter_ids, "table", group_size)
+    if h is not None and from_output and form != "road_1":
+        h = _recover(saved, p, q, adapter_ids, form, group_size)
     if adapter_ids is None:
         gx, gp, gq = _rotate_backward(grad, h, r1, r2, group_size)
     else:
         gx, gp, gq = _rotate_batched_backward(grad, h, r1, r2, adapter_ids, group_size)
-    if h is not None and form != "table":
+    if h is not None and form == "road_1" and from_output:  # no inverse needed: gtheta = cross, galpha = dot / alpha
+        alpha = q.to(gp.dtype)
+        gp, gq = gq, gp / torch.where(alpha == 0, 1, alpha)
+    elif h is not None and form != "table":
         gp, gq = road_tables_backward(gp, gq, p, q, form, group_size)
     return (
         gx.contiguous() if need_gx else None,
@@ -61,13 +64,34 @@ def rotate_backward(grad, saved, p, q, adapter_ids, form, group_size, from_outpu
     )
 
 
+def _recover(z, p, q, adapter_ids, form, group_size):
+    """x = R^-1 z in the arithmetic dtype. The inverse in float64: squares of small scales underflow in float32."""
+    r1, r2 = _tables(p.double(), p.double(), q.double(), form, group_size)
+    inverse = invert_tables(*expand_tables(r1.double(), r2.double(), z.shape[-1], group_size), group_size)
+    dtype = arithmetic_dtype(z)
+    return rotate(z.to(dtype), *(t.to(dtype) for t in inverse), adapter_ids, "table", group_size)
+
+
+def shares_memory(a: Tensor, b: Tensor) -> bool:
+    """Whether the bytes from a's first element to its last and those of b overlap."""
+    if a.numel() == 0 or b.numel() == 0 or a.untyped_storage().data_ptr() != b.untyped_storage().data_ptr():
+        return False
+
+    def span(t):
+        first = t.storage_offset()
+        last = first + sum((size - 1) * stride for size, stride in zip(t.shape, t.stride(), strict=True))
+        return first * t.element_size(), (last + 1) * t.element_size()
+
+    (a_first, a_end), (b_first, b_end) = span(a), span(b)
+    return a_first < b_end and b_first < a_end
+
+
 def refuse_singular(x, p, q, adapter_ids, form, group_size):
-    """The check of csrc/cpu/rotate.cpp. On a GPU a device-side assertion, since reading the result would wait for it."""
+    """The check of csrc/cpu/rotate.cpp. On a GPU a device-side assertion: reading the result would wait for it."""
     r1, r2 = _tables(p.double(), p.double(), q.double(), form, group_size)
     r1, r2 = expand_tables(r1, r2, x.shape[-1], group_size)
     det = determinants(r1, r2, group_size)
-    epsilon = torch.finfo(torch.float64 if x.dtype == torch.float64 else torch.float32).eps
-    singular = det.abs() <= epsilon * determinants(r1.abs(), r2.abs(), group_size)
+    singular = det.abs() <= torch.finfo(x.dtype).eps * determinants(r1.abs(), r2.abs(), group_size)
     if adapter_ids is not None:
         used = torch.zeros(p.shape[0] + 1, dtype=torch.bool, device=p.device)
         used[adapter_ids.flatten()] = True  # -1 is the last, extra entry

@@ -26,10 +26,15 @@ def build():
     extra = SANITIZERS if SANITIZE else []
     return load(
         "road_cuda_shim",
-        [str(ROOT / path) for path in ("tests/cuda_shim/kernels.cpp", "csrc/binding/cuda.cpp", "csrc/binding/arguments.cpp")],
+        [
+            str(ROOT / path)
+            for path in ("tests/cuda_shim/kernels.cpp", "csrc/binding/cuda.cpp", "csrc/binding/arguments.cpp")
+        ],
         extra_cflags=FLAGS + extra,
         extra_ldflags=extra,
-        extra_include_paths=[str(ROOT / path) for path in ("tests/cuda_shim", "csrc/core", "csrc/cuda", "csrc/binding")],
+        extra_include_paths=[
+            str(ROOT / path) for path in ("tests/cuda_shim", "csrc/core", "csrc/cuda", "csrc/binding")
+        ],
         build_directory=str(folder),
     )
 
