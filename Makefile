@@ -13,7 +13,7 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check -q
 SOURCES = $(wildcard csrc/*/*) setup.py pyproject.toml $(wildcard python_fallback/*.py)
 
-.PHONY: demo test test-python test-cpp bench lint build clean
+.PHONY: demo test test-python test-shim test-cpp bench lint build clean
 
 build: $(VENV)/.built
 
@@ -21,6 +21,7 @@ $(VENV)/.tools: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(if $(TORCH),$(PIP) install '$(TORCH)')
 	$(PIP) install numpy 'pytest>=8' 'pytest-benchmark>=5' 'hypothesis>=6' 'cmake>=3.20' ninja 'setuptools>=77' wheel 'ruff>=0.15'
+	$(if $(shell command -v nvcc),$(PIP) install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm)
 	touch $@
 
 # Without build isolation: an isolated build would compile against another torch than the one installed.
@@ -31,12 +32,19 @@ $(VENV)/.built: $(VENV)/.tools $(SOURCES)
 demo: build
 	$(BIN)/python -m road_kernels
 
-test: test-python test-cpp
+test: test-python test-shim test-cpp
 
 # The backends that this build must have: a missing one fails the run instead of skipping its tests.
 REQUIRE ?= cpu,python
 test-python: build
 	ROAD_KERNELS_REQUIRE=$(REQUIRE) $(BIN)/python -m pytest tests
+
+# The CUDA kernels on the host, under AddressSanitizer and UBSan (which must be loaded before Python).
+PRELOAD = $(foreach library,libasan.so libubsan.so,$(shell $(or $(CXX),g++) -print-file-name=$(library)))
+test-shim: build
+	test "$$(uname -m)" != x86_64 || LD_PRELOAD="$(PRELOAD)" ASAN_OPTIONS=detect_leaks=0 ROAD_SHIM_SANITIZE=1 \
+	  $(BIN)/python -m pytest -q -k "cuda_shim and not gradcheck" \
+	  tests/test_forward.py tests/test_backward.py tests/test_layouts.py tests/test_property.py
 
 # The torch-free core as a C++ library of its own: once as released, once under AddressSanitizer and UBSan.
 test-cpp: $(VENV)/.tools

@@ -21,7 +21,6 @@ ROOT = Path(__file__).parent
 INCLUDES = [str(ROOT / "csrc" / part) for part in ("core", "cpu", "cuda", "binding")]
 # The kernels take no error path through errno and no floating-point traps; signed zeros and NaN stay exact.
 CXX_FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden", "-fopenmp", "-Wno-psabi", "-g0"]
-DEFAULT_CUDA_ARCHITECTURES = "8.0;9.0+PTX"
 
 
 def fail(message: str) -> None:
@@ -54,6 +53,12 @@ def find_cuda_home() -> str | None:
     return None
 
 
+def default_architectures(cuda_home: str) -> str:
+    version = subprocess.run([f"{cuda_home}/bin/nvcc", "--version"], capture_output=True, text=True).stdout
+    major, minor = map(int, re.search(r"release (\d+)\.(\d+)", version).groups())
+    return "8.0;9.0;10.0+PTX" if (major, minor) >= (12, 8) else "8.0;9.0+PTX"  # nvcc 12.8 is the first to know 10.0
+
+
 def cuda_sources() -> list[str]:
     import torch
 
@@ -73,7 +78,7 @@ def cuda_sources() -> list[str]:
         return []
     # Both before torch.utils.cpp_extension is imported: it guesses from PATH, and from the GPU that it sees.
     os.environ["CUDA_HOME"] = home
-    os.environ.setdefault("TORCH_CUDA_ARCH_LIST", DEFAULT_CUDA_ARCHITECTURES)
+    os.environ.setdefault("TORCH_CUDA_ARCH_LIST", default_architectures(home))
     return sources
 
 

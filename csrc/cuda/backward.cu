@@ -16,7 +16,7 @@ __device__ __forceinline__ int64_t row_at(const Problem& problem, const Order& o
 // writes them out and starts anew.  The sums of block b and adapter a go to slot b + a: along the sorted rows one of
 // the two grows at every change and neither shrinks, so no two share a slot, and row_blocks + adapters slots do.
 template <class T, class P, bool Shared>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
 backward_kernel(Problem problem, Rows gz, Rows saved, Rows gx, Order order, int64_t block_rows, Acc<T>* scratch) {
   using A = Acc<T>;
   using Moments = MomentsOf<A, Shared>;

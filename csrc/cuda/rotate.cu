@@ -7,7 +7,7 @@ namespace road::cuda {
 // A block walks consecutive rows; a thread keeps the coefficients of its pairs while the adapter stays the same, so
 // that parameters cost nothing on long inputs.  kAhead rows are in flight at a time.
 template <class T, class P, bool Shared>
-__global__ void __launch_bounds__(kThreads) rotate_kernel(Problem problem, Rows x, Rows z, bool transposed, int64_t block_rows) {
+__global__ void __launch_bounds__(kThreads, 2) rotate_kernel(Problem problem, Rows x, Rows z, bool transposed, int64_t block_rows) {
   using A = Acc<T>;
   // Two would need more registers than 8 pairs with four coefficients each leave.
   constexpr int kAhead = Shared || P::kPairs < 8 ? 2 : 1;

@@ -94,10 +94,11 @@ void test_scalars(const Format& f) {
 // The same inside the kernels.  With x = 1 and r2 = 0, z is the float r1 rounded; with r1 = 1 too, z is x.
 void test_in_kernels(const Format& f) {
   std::vector<float> floats = telling_floats(f);
-  floats.resize((floats.size() + 1) / 2 * 2, 1.0f);
+  floats.resize((floats.size() + 7) / 8 * 8, 1.0f);
   const int64_t dim = static_cast<int64_t>(floats.size());
-  for (const int64_t group_size : {int64_t{2}, dim}) {
-    Regime regime(f.name, ": rounded in the kernels, g=", group_size == 2 ? "2" : "D");
+  // Adjacent pairs; 4 pairs, which every instruction set takes as one vector of 4; the widest vectors.
+  for (const int64_t group_size : {int64_t{2}, int64_t{8}, dim}) {
+    Regime regime(f.name, ": rounded in the kernels, g=", group_size == dim ? "D" : text(group_size));
     Case c(f.dtype, Form::kTable, {1, dim, group_size});
     c.fill_identity();
     for (int64_t k = 0; k < dim; ++k) std::memcpy(c.p.row(0) + 4 * k, &floats[k], 4);
@@ -109,7 +110,7 @@ void test_in_kernels(const Format& f) {
       CHECK(regime, same(got, want), floats[k], " became ", got, " instead of ", want, " at element ", k);
     }
   }
-  for (const int64_t group_size : {2, 64}) {
+  for (const int64_t group_size : {2, 8, 64}) {
     Regime regime(f.name, ": widened in the kernels, g=", group_size);
     const int64_t half_range = f.infinity();  // the finite values of one sign, a multiple of 64
     const int64_t width = 2 * half_range;

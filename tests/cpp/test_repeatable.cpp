@@ -44,7 +44,7 @@ void test(DType dtype, Form form) {
   Random random(31);
   // Enough elements for the threads to share: 32768 of them stay on one.
   for (const bool from_output : {false, true}) {
-    Case wide(dtype, form, {200, 1024, 64});
+    Case wide(dtype, form, {160, 1024, 64});
     check(regime, wide, random, from_output);
 
     constexpr int64_t kAdapters = 5, kRowsPerId = 2, kIds = 350;

@@ -13,6 +13,12 @@
 #include <utility>
 #include <vector>
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_UNPOISON_MEMORY_REGION(address, size)
+#endif
+
 #define __global__
 #define __device__
 #define __host__
@@ -101,6 +107,7 @@ struct Device {
 
   void start(Fiber& f) {
     f.done = false;
+    ASAN_UNPOISON_MEMORY_REGION(f.stack.get(), Fiber::kStack);  // the frames of the last thread were never left
     auto top = reinterpret_cast<uintptr_t>(f.stack.get() + Fiber::kStack) & ~uintptr_t{15};
     auto** sp = reinterpret_cast<void**>(top);
     *--sp = nullptr;  // keeps the stack as the ABI wants it at a function's entry
