@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from .rotate import rotate
-from .tables import determinants, expand_tables, invert_tables, road_tables
+from .tables import determinants, expand_tables, invert_tables, road_tables, row_norms
 
 
 def road_merge(
@@ -22,7 +22,7 @@ def road_unmerge(
     r1, r2 = road_tables(theta, alpha, variant, group_size, dtype=torch.float64)
     r1, r2 = expand_tables(r1, r2, weight.shape[0], group_size)
     det = determinants(r1, r2, group_size)
-    noise = torch.finfo(torch.float32).eps * determinants(r1.abs(), r2.abs(), group_size)
+    noise = torch.finfo(torch.float32).eps * row_norms(r1, r2, group_size)
     if (singular := det.abs() <= noise).any():
         i = int(singular.nonzero()[0])
         pair = (i, i + group_size // 2)

@@ -67,6 +67,12 @@ def determinants(r1: Tensor, r2: Tensor, group_size: int) -> Tensor:
     return r1 * swap_pairs(r1, group_size) + r2 * swap_pairs(r2, group_size)
 
 
+def row_norms(r1: Tensor, r2: Tensor, group_size: int) -> Tensor:
+    """The product of the norms of each block's two rows: a determinant far below it is one of parallel rows."""
+    norm = torch.hypot(r1, r2)
+    return norm * swap_pairs(norm, group_size)
+
+
 def invert_tables(r1: Tensor, r2: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
     """The tables of R^-1, of full width. A singular block comes back undivided: check determinants first."""
     det = determinants(r1, r2, group_size)

@@ -14,11 +14,14 @@ import torch
 TABLE = ("cuda", "cpu", "triton", "python")
 
 
-class _Forced(threading.local):  # torch.compile can read and guard this; a ContextVar it refuses
+class _Forced(threading.local):
     name: str | None = None
 
 
 _forced = _Forced()
+# The use_backend entered last, in any thread. torch.compile (2.11) guards a global but not a thread's own value, and
+# would go on with the choice that it traced first.
+_forced_last: str | None = None
 _default: str | None = None
 
 
@@ -66,7 +69,7 @@ def check_name(name: str) -> None:
 
 def choose(name: str | None, device: torch.device) -> ModuleType:
     """The backend asked for by the call, by use_backend, or by set_backend; or the best for the device."""
-    name = name or _forced.name or _default
+    name = name or (_forced_last if torch.compiler.is_compiling() else _forced.name) or _default
     if name is None:
         return _automatic.get(device.type) or _choose_automatically(device.type)
     check_name(name)
@@ -92,11 +95,13 @@ def use_backend(name: str | None) -> Iterator[None]:
     """``with use_backend("python"): ...``, for this thread only. Errors as set_backend."""
     if name is not None:
         check_name(name)
+    global _forced_last
     before, _forced.name = _forced.name, name
+    before_last, _forced_last = _forced_last, name
     try:
         yield
     finally:
-        _forced.name = before
+        _forced.name, _forced_last = before, before_last
 
 
 def backend_info() -> dict:

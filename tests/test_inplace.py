@@ -203,3 +203,10 @@ def test_road_1_angles_need_no_inverse(backend):
         (g,) = torch.autograd.grad(z.sum(), theta, create_graph=create_graph)
         assert g.isfinite().all()
         assert g[1] == 0
+
+
+def test_parallel_rows(backend):
+    """One coefficient is near 0, so nothing cancels, and yet the rows of the block are the same to float32."""
+    theta = torch.tensor([1.5707964, 0.0]).requires_grad_()
+    with pytest.raises(ValueError, match="singular block"):
+        apply(make_x(2, 2), theta, torch.ones(2), "road_2", group_size=2, inplace=True, backend=backend)

@@ -30,7 +30,7 @@ struct Kernels {
   // dst[0..n) = src[0..n) in the arithmetic type.
   void (*widen_float)(const void* src, DType dtype, int64_t n, float* dst);
   void (*widen_double)(const void* src, DType dtype, int64_t n, double* dst);
-  // sin and cos of n angles, correctly rounded but for about one value in ten thousand.
+  // sin and cos of n angles, correctly rounded but for about one value in ten thousand below 2^20, and libm's beyond.
   void (*sincos_float)(const float* angle, int64_t n, float* sin, float* cos);
 };
 

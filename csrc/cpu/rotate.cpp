@@ -70,10 +70,9 @@ static double epsilon_of(DType dtype) {
 
 // road_1 divides by alpha alone; every other form by the determinant of its blocks.
 static bool is_singular(const Problem& problem, const double* r1, const double* r2, int64_t i, int64_t j, double& det) {
-  const double diagonal = r1[i] * r1[j], off_diagonal = r2[i] * r2[j];
-  det = diagonal + off_diagonal;
-  // Where the products cancel to less than the rounding error of the stored output, the inverse would be noise.
-  return std::fabs(det) <= epsilon_of(problem.dtype) * (std::fabs(diagonal) + std::fabs(off_diagonal));
+  det = r1[i] * r1[j] + r2[i] * r2[j];
+  // Rows of the block that are parallel to within the rounding error of the stored output: the inverse would be noise.
+  return std::fabs(det) <= epsilon_of(problem.dtype) * std::hypot(r1[i], r2[i]) * std::hypot(r1[j], r2[j]);
 }
 
 Singular find_singular(const Problem& problem) {

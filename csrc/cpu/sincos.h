@@ -10,7 +10,7 @@ namespace road {
 namespace ROAD_ISA {
 
 // One vector of angles, |x| up to 2^20, in double: reduced by multiples of pi/2, split in two doubles, then Taylor
-// series on [-pi/4, pi/4] whose last terms are below 1e-11.
+// series on [-pi/4, pi/4] whose terms left out are below 2e-10.
 template <class V, class U>
 ROAD_INLINE void sincos_lanes(const V& x, V& sin, V& cos) {
   constexpr double kToInteger = 0x1.8p52;  // adding it leaves the nearest integer in the low bits

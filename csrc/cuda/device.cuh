@@ -48,11 +48,14 @@ struct alignas(sizeof(T) * N) Pack { T v[N]; };
 
 template <class T, int N, bool Aligned>
 __device__ __forceinline__ Pack<T, N> load_pack(const T* p) {
-  if constexpr (Aligned) return *reinterpret_cast<const Pack<T, N>*>(p);
-  Pack<T, N> out;
+  if constexpr (Aligned) {
+    return *reinterpret_cast<const Pack<T, N>*>(p);
+  } else {
+    Pack<T, N> out;
 #pragma unroll
-  for (int k = 0; k < N; ++k) out.v[k] = p[k];
-  return out;
+    for (int k = 0; k < N; ++k) out.v[k] = p[k];
+    return out;
+  }
 }
 
 template <class T, int N, bool Aligned>

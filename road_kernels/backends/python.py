@@ -13,7 +13,7 @@ from ..python_fallback import rotate as _rotate
 from ..python_fallback import rotate_backward as _rotate_backward
 from ..python_fallback import rotate_batched as _rotate_batched
 from ..python_fallback import rotate_batched_backward as _rotate_batched_backward
-from ..python_fallback.tables import arithmetic_dtype, determinants
+from ..python_fallback.tables import arithmetic_dtype, determinants, row_norms
 
 DEVICES = None
 
@@ -91,7 +91,7 @@ def refuse_singular(x, p, q, adapter_ids, form, group_size):
     r1, r2 = _tables(p.double(), p.double(), q.double(), form, group_size)
     r1, r2 = expand_tables(r1, r2, x.shape[-1], group_size)
     det = determinants(r1, r2, group_size)
-    singular = det.abs() <= torch.finfo(x.dtype).eps * determinants(r1.abs(), r2.abs(), group_size)
+    singular = det.abs() <= torch.finfo(x.dtype).eps * row_norms(r1, r2, group_size)
     if adapter_ids is not None:
         used = torch.zeros(p.shape[0] + 1, dtype=torch.bool, device=p.device)
         used[adapter_ids.flatten()] = True  # -1 is the last, extra entry

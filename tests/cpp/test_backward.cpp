@@ -8,9 +8,9 @@ using road::cpu::backward;
 using road::cpu::rotate;
 
 // 130 rows are three blocks of sums, 64 and 65 the ends of the first.
-constexpr Shape kShapes[] = {{1, 2, 2},    {64, 6, 6},  {65, 6, 2},   {130, 24, 8},  {5, 140, 2},
-                             {5, 140, 140}, {130, 72, 6}, {9, 192, 8}, {7, 192, 64},  {7, 192, 192},
-                             {4200, 6, 2}, {3, 70, 70}, {4, 128, 64}, {1, 4096, 64}, {2, 4096, 4096}};
+constexpr Shape kShapes[] = {{1, 2, 2},     {64, 6, 6},   {65, 6, 2},   {130, 24, 8},  {5, 140, 2},
+                             {5, 140, 140}, {130, 72, 6}, {9, 192, 8},  {7, 192, 64},  {7, 192, 192},
+                             {4200, 6, 2},  {3, 70, 70},  {4, 128, 64}, {1, 4096, 64}, {2, 4096, 4096}};
 
 DType parameter_dtype(DType dtype) { return dtype == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32; }
 
