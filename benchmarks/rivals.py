@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def eager_formula(x: Tensor, first: Tensor, second: Tensor, group_size: int) -> Tensor:
-    """What PEFT 0.18 does per layer after preparing its two coefficient vectors: reshape, stack, multiply, add."""
+    """What PEFT does per layer after preparing its two coefficient vectors: reshape, stack, multiply, add."""
     halves = x.reshape(-1, 2, group_size // 2)
     turned = torch.stack((-halves[:, 1], halves[:, 0]), dim=1).reshape(x.shape)
     return x * first + turned * second

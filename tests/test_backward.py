@@ -12,10 +12,9 @@ def run(x, p, q, form, gz, ids=None, wanted=(True, True, True), **kw):
     return [t.grad for t in leaves]
 
 
-def check(grads, want, dtype, rows, lost=0.0):
-    """`rows` roundings may add up in a sum over rows; their square root is what a healthy sum shows."""
+def check(grads, want, dtype):
     for got, expected in zip(grads, want, strict=True):
-        assert_close(got, expected, arithmetic_of(dtype), units=4 + rows**0.5, lost=lost)
+        assert_close(got, expected, arithmetic_of(dtype), units=4)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -25,7 +24,7 @@ def test_single(backend, form, dtype, dim, group_size):
     x, gz = make_x(6, 3, dim, dtype=dtype), make_x(6, 3, dim, dtype=dtype, seed=5)
     p, q = make_params(form, None, dim)
     grads = run(x, p, q, form, gz, group_size=group_size, backend=backend)
-    check(grads, expect_backward(gz, x, p, q, form, group_size), dtype, 18)
+    check(grads, expect_backward(gz, x, p, q, form, group_size), dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -40,7 +39,7 @@ def test_batched(backend, form, dtype, ids):
     p, q = make_params(form, 4, 12)
     ids = torch.tensor(ids)
     grads = run(x, p, q, form, gz, ids, group_size=4, backend=backend)
-    check(grads, expect_backward(gz, x, p, q, form, 4, ids), dtype, 21)
+    check(grads, expect_backward(gz, x, p, q, form, 4, ids), dtype)
     unused = [a for a in range(4) if a not in ids.tolist()]
     assert not grads[1][unused].any()
     assert torch.equal(grads[0][ids == -1], gz[ids == -1])
@@ -54,8 +53,8 @@ def test_sums_over_many_rows(backend, form, batched):
     p, q = make_params(form, 3 if batched else None, 16)
     ids = torch.tensor([0] * 2500 + [2] * 499 + [-1])[torch.randperm(3000)] if batched else None
     grads = run(x, p, q, form, gz, ids, group_size=8, backend=backend)
-    # 40 units: measured 8 at most; 3000 sequential float32 additions of one sign would cost 1500.
-    check(grads, expect_backward(gz, x, p, q, form, 8, ids), torch.float32, 36**2)
+    # 0.2 units at most were measured (cpu), 0.9 (python): far from what serial float32 additions could lose.
+    check(grads, expect_backward(gz, x, p, q, form, 8, ids), torch.float32)
 
 
 @pytest.mark.parametrize("wanted", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (1, 0, 1), (0, 1, 1)], ids=str)
@@ -77,7 +76,7 @@ def test_parameter_gradients_have_the_parameters_dtype(backend, param_dtype):
     q = q.float()
     gx, gp, gq = run(x, p, q, "road_1", gz, group_size=4, backend=backend)
     assert (gx.dtype, gp.dtype, gq.dtype) == (torch.bfloat16, param_dtype, torch.float32)
-    check((gx, gp, gq), expect_backward(gz, x, p, q, "road_1", 4), torch.bfloat16, 40)
+    check((gx, gp, gq), expect_backward(gz, x, p, q, "road_1", 4), torch.bfloat16)
 
 
 @pytest.mark.parametrize("inplace", [False, True], ids=["out of place", "in place"])

@@ -32,10 +32,10 @@ def test_gradients_from_the_output(backend, form, dtype, ids):
     apply(y, p, q, form, ids, group_size=12, inplace=True, backend=backend).backward(gz)
     gx, gp, gq = expect_backward(gz, x, p, q, form, 12, ids)
     assert_close(leaf.grad, gx, arithmetic_of(dtype))
-    # z was rounded to dtype, and its blocks multiply that error by their condition number, below 6 for these.
-    lost = 6 * torch.finfo(dtype).eps
-    assert_close(p.grad, gp, arithmetic_of(dtype), units=40, lost=lost)
-    assert_close(q.grad, gq, arithmetic_of(dtype), units=40, lost=lost)
+    # z was rounded to dtype, half an ulp, and the inverse enlarges that: 1.6 eps at worst here (road_4, bfloat16).
+    lost = 2 * torch.finfo(dtype).eps
+    assert_close(p.grad, gp, arithmetic_of(dtype), units=8, lost=lost)
+    assert_close(q.grad, gq, arithmetic_of(dtype), units=8, lost=lost)
 
 
 def test_saves_only_its_output(backend):

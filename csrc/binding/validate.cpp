@@ -1,4 +1,4 @@
-// The conditions of road_kernels/_validate.py in one call: 0.4 us instead of 4.3 us of Python on every eager call.
+// The conditions of road_kernels/_validate.py in one call: 0.9 us instead of 4.3 us of Python on every eager call.
 // It only says yes or no; a no is explained by the Python functions, which check the same again and raise.
 #include "validate.h"
 

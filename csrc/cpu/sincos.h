@@ -1,4 +1,4 @@
-// sin and cos of many angles at once.  Scalar libm takes 12 ns an angle, more than the rotation of 8 rows; this takes 1.
+// sin and cos of many angles at once.  Scalar libm takes 12 ns an angle, more than the rotation of 8 rows; this takes 2.
 // Included by isa_*.cpp only.
 #pragma once
 

@@ -1,4 +1,4 @@
-// sin and cos of a float angle, within 2 ulp like CUDA's sincosf but without local memory: that one keeps an array
+// sin and cos of a float angle, within a few ulp, without the local memory of CUDA's sincosf: that one keeps an array
 // there for angles above 1e5, which gives every kernel that calls it a stack frame.
 #pragma once
 
