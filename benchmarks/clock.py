@@ -1,0 +1,116 @@
+"""The clocks: how long one call takes, on a CPU, on a GPU out of a CUDA graph, and on a GPU called eagerly.
+
+Times are seconds a call. ``calls(n)`` does the next n calls of one provider.
+"""
+
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+
+Calls = Callable[[int], None]
+
+
+def turns(run: Callable[[object], object], states: Sequence) -> Calls:
+    """Calls of ``run`` on the states in turn, for ever: each batch of calls goes on where the last ended."""
+    following = itertools.cycle(states)
+
+    def calls(n: int) -> None:
+        for state in itertools.islice(following, n):
+            run(state)
+
+    return calls
+
+
+def host_sample(calls: Calls, n: int) -> float:
+    start = time.perf_counter()
+    calls(n)
+    return (time.perf_counter() - start) / n
+
+
+def eager_sample(calls: Calls, n: int) -> float:
+    """Wall time on a GPU: from the first call to the end of the last one's work."""
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    calls(n)
+    torch.cuda.synchronize()
+    return (time.perf_counter() - start) / n
+
+
+def issue_sample(calls: Calls, n: int) -> float:
+    """Host time on a GPU: n calls without waiting for their work, which must fit the driver's queue (1024 launches)."""
+    torch.cuda.synchronize()
+    sample = host_sample(calls, n)
+    torch.cuda.synchronize()
+    return sample
+
+
+class Graph:
+    """``n`` calls on the states in turn, captured once.
+
+    An output lives until its state's next turn, so that the outputs of successive calls are different memory too.
+    """
+
+    def __init__(self, run: Callable[[object], object], states: Sequence, n: int):
+        self.n = n
+        self.graph = torch.cuda.CUDAGraph()
+        kept = [None] * len(states)
+        with torch.cuda.graph(self.graph, stream=torch.cuda.current_stream()):
+            for i in range(n):
+                kept[i % len(states)] = run(states[i % len(states)])
+        self.start, self.end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+
+    def launch(self, runway: torch.Tensor) -> None:
+        """Queued behind a write of ``runway``, which is larger than L2: that empties the cache, and while it runs the
+        host gets ahead, so that no launch time lies between the two events."""
+        runway.zero_()
+        self.start.record()
+        self.graph.replay()
+        self.end.record()
+
+    def sample(self) -> float:
+        """Seconds a call of the last launch. Only after torch.cuda.synchronize()."""
+        return self.start.elapsed_time(self.end) / 1000 / self.n
+
+
+def calls_per_sample(seconds_a_call: float, sample_seconds: float, most: int) -> int:
+    return max(1, min(most, round(sample_seconds / max(seconds_a_call, 1e-9))))
+
+
+def interleave(
+    calls: dict[str, Calls],
+    *,
+    seconds: float,
+    rounds: tuple[int, int],
+    sample_seconds: float = 0.002,
+    most_calls: int = 2000,
+    sample: Callable[[Calls, int], float] = host_sample,
+) -> dict[str, list[float]]:
+    """Seconds a call of each provider, one sample a round, after a warm-up of three calls.
+
+    Rounds go on until ``seconds`` are used, within the two bounds of ``rounds``; each starts with another provider.
+    """
+    batch = {}
+    for name, run in calls.items():
+        run(2)
+        batch[name] = calls_per_sample(sample(run, 1), sample_seconds, most_calls)
+    samples = {name: [] for name in calls}
+    names, stop = list(calls), time.perf_counter() + seconds
+    for k in range(rounds[1]):
+        if k >= rounds[0] and time.perf_counter() > stop:
+            break
+        for name in names[k % len(names) :] + names[: k % len(names)]:
+            samples[name].append(sample(calls[name], batch[name]))
+    return samples
+
+
+def spread(samples: Sequence[float], name: str, scale: float = 1.0, digits: int = 4) -> dict:
+    """Median, p20 and p80 of the samples times ``scale``: {name, name_p20, name_p80}."""
+    if len(samples) == 1:
+        low = high = samples[0]
+    else:
+        low, _, _, high = statistics.quantiles(samples, n=5, method="inclusive")
+    values = (statistics.median(samples), low, high)
+    return {name + end: round(v * scale, digits) for end, v in zip(("", "_p20", "_p80"), values, strict=True)}

@@ -1,0 +1,215 @@
+"""How everything here is measured. One case is one piece of work that several providers do on the same inputs:
+
+1. every provider's result is compared with float64 before anything is timed, and the error is kept beside the time;
+2. the inputs exist several times over, so that successive calls work on data that is not in the cache (more than twice
+   its last level, unless a call is tiny: ``cold`` says which);
+3. providers are timed in turn, round by round, after a warm-up: what disturbs the machine disturbs all of them;
+4. the median is given with p20 and p80, and the overhead over a baseline is taken round by round;
+5. beside them runs torch.clone of as many bytes as the work must move: the ceiling.
+
+On a GPU ``us`` is taken out of a CUDA graph (``timed`` is "graph") and ``eager_us`` is the wall time of eager calls; a
+provider that cannot be captured has the latter only. On a CPU ``us`` is the eager call, at a fixed number of threads.
+"""
+
+import contextlib
+import gc
+import itertools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from . import clock
+from .accuracy import require_close
+from .rotation import Inputs, cache_bytes, copied, free_bytes, held_bytes, sets_needed, working_set
+
+CLONE = "clone of the same bytes"
+
+
+def _itself(inputs: Inputs) -> Inputs:
+    return inputs
+
+
+def _all_of_it(output: object, inputs: Inputs) -> object:
+    return output
+
+
+@dataclass
+class Provider:
+    """One way to do the work of a case."""
+
+    name: str
+    run: Callable[[object], object]  # takes what prepare returned; only this is timed
+    expect: Callable[[Inputs], object] | None  # what it must give, in float64: a tensor or a tuple of them
+    tolerance: float = 0.0  # the largest relative error that a row may have
+    prepare: Callable[[Inputs], object] = _itself  # what is in place before the call: stacked weights, coefficients
+    view: Callable[[object, Inputs], object] = _all_of_it  # the part of the result that expect gives
+    output: str = "fresh"  # "fresh", "in place" (its inputs are not shared with other providers) or "ready"
+    bytes: int | None = None  # if not those of the case
+    ours: bool = False
+    eager_only: str | None = None  # why it cannot be captured in a CUDA graph
+
+
+@dataclass
+class Case:
+    """Providers on the same inputs. ``axes`` are the columns that say which case a row of the results is of."""
+
+    axes: dict
+    inputs: Inputs
+    providers: list[Provider]
+    bytes: int  # what the work must read and write at the least, each byte once
+    baseline: str | None = None  # the provider that ``overhead`` is taken over
+
+
+@dataclass
+class Effort:
+    """How long one case is timed: see clock.interleave."""
+
+    seconds: float
+    rounds: tuple[int, int]
+    sample_seconds: float
+    eager_rounds: int = 5  # on a GPU, beside the graph
+    sets: int = 256  # at most this many copies of the inputs
+
+
+EFFORTS = {
+    "quick": Effort(0.3, (3, 5), 0.0005, sets=4),
+    "default": Effort(4.0, (5, 25), 0.002),
+    "gpu-check": Effort(0.2, (7, 15), 0.001, eager_rounds=3),
+    "full": Effort(2.0, (9, 41), 0.002),
+}
+
+
+def measure(case: Case, device: torch.device | str, effort: Effort, clone: bool = True) -> list[dict]:
+    """Checks, then times; one row a provider, the clone last. ValueError if a result is wrong."""
+    device = torch.device(device)
+    with _side_stream(device):
+        errors = check(case)
+        providers = case.providers + ([_clone(case.bytes, device)] if clone else [])
+        states, sets = _rotated(case, providers, device, effort.sets)
+        samples = (_on_gpu if device.type == "cuda" else _on_cpu)(providers, states, effort)
+    rows = []
+    for p in providers:
+        row = {**case.axes, "provider": p.name, "ours": p.ours, "output": p.output}
+        row |= _timing(samples[p.name], samples.get(case.baseline))
+        row |= {"bytes": p.bytes or case.bytes, "error": errors.get(p.name)}
+        row |= {"sets": sets, "cold": sets * case.bytes > 2 * cache_bytes(device), "note": p.eager_only}
+        rows.append(row)
+    add_bandwidth(rows, CLONE if clone else None)
+    del states, samples
+    if device.type == "cuda":
+        gc.collect()
+        torch.cuda.empty_cache()
+    return rows
+
+
+def check(case: Case) -> dict[str, float]:
+    """The error of each provider's result, on inputs of its own. What several providers expect is computed once."""
+    expected, errors = {}, {}
+    for p in case.providers:
+        if p.expect is None:
+            continue
+        if p.expect not in expected:
+            expected[p.expect] = p.expect(case.inputs)
+        got = p.view(p.run(p.prepare(copied(case.inputs))), case.inputs)
+        errors[p.name] = require_close(f"{p.name} in {case.axes}", got, expected[p.expect], p.tolerance)
+    return errors
+
+
+def add_bandwidth(rows: list[dict], ceiling: str | None) -> None:
+    """GB/s of the bytes that the work must move, and how much that is of the provider ``ceiling``'s."""
+    for row in rows:
+        us = row["us"] if row["us"] is not None else row["eager_us"]
+        row["gbps"] = round(row["bytes"] / us / 1e3, 4)
+    top = next((row["gbps"] for row in rows if row["provider"] == ceiling), None)
+    for row in rows:
+        row["percent_of_clone"] = None if top is None else round(100 * row["gbps"] / top, 2)
+
+
+def _timing(samples: dict, base: dict | None) -> dict:
+    row = {"timed": "graph" if "us" in samples and "eager_us" in samples else "eager"}
+    for key, ratio in (("us", "overhead"), ("eager_us", "eager_overhead")):
+        empty = {key + end: None for end in ("", "_p20", "_p80")}
+        row |= clock.spread(samples[key], key, 1e6) if key in samples else empty
+        if base is not None:
+            both = key in samples and key in base
+            pairs = zip(samples[key], base[key], strict=True) if both else ()
+            ratios = [a / b - 1 for a, b in pairs]
+            row |= clock.spread(ratios, ratio) if both else {ratio + end: None for end in ("", "_p20", "_p80")}
+    return row
+
+
+def _clone(moved: int, device: torch.device) -> Provider:
+    """Reads half of the bytes and writes the other half. Ones, because memory of zeros may not exist yet."""
+    half = max(1, moved // 2)
+    return Provider(CLONE, torch.clone, None, prepare=lambda _: torch.ones(half, dtype=torch.uint8, device=device))
+
+
+def _rotated(case: Case, providers: list[Provider], device: torch.device, most: int) -> tuple[dict[str, list], int]:
+    """What each provider's calls run on, in turn. Only those that write in place need inputs of their own."""
+    own = [p for p in providers if p.output == "in place"]
+    held = held_bytes(case.inputs) * (2 + len(own))  # twice: what providers prepare may be as large
+    count = sets_needed(case.bytes, held, working_set(device), free_bytes(device) // 4, most)
+    shared = [copied(case.inputs) for _ in range(count)]
+    states = {}
+    for p in providers:
+        inputs = [copied(case.inputs) for _ in range(count)] if p in own else shared
+        states[p.name] = [p.prepare(i) for i in inputs]
+    return states, count
+
+
+def _on_cpu(providers: list[Provider], states: dict[str, list], effort: Effort) -> dict[str, dict]:
+    calls = {p.name: clock.turns(p.run, states[p.name]) for p in providers}
+    samples = clock.interleave(
+        calls, seconds=effort.seconds, rounds=effort.rounds, sample_seconds=effort.sample_seconds
+    )
+    return {name: {"us": s} for name, s in samples.items()}
+
+
+def _on_gpu(providers: list[Provider], states: dict[str, list], effort: Effort) -> dict[str, dict]:
+    calls = {p.name: clock.turns(p.run, states[p.name]) for p in providers}
+    # The eager calls come first: they compile, tune and make workspaces, none of which may happen in a capture.
+    eager = clock.interleave(
+        calls,
+        seconds=effort.seconds,
+        rounds=(effort.eager_rounds, effort.eager_rounds),
+        sample_seconds=effort.sample_seconds,
+        most_calls=100,
+        sample=clock.eager_sample,
+    )
+    samples = {name: {"eager_us": s} for name, s in eager.items()}
+    graphs = {}
+    for p in providers:
+        if p.eager_only is None:
+            n = clock.calls_per_sample(min(eager[p.name]), effort.sample_seconds, most=400)
+            graphs[p.name] = clock.Graph(p.run, states[p.name], max(n, len(states[p.name])))
+            samples[p.name]["us"] = []
+    runway = torch.empty(512 << 20, dtype=torch.uint8, device="cuda")
+    stop = time.perf_counter() + effort.seconds
+    for k in itertools.count(-2):  # two rounds of warm-up
+        if k >= effort.rounds[1] or (k >= effort.rounds[0] and time.perf_counter() > stop):
+            return samples
+        for graph in graphs.values():
+            graph.launch(runway)
+        torch.cuda.synchronize()
+        for name, graph in graphs.items():
+            if k >= 0:
+                samples[name]["us"].append(graph.sample())
+
+
+_streams: dict[torch.device, "torch.cuda.Stream"] = {}
+
+
+@contextlib.contextmanager
+def _side_stream(device: torch.device):
+    """One side stream for all work on a GPU: a capture needs one, and a backward runs on the stream of its forward."""
+    if device.type != "cuda":
+        yield
+        return
+    if device not in _streams:
+        _streams[device] = torch.cuda.Stream(device)
+    torch.cuda.synchronize()  # the inputs were made on the default stream
+    with torch.cuda.stream(_streams[device]):
+        yield
+    torch.cuda.synchronize()
