@@ -11,14 +11,18 @@ Any device, any floating dtype, ordinary autograd of any order, torch.func and t
 tested against the same numbers. It imports torch and nothing else.
 """
 
+from .algebra import compose_tables, inverse_or_refuse, road_4_parameters, select_pairs, transpose_tables
 from .gradients import road_tables_backward, rotate_backward, rotate_batched_backward
-from .merge import road_merge, road_unmerge
+from .merge import road_merge, road_unmerge, unmerge_tables
 from .rotate import road_apply, road_apply_batched, rotate, rotate_batched
 from .tables import expand_tables, invert_tables, road_tables
 
 __all__ = [
+    "compose_tables",
     "expand_tables",
+    "inverse_or_refuse",
     "invert_tables",
+    "road_4_parameters",
     "road_apply",
     "road_apply_batched",
     "road_merge",
@@ -29,4 +33,7 @@ __all__ = [
     "rotate_backward",
     "rotate_batched",
     "rotate_batched_backward",
+    "select_pairs",
+    "transpose_tables",
+    "unmerge_tables",
 ]

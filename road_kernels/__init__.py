@@ -12,12 +12,20 @@
 from . import _ops  # noqa: F401  declares the ops before the extension's kernels are called
 from ._backends import backend_info, set_backend, use_backend
 from ._version import __version__
+from .algebra import combine, compose, identity, invert, select_pairs, tables_to_road4, transpose
 from .functional import road_apply, road_apply_batched, rotate, rotate_batched
+from .measures import angular_displacement, magnitude_change
 from .tables import road_merge, road_tables, road_unmerge
 
 __all__ = [
     "__version__",
+    "angular_displacement",
     "backend_info",
+    "combine",
+    "compose",
+    "identity",
+    "invert",
+    "magnitude_change",
     "road_apply",
     "road_apply_batched",
     "road_merge",
@@ -25,6 +33,9 @@ __all__ = [
     "road_unmerge",
     "rotate",
     "rotate_batched",
+    "select_pairs",
     "set_backend",
+    "tables_to_road4",
+    "transpose",
     "use_backend",
 ]

@@ -122,13 +122,15 @@ def _check_ids(x: Tensor, adapter_ids) -> None:
         )
 
 
-def check_inplace(x: Tensor) -> None:
+def check_inplace(x: Tensor, name: str = "x") -> None:
     if x.requires_grad and x.is_leaf and torch.is_grad_enabled():
-        raise RuntimeError("x is a leaf tensor that requires grad, so it cannot be written in place: use inplace=False")
+        raise RuntimeError(
+            f"{name} is a leaf tensor that requires grad, so it cannot be written in place: use inplace=False"
+        )
     if not x.is_contiguous() and not torch.compiler.is_compiling() and _may_overlap(x):
         raise ValueError(
-            f"x of shape {list(x.shape)} and strides {list(x.stride())} may hold several elements in one place (it "
-            "was expanded, or made by as_strided or unfold), so it cannot be written in place: use inplace=False"
+            f"{name} of shape {list(x.shape)} and strides {list(x.stride())} may hold several elements in one place "
+            "(it was expanded, or made by as_strided or unfold), so it cannot be written in place: use inplace=False"
         )
 
 
@@ -182,3 +184,31 @@ def check_layer(weight, bias, group_size) -> None:
         raise ValueError(
             f"bias must be {list(weight.shape[:1])} on {weight.device}, got {list(bias.shape)} on {bias.device}"
         )
+
+
+def check_tables_of(dim, group_size, **named) -> None:
+    """Pairs (r1, r2) without an x beside them, to be used together: [W] or [A, W] with W = dim or dim / 2."""
+    if isinstance(dim, bool) or not isinstance(dim, (int, torch.SymInt)):
+        raise TypeError(f"dim must be an int, got {type(dim).__name__}")
+    check_group_size(group_size, dim, "dim")
+    adapters = device = None
+    for name, tables in named.items():
+        if not isinstance(tables, (tuple, list)) or len(tables) != 2:
+            raise TypeError(f"{name} must be a pair (r1, r2), got {type(tables).__name__}")
+        for part, t in zip(("r1", "r2"), tables, strict=True):
+            _check_float_tensor(f"{part} of {name}", t)
+            if t.dim() not in (1, 2) or t.shape[-1] not in (dim, dim // 2):
+                raise ValueError(
+                    f"{part} of {name} must be [{dim}], [{dim // 2}], [A, {dim}] or [A, {dim // 2}] "
+                    f"for dim = {dim}, got {list(t.shape)}"
+                )
+            if device not in (None, t.device):
+                raise ValueError(f"all tables must be on one device, got {device} and {t.device}")
+            device = t.device
+        if tables[0].shape != tables[1].shape:
+            shapes = f"{list(tables[0].shape)} and {list(tables[1].shape)}"
+            raise ValueError(f"r1 and r2 of {name} must have one shape, got {shapes}")
+        if tables[0].dim() == 2:
+            if adapters not in (None, tables[0].shape[0]):
+                raise ValueError(f"banks must have one number of adapters, got {adapters} and {tables[0].shape[0]}")
+            adapters = tables[0].shape[0]

@@ -1,4 +1,4 @@
-"""road_tables, merge and unmerge."""
+"""road_tables."""
 
 import numpy as np
 import oracle
@@ -46,32 +46,3 @@ def test_ready_tables_do_what_the_parameters_do(backend, variant):
         torch.autograd.grad(got, (theta, alpha), gz), torch.autograd.grad(want, (theta, alpha), gz), strict=True
     ):
         torch.testing.assert_close(g, w, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("with_bias", [False, True])
-def test_merge_and_unmerge(dtype, variant, with_bias):
-    weight, bias = make_x(24, 10, dtype=dtype), make_x(24, dtype=dtype, seed=1) if with_bias else None
-    theta, alpha = make_params(variant, None, 24)
-    matrix = oracle.matrix(*oracle.tables(f64(theta), f64(alpha), variant, 24, 6), 6)
-    merged, merged_bias = rk.road_merge(weight, bias, theta, alpha, variant=variant, group_size=6)
-    rounding = max(torch.finfo(dtype).eps, 1e-6 if dtype != torch.float64 else 0)
-    assert merged.dtype == dtype
-    assert merged.is_contiguous()
-    np.testing.assert_allclose(f64(merged), matrix @ f64(weight), rtol=rounding, atol=4 * rounding)
-    back, back_bias = rk.road_unmerge(merged, merged_bias, theta, alpha, variant=variant, group_size=6)
-    np.testing.assert_allclose(f64(back), f64(weight), rtol=8 * rounding, atol=16 * rounding)
-    if with_bias:
-        np.testing.assert_allclose(f64(merged_bias), matrix @ f64(bias), rtol=rounding, atol=4 * rounding)
-        np.testing.assert_allclose(f64(back_bias), f64(bias), rtol=8 * rounding, atol=16 * rounding)
-    else:
-        assert merged_bias is None and back_bias is None
-
-
-def test_a_merged_layer_does_the_adapters_work(backend):
-    layer, x = torch.nn.Linear(16, 24), make_x(3, 16)
-    theta, alpha = make_params("road_4", None, 24)
-    want = rk.road_apply(layer(x), theta, alpha, variant="road_4", group_size=8, backend=backend)
-    weight, bias = rk.road_merge(layer.weight, layer.bias, theta, alpha, variant="road_4", group_size=8)
-    torch.testing.assert_close(torch.nn.functional.linear(x, weight, bias), want, rtol=1e-5, atol=1e-5)

@@ -43,6 +43,10 @@ struct Cpu {
                        const Gradients& out) {
     cpu::backward(arguments.problem(), gz, saved, from_output, out, kTorchThreads);
   }
+
+  static void mix_rows(const Problem& problem, const Matrix& w, const Matrix& z) {
+    cpu::mix_rows(problem, w, z, kTorchThreads);
+  }
 };
 
 }  // namespace
@@ -51,6 +55,8 @@ TORCH_LIBRARY_IMPL(road_kernels, CPU, m) {
   m.impl("rotate", rotate_op<Cpu>);
   m.impl("rotate_", rotate_inplace_op<Cpu>);
   m.impl("rotate_backward", rotate_backward_op<Cpu>);
+  m.impl("mix_rows", mix_rows_op<Cpu>);
+  m.impl("mix_rows_", mix_rows_inplace_op<Cpu>);
 }
 
 }  // namespace road::binding

@@ -66,6 +66,10 @@ struct Cuda {
     check_launch(cuda::backward(problem, gz, saved, from_output, out, order,
                                 parameters ? scratch.mutable_data_ptr() : nullptr, current_stream()));
   }
+
+  static void mix_rows(const Problem& problem, const Matrix& w, const Matrix& z) {
+    check_launch(cuda::mix_rows(problem, w, z, current_stream()));
+  }
 };
 
 }  // namespace
@@ -75,12 +79,16 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("rotate", rotate_op<Cuda>);
   m.def("rotate_", rotate_inplace_op<Cuda>);
   m.def("rotate_backward", rotate_backward_op<Cuda>);
+  m.def("mix_rows", mix_rows_op<Cuda>);
+  m.def("mix_rows_", mix_rows_inplace_op<Cuda>);
 }
 #else
 TORCH_LIBRARY_IMPL(road_kernels, CUDA, m) {
   m.impl("rotate", rotate_op<Cuda>);
   m.impl("rotate_", rotate_inplace_op<Cuda>);
   m.impl("rotate_backward", rotate_backward_op<Cuda>);
+  m.impl("mix_rows", mix_rows_op<Cuda>);
+  m.impl("mix_rows_", mix_rows_inplace_op<Cuda>);
 }
 #endif
 

@@ -1,9 +1,9 @@
-// The three ops, once for every compiled backend.  A backend is a struct with
+// The ops, once for every compiled backend.  A backend is a struct with
 //   Guard(x)                                   selects x's device while it lives
 //   output(like)                               an uninitialised contiguous tensor
 //   check_ids(problem)                         refuses ids outside the bank, or leaves that to its kernels
 //   check_invertible(problem)                  refuses singular blocks
-//   rotate(problem, x, z, transposed), backward(arguments, gz, saved, from_output, out)
+//   rotate(problem, x, z, transposed), backward(arguments, gz, saved, from_output, out), mix_rows(problem, w, z)
 #pragma once
 
 #include <tuple>
@@ -70,6 +70,40 @@ std::tuple<Tensor, Tensor, Tensor> rotate_backward_op(const Tensor& grad, const 
   const Tensor g = with_rows(grad, grad_rows), s = with_rows(saved, saved_rows);
   Backend::backward(arguments, grad_rows, saved_rows, from_output, out);
   return {gx, gp, gq};
+}
+
+// The rows of w are the features: w^T is what rotate calls x.  Where w^T is the one with adjacent elements, rotate
+// does the work, and z has the layout of w.
+inline bool is_matrix(const Tensor& w) { return w.stride(1) == 1 || w.size(1) <= 1; }
+inline bool is_transposed_matrix(const Tensor& w) { return !is_matrix(w) && w.stride(0) == 1; }
+inline Matrix matrix_of(const Tensor& w) { return {w.data_ptr(), w.stride(0)}; }
+
+template <class Backend>
+Tensor mix_rows_op(const Tensor& w, const Tensor& r1, const Tensor& r2, int64_t group_size) {
+  TORCH_CHECK_VALUE(w.dim() == 2, "w must be [D, N], got ", w.sizes());
+  const Tensor x = w.t();
+  if (is_transposed_matrix(w)) return rotate_op<Backend>(x, r1, r2, std::nullopt, "table", group_size).t();
+  const typename Backend::Guard guard(w);
+  const Arguments arguments(x, r1, r2, std::nullopt, "table", group_size);
+  const Tensor source = is_matrix(w) ? w : w.contiguous();
+  const Tensor z = Backend::output(w);
+  Backend::mix_rows(arguments.problem(), matrix_of(source), matrix_of(z));
+  return z;
+}
+
+template <class Backend>
+void mix_rows_inplace_op(const Tensor& w, const Tensor& r1, const Tensor& r2, int64_t group_size) {
+  TORCH_CHECK_VALUE(w.dim() == 2, "w must be [D, N], got ", w.sizes());
+  const Tensor x = w.t();
+  if (is_transposed_matrix(w))
+    return rotate_inplace_op<Backend>(x, r1, r2, std::nullopt, "table", group_size, /*check_invertible=*/false);
+  TORCH_CHECK_VALUE(!may_share_memory(w, r1) && !may_share_memory(w, r2), "w shares memory with r1 or r2");
+  const typename Backend::Guard guard(w);
+  const Arguments arguments(x, r1, r2, std::nullopt, "table", group_size);
+  w.unsafeGetTensorImpl()->bump_version();
+  const Tensor target = is_matrix(w) ? w : w.contiguous();
+  Backend::mix_rows(arguments.problem(), matrix_of(target), matrix_of(target));
+  if (!is_matrix(w)) w.copy_(target);
 }
 
 }  // namespace road::binding

@@ -72,6 +72,12 @@ struct Problem {
   Ids ids;
 };
 
+// A matrix whose rows are `stride` elements apart; the elements of a row are adjacent.
+struct Matrix {
+  void* data = nullptr;
+  int64_t stride = 0;
+};
+
 // Where a backward pass writes.  A null pointer means that nobody asked, and that nothing is computed for it.
 // gp and gq are contiguous [adapters, param_width] in the dtypes of p and q, and are written whole.
 struct Gradients {

@@ -23,10 +23,15 @@ using RotateRow = void (*)(const void* x, void* z, const Coefs& coefs, int64_t d
 using BackwardRow = void (*)(const void* gz, const void* h, void* gx, const Coefs& coefs, int64_t dim, int64_t half,
                              void* moments);
 
+// The other layout: z_i and z_j are whole rows of n elements, and one block, c = {r1_i, r1_j, r2_i, r2_j} in the
+// arithmetic type, rotates each of their columns.  zi and zj may be wi and wj.
+using MixRows = void (*)(const void* wi, const void* wj, void* zi, void* zj, int64_t n, const void* c);
+
 struct Kernels {
   const char* isa;
   RotateRow (*rotate)(DType dtype, bool shared, bool adjacent, bool transposed);
   BackwardRow (*backward)(DType dtype, bool shared, bool adjacent, bool need_gx);
+  MixRows (*mix_rows)(DType dtype);
   // dst[0..n) = src[0..n) in the arithmetic type.
   void (*widen_float)(const void* src, DType dtype, int64_t n, float* dst);
   void (*widen_double)(const void* src, DType dtype, int64_t n, double* dst);

@@ -12,6 +12,9 @@ int64_t first_bad_id(const Problem& problem);
 // z = R x for every row, or R^T x if `transposed`.  z may be x: rows without an adapter then cost nothing.
 void rotate(const Problem& problem, const Rows& x, const Rows& z, bool transposed, const Parallel& parallel);
 
+// Z = R W: `problem` of one adapter, with dim the number of W's rows and rows that of its columns.  z may be w.
+void mix_rows(const Problem& problem, const Matrix& w, const Matrix& z, const Parallel& parallel);
+
 // Gradients of what `out` asks for.  `saved` holds the input x, or the output z if `from_output`.
 // Bitwise the same for any number of threads.  Scratch: with gp or gq, 4 (8 if not shared) bytes per feature for every
 // 64 to 1024 rows of an adapter, and for each adapter with more than one such block of rows.

@@ -81,6 +81,23 @@ void rotate_row(const void* x_, void* z_, const Coefs& coefs, int64_t dim, int64
   });
 }
 
+template <class T>
+void mix_rows(const void* wi_, const void* wj_, void* zi_, void* zj_, int64_t n, const void* c_) {
+  using A = Acc<T>;
+  const T *wi = static_cast<const T*>(wi_), *wj = static_cast<const T*>(wj_);
+  T *zi = static_cast<T*>(zi_), *zj = static_cast<T*>(zj_);
+  const A* c = static_cast<const A*>(c_);
+  for_pairs<A>(n, [&](auto lanes, int64_t k) __attribute__((always_inline)) {
+    constexpr int L = decltype(lanes)::value;
+    using V = Lanes<A, L>;
+    const V r1i = V{} + c[0], r1j = V{} + c[1], r2i = V{} + c[2], r2j = V{} + c[3];
+    V i, j;
+    rotate_pair<V>(load<T, L>(wi + k), load<T, L>(wj + k), r1i, r1j, r2i, r2j, i, j);
+    store<T, L>(zi + k, i);
+    store<T, L>(zj + k, j);
+  });
+}
+
 template <class T, class P, bool Shared, bool NeedGx>
 void backward_row(const void* gz_, const void* h_, void* gx_, const Coefs& coefs, int64_t dim, int64_t half,
                   void* moments_) {
@@ -153,6 +170,10 @@ inline cpu::BackwardRow choose_backward(DType dtype, bool shared, bool adjacent,
       return &backward_row<decltype(t), decltype(p), decltype(s)::value, decltype(gx)::value>;
     });
   });
+}
+
+inline cpu::MixRows choose_mix_rows(DType dtype) {
+  return with_dtype(dtype, [](auto t) -> cpu::MixRows { return &mix_rows<decltype(t)>; });
 }
 
 template <class A>

@@ -14,6 +14,9 @@ namespace road::cuda {
 // z = R x for every row, or R^T x if `transposed`; z may be x.  One kernel.  Returns the launch's error.
 cudaError_t rotate(const Problem& problem, const Rows& x, const Rows& z, bool transposed, cudaStream_t stream);
 
+// Z = R W, as road::cpu::mix_rows.  One kernel.
+cudaError_t mix_rows(const Problem& problem, const Matrix& w, const Matrix& z, cudaStream_t stream);
+
 // The rows of a mixed batch in the order of their adapters, made on the device by the caller (a stable sort).
 // Not needed for a single adapter.
 struct Order {

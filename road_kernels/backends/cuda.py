@@ -3,6 +3,7 @@
 import torch
 
 from .._extension import EXTENSION, REASON
+from .._ops import mix_rows, mix_rows_  # noqa: F401  the dispatcher finds the kernel of the device
 from . import python as plain
 
 DEVICES = ("cuda",)

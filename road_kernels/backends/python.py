@@ -64,6 +64,21 @@ def rotate_backward(grad, saved, p, q, adapter_ids, form, group_size, from_outpu
     )
 
 
+def is_transposed(w: Tensor) -> bool:
+    """Whether the elements of w's columns, and not those of its rows, are adjacent."""
+    return w.stride(1) != 1 and w.shape[1] > 1 and w.stride(0) == 1
+
+
+def mix_rows(w, r1, r2, group_size):
+    """The features are the rows of w. The result has the layout of w where that is dense."""
+    z = _rotate(w.t(), r1, r2, group_size).t()
+    return z.t().contiguous().t() if is_transposed(w) else z.contiguous()
+
+
+def mix_rows_(w, r1, r2, group_size):
+    w.copy_(_rotate(w.t(), r1, r2, group_size).t())
+
+
 def _recover(z, p, q, adapter_ids, form, group_size):
     """x = R^-1 z in the arithmetic dtype. The inverse in float64: squares of small scales underflow in float32."""
     r1, r2 = _tables(p.double(), p.double(), q.double(), form, group_size)

@@ -53,4 +53,6 @@ def backend():
         rotate=module.rotate,
         rotate_=rotate_,
         rotate_backward=module.rotate_backward,
+        mix_rows=module.mix_rows,
+        mix_rows_=module.mix_rows_,
     )

@@ -1,3 +1,4 @@
 // The CUDA kernels and their launchers, word for word, as host code.
 #include "backward.cu"
+#include "mix_rows.cu"
 #include "rotate.cu"
