@@ -1,0 +1,27 @@
+"""The RoAd layers of Hugging Face PEFT on these kernels.
+
+    from road_kernels.integrations import peft as road_peft
+
+    road_peft.enable()            # every RoAd model of this process, made before or after
+    ...
+    road_peft.disable()           # PEFT's own code again
+
+    with road_peft.enabled(): ... # for a while
+
+Parameters, state_dicts, checkpoints, configuration and errors stay PEFT's: only the arithmetic of the layers is
+replaced (forward, backward, mixed batches, merge, unmerge). Needs PEFT 0.18 or newer.
+
+What is different, and better:
+
+- The rotation is computed in float32 and rounded once; 16-bit outputs are neither kept nor passed on in float32
+  (PEFT's plain layers return the dtype of the base layer and so does this; its bitsandbytes layers return the dtype
+  of the adapter and so does this).
+- Several active adapters are one rotation, by the product of their 2x2 blocks.
+- A mixed batch (``adapter_names=[...]``) is one call per layer, or one per group_size where they differ, also on
+  float16 and bfloat16 models with float32 adapters (PEFT raises an index_put error there), and on bitsandbytes layers.
+- merge and unmerge make no D x D matrix. A merge or unmerge that is refused leaves the layer as it was.
+"""
+
+from ._switch import disable, enable, enabled, is_enabled
+
+__all__ = ["disable", "enable", "enabled", "is_enabled"]

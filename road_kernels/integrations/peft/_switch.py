@@ -1,0 +1,98 @@
+"""Replacing methods of PEFT's layer classes, and putting them back."""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+
+from . import _options, _versions
+from ._forward import adapter_dtype_forward, base_dtype_forward, formula
+from ._matrix import delta_weight
+from ._merge import linear_merge, linear_unmerge, quantized_merge, quantized_unmerge
+from ._mixed_batch import mixed_batch_forward
+
+_LINEAR = {
+    "forward": base_dtype_forward,
+    "_mixed_batch_forward": mixed_batch_forward,
+    "merge": linear_merge,
+    "unmerge": linear_unmerge,
+}
+_QUANTIZED = {"forward": adapter_dtype_forward, "merge": quantized_merge, "unmerge": quantized_unmerge}
+# The formula too: an instance whose forward was wrapped before enable() keeps PEFT's method, which calls this.
+_LINEAR_MODULE = {"_apply_road": formula}
+_QUANTIZED_MODULE = {"_apply_road": formula, "_get_delta_weight": delta_weight}
+
+_lock = threading.RLock()
+_replaced: list[tuple[object, str, object, object]] = []  # owner, name, PEFT's, ours
+
+
+def enable(*, inplace: bool = False) -> None:
+    """Puts all RoAd layers of PEFT on these kernels, in every model of this process. Calling it again is harmless.
+
+    Args:
+        inplace: write over the output of the base layer instead of into new memory, and merge into the memory of the
+            weights. Saves a buffer per layer and, in training, all that the rotation would keep (see road_apply on
+            what that does to the gradients). Only for models in which nobody else holds those tensors: no forward
+            hook that keeps the base layer's output, no state_dict taken before a merge and used after it.
+
+    Raises:
+        ImportError: a PEFT whose RoAd layers are not the ones known here; nothing is replaced then.
+    """
+    with _lock:
+        if not _replaced:
+            _replace_all()
+        _options.inplace = inplace
+
+
+def disable() -> None:
+    """Puts PEFT's own code back. Calling it again is harmless.
+
+    Raises:
+        RuntimeError: somebody replaced one of the methods after enable(); nothing is put back then.
+    """
+    with _lock:
+        for owner, name, _, ours in _replaced:
+            if vars(owner)[name] is not ours:
+                raise RuntimeError(
+                    f"{owner.__name__}.{name} was replaced by other code after road_kernels.integrations.peft.enable():"
+                    " undo that before disable()"
+                )
+        while _replaced:
+            owner, name, theirs, _ = _replaced.pop()
+            setattr(owner, name, theirs)
+        _options.inplace = False
+
+
+@contextlib.contextmanager
+def enabled(*, inplace: bool = False) -> Iterator[None]:
+    """``with enabled(): ...``; what was in force before comes back after it. For the whole process, not one thread."""
+    with _lock:
+        before = is_enabled(), _options.inplace
+        enable(inplace=inplace)
+    try:
+        yield
+    finally:
+        was_enabled, was_inplace = before
+        if was_enabled:
+            enable(inplace=was_inplace)
+        else:
+            disable()
+
+
+def is_enabled() -> bool:
+    return bool(_replaced)
+
+
+def _replace_all() -> None:
+    road = _versions.find()
+    plan = [(road.layer.Linear, _LINEAR), (road.layer, _LINEAR_MODULE)]
+    if road.bnb is not None:
+        plan += [(cls, _QUANTIZED) for cls in road.quantized] + [(road.bnb, _QUANTIZED_MODULE)]
+    made = [
+        (owner, name, vars(owner)[name], make(vars(owner)[name]))
+        for owner, replacements in plan
+        for name, make in replacements.items()
+    ]
+    for entry in made:
+        owner, name, _, ours = entry
+        setattr(owner, name, ours)
+        _replaced.append(entry)
