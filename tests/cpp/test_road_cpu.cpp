@@ -22,6 +22,7 @@ int main() {
   test_isa();
   test_formats();
   test_forward();
+  test_mix_rows();
   test_adapters();
   test_backward();
   test_repeatable();
