@@ -17,10 +17,10 @@ SOURCES = $(wildcard csrc/*/*) setup.py pyproject.toml $(wildcard python_fallbac
 
 build: $(VENV)/.built
 
-$(VENV)/.tools: pyproject.toml
+$(VENV)/.tools: requirements-dev.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(if $(TORCH),$(PIP) install '$(TORCH)')
-	$(PIP) install numpy 'pytest>=8' 'pytest-benchmark>=5' 'hypothesis>=6' 'cmake>=3.20' ninja 'setuptools>=77' wheel 'ruff>=0.15'
+	$(PIP) install -r requirements-dev.txt
 	$(if $(shell command -v nvcc),$(PIP) install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm)
 	touch $@
 
