@@ -15,15 +15,21 @@ def row_error(got: Tensor, want: Tensor) -> float:
     return float("inf") if error.isnan().any() else error.max().item()
 
 
-def require_close(name: str, got: object, want: object, tolerance: float) -> float:
-    """The error of tensors or tuples of them; ValueError, naming the provider, above the tolerance."""
+def require_close(name: str, got: object, want: object, tolerance: float | tuple[float, ...]) -> float:
+    """The error of the first of a tuple of tensors, or of one; ValueError, naming the provider, above the tolerance.
+
+    A tuple of tolerances is one for each tensor.
+    """
     got, want = (t if isinstance(t, tuple) else (t,) for t in (got, want))
     if [tuple(g.shape) for g in got] != [tuple(w.shape) for w in want]:
         raise ValueError(f"{name}: shapes {[list(g.shape) for g in got]}, not {[list(w.shape) for w in want]}")
-    error = max(row_error(g, w) for g, w in zip(got, want, strict=True))
-    if not error <= tolerance:
-        raise ValueError(f"{name}: a row is off by {error:.2e} (relative), allowed is {tolerance:.2e}")
-    return float(f"{error:.3g}")
+    errors = [row_error(g, w) for g, w in zip(got, want, strict=True)]
+    allowed = tolerance if isinstance(tolerance, tuple) else (tolerance,) * len(errors)
+    for k, (error, limit) in enumerate(zip(errors, allowed, strict=True)):
+        if not error <= limit:
+            which = f" of result {k}" if len(errors) > 1 else ""
+            raise ValueError(f"{name}: a row{which} is off by {error:.2e} (relative), allowed is {limit:.2e}")
+    return float(f"{errors[0]:.3g}")
 
 
 def rounding(dtype: torch.dtype, units: float = 1.0) -> float:

@@ -16,7 +16,7 @@ import gc
 import itertools
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -42,13 +42,15 @@ class Provider:
     name: str
     run: Callable[[object], object]  # takes what prepare returned; only this is timed
     expect: Callable[[Inputs], object] | None  # what it must give, in float64: a tensor or a tuple of them
-    tolerance: float = 0.0  # the largest relative error that a row may have
+    tolerance: float | tuple[float, ...] = 0.0  # the largest relative error of a row; of each tensor of a tuple
     prepare: Callable[[Inputs], object] = _itself  # what is in place before the call: stacked weights, coefficients
     view: Callable[[object, Inputs], object] = _all_of_it  # the part of the result that expect gives
     output: str = "fresh"  # "fresh", "in place" (its inputs are not shared with other providers) or "ready"
     bytes: int | None = None  # if not those of the case
     ours: bool = False
     eager_only: str | None = None  # why it cannot be captured in a CUDA graph
+    may_fail: bool = False  # somebody else's function that not every machine and shape has: its error becomes a note
+    about: dict = field(default_factory=dict)  # further columns
 
 
 @dataclass
@@ -85,16 +87,17 @@ def measure(case: Case, device: torch.device | str, effort: Effort, clone: bool 
     """Checks, then times; one row a provider, the clone last. ValueError if a result is wrong."""
     device = torch.device(device)
     with _side_stream(device):
-        errors = check(case)
-        providers = case.providers + ([_clone(case.bytes, device)] if clone else [])
+        errors, failed = check(case)
+        providers = [p for p in case.providers if p.name not in failed]
+        providers += [_clone(case.bytes, device)] if clone else []
         states, sets = _rotated(case, providers, device, effort.sets)
         samples = (_on_gpu if device.type == "cuda" else _on_cpu)(providers, states, effort)
     rows = []
-    for p in providers:
-        row = {**case.axes, "provider": p.name, "ours": p.ours, "output": p.output}
-        row |= _timing(samples[p.name], samples.get(case.baseline))
-        row |= {"bytes": p.bytes or case.bytes, "error": errors.get(p.name)}
-        row |= {"sets": sets, "cold": sets * case.bytes > 2 * cache_bytes(device), "note": p.eager_only}
+    for p in providers + [p for p in case.providers if p.name in failed]:
+        row = {**case.axes, "provider": p.name, **p.about, "ours": p.ours, "output": p.output}
+        row |= _timing(samples.get(p.name, {}), samples.get(case.baseline))
+        row |= {"bytes": p.bytes or case.bytes, "error": errors.get(p.name), "sets": sets}
+        row |= {"cold": sets * case.bytes > 2 * cache_bytes(device), "note": failed.get(p.name, p.eager_only if device.type == "cuda" else None)}
         rows.append(row)
     add_bandwidth(rows, CLONE if clone else None)
     del states, samples
@@ -104,27 +107,32 @@ def measure(case: Case, device: torch.device | str, effort: Effort, clone: bool 
     return rows
 
 
-def check(case: Case) -> dict[str, float]:
-    """The error of each provider's result, on inputs of its own. What several providers expect is computed once."""
-    expected, errors = {}, {}
+def check(case: Case) -> tuple[dict[str, float], dict[str, str]]:
+    """The error of each provider's result, on inputs of its own, and why those failed that may."""
+    expected, errors, failed = {}, {}, {}
     for p in case.providers:
-        if p.expect is None:
+        try:
+            got = p.view(p.run(p.prepare(copied(case.inputs))), case.inputs)
+        except (RuntimeError, NotImplementedError, AssertionError) as error:
+            if not p.may_fail or isinstance(error, torch.OutOfMemoryError):
+                raise
+            failed[p.name] = f"failed: {str(error).strip().splitlines()[0]}"
             continue
-        if p.expect not in expected:
-            expected[p.expect] = p.expect(case.inputs)
-        got = p.view(p.run(p.prepare(copied(case.inputs))), case.inputs)
-        errors[p.name] = require_close(f"{p.name} in {case.axes}", got, expected[p.expect], p.tolerance)
-    return errors
+        if p.expect is not None:
+            if p.expect not in expected:  # what several providers expect is computed once
+                expected[p.expect] = p.expect(case.inputs)
+            errors[p.name] = require_close(f"{p.name} in {case.axes}", got, expected[p.expect], p.tolerance)
+    return errors, failed
 
 
 def add_bandwidth(rows: list[dict], ceiling: str | None) -> None:
     """GB/s of the bytes that the work must move, and how much that is of the provider ``ceiling``'s."""
     for row in rows:
         us = row["us"] if row["us"] is not None else row["eager_us"]
-        row["gbps"] = round(row["bytes"] / us / 1e3, 4)
+        row["gbps"] = us and round(row["bytes"] / us / 1e3, 4)
     top = next((row["gbps"] for row in rows if row["provider"] == ceiling), None)
     for row in rows:
-        row["percent_of_clone"] = None if top is None else round(100 * row["gbps"] / top, 2)
+        row["percent_of_clone"] = top and row["gbps"] and round(100 * row["gbps"] / top, 2)
 
 
 def _timing(samples: dict, base: dict | None) -> dict:

@@ -37,11 +37,19 @@ def arguments(description: str, argv: list[str] | None = None, prog: str | None 
     return options
 
 
+def star(base: dict, **axes) -> list[dict]:
+    """The base point, and each axis varied alone from there."""
+    points = [base] + [base | {name: value} for name, values in axes.items() for value in values]
+    return list({tuple(p.items()): p for p in points}.values())
+
+
 def progress(items: Iterable, what: str) -> Iterable:
-    """A bar on stderr; without tqdm one line."""
+    """A bar on stderr; in a log, or without tqdm, one line."""
     try:
         from tqdm import tqdm
     except ImportError:
+        tqdm = None
+    if tqdm is None or not sys.stderr.isatty():
         print(f"{what} ...", file=sys.stderr, flush=True)
         return items
     return tqdm(items, desc=what, mininterval=1.0, dynamic_ncols=True)

@@ -122,7 +122,7 @@ def test_check_is_on_copies_and_computes_what_several_expect_once():
         return doubled(inputs)
 
     c = case(Provider("a", in_place, expect), Provider("b", in_place, expect), Provider("c", in_place, None))
-    assert check(c) == {"a": 0.0, "b": 0.0}
+    assert check(c) == ({"a": 0.0, "b": 0.0}, {})
     assert len(asked) == 1
     assert torch.equal(c.inputs.x, torch.arange(12.0).reshape(3, 4))
 

@@ -1,0 +1,109 @@
+"""Element-wise against BMM: one linear layer serving requests that each have an adapter, and what the adapters cost.
+
+    python -m benchmarks.layer [--device cpu|cuda] [--quick | --gpu-check | --full] [--threads N] [--seconds S]
+
+The figure is the overhead over the same layer without adapters (Liao & Monz, arXiv 2409.00119, figure 4, at the level
+of a layer). Every provider's time includes the layer's matrix product. What a server prepares once a batch, such as
+ids, sorted requests, stacked weights, is in place before the call; ``benchmarks/providers.py`` says which.
+"""
+
+import math
+from functools import partial
+
+import torch
+
+from .method import Case, Inputs
+from .providers import PLAIN, providers
+from .sweep import arguments, star, sweep
+
+PHASES = {"decode": 1, "prefill": 512}  # tokens a request
+MIXES = ("different", "uniform", "zipf", "same", "half")
+GROUP_SIZE = 64
+
+
+def grid(name: str, device: str) -> list[dict]:
+    """From a base point each axis is varied alone; requests are varied for decode and prefill both."""
+    gpu = device == "cuda"
+    base = {"phase": "decode", "requests": 64 if gpu else 16, "rank": 8, "mix": "different", "resident": 256}
+    base |= {"dim_in": 4096, "dim_out": 4096, "dtype": "bfloat16"} if gpu else {}
+    base |= {} if gpu else {"resident": 64, "dim_in": 2048, "dim_out": 2048, "dtype": "float32"}
+    if name == "quick":
+        small = base | {"requests": 4, "resident": 8, "dim_in": 256, "dim_out": 512}
+        return [small | {"mix": mix} for mix in ("different", "half")] + [small | {"phase": "prefill"}]
+    counts = {"full": [2**k for k in range(9)], "gpu-check": [1, 8, 64, 256], "default": [1, 4, 16, 64]}[name]
+    ranks = {"full": (4, 8, 16, 32, 64), "gpu-check": (16, 64), "default": (4, 16, 64)}[name]
+    resident = {"full": (64, 1024, 4096), "gpu-check": (1024, 4096), "default": (256, 1024)}[name]
+    points = star(base, requests=counts, rank=ranks, mix=MIXES, resident=resident)
+    # 512 tokens make a matrix product that a GPU's or a CPU's arithmetic limits: fewer points tell it.
+    prefill = base | {"phase": "prefill", "requests": 16 if gpu else 2}
+    counts = {"full": counts, "gpu-check": [1, 8, 64], "default": [1, 2, 4]}[name]
+    points += star(prefill, requests=counts, **({"rank": ranks, "mix": MIXES} if name == "full" else {}))
+    if name == "full":
+        for shape in ({"dim_out": 14336}, {"dim_in": 14336}):
+            points += star(base | shape, requests=[1, 16, 64, 256])
+            points.append(prefill | shape)
+        points += star(base | {"dtype": "float16"}, requests=[1, 256])
+    # torch.compile costs seconds of compilation a point.
+    compiled = [base, prefill] + ([base | {"requests": r} for r in (1, 256)] if gpu else [])
+    points += [p for p in compiled if p not in points]
+    return [p | {"compiled": p in compiled} for p in points]
+
+
+def draw(mix: str, requests: int, resident: int) -> list[int]:
+    """The adapter of each request; -1 is none."""
+    generator = torch.Generator().manual_seed(0)
+    if mix in ("different", "half"):
+        if requests > resident:
+            raise ValueError(f"{requests} different adapters out of {resident}")
+        ids = torch.randperm(resident, generator=generator)[:requests].tolist()
+        return ids if mix == "different" else [a if r % 2 == 0 else -1 for r, a in enumerate(ids)]
+    if mix == "uniform":
+        return torch.randint(0, resident, (requests,), generator=generator).tolist()
+    if mix == "zipf":  # the k-th most popular adapter is asked for 1/k as often as the first
+        popularity = 1 / torch.arange(1, resident + 1)
+        return torch.multinomial(popularity, requests, replacement=True, generator=generator).tolist()
+    if mix == "same":
+        return [resident // 2] * requests
+    raise ValueError(f"mix must be one of {MIXES}, got {mix!r}")
+
+
+def build(phase, requests, rank, mix, resident, dim_in, dim_out, dtype, device, compiled=False, tokens=None) -> Case:
+    tokens = tokens or PHASES[phase]
+    axes = {"phase": phase, "requests": requests, "tokens": tokens, "rank": rank, "mix": mix, "resident": resident}
+    axes |= {"dim_in": dim_in, "dim_out": dim_out, "dtype": dtype}
+    names = draw(mix, requests, resident)
+    inputs = make_inputs(names, tokens, rank, resident, dim_in, dim_out, getattr(torch, dtype), device)
+    moved = inputs.x.nbytes + inputs.weight.nbytes + requests * tokens * dim_out * inputs.x.element_size()
+    return Case(axes, inputs, providers(inputs, moved, GROUP_SIZE, compiled), moved, baseline=PLAIN)
+
+
+def make_inputs(names, tokens, rank, resident, dim_in, dim_out, dtype, device) -> Inputs:
+    """All banks on the device: ``resident`` adapters of each kind."""
+    random = partial(torch.randn, generator=torch.Generator(device).manual_seed(0), device=device)
+    theta = (0.3 * random(resident, dim_out // 2)).to(dtype)
+    alpha = (1 + 0.1 * random(resident, dim_out // 2)).to(dtype)
+    requests = len(names)
+    return Inputs(
+        x=random(requests, tokens, dim_in).to(dtype),
+        weight=(random(dim_out, dim_in) / math.sqrt(dim_in)).to(dtype),
+        theta=theta,
+        alpha=alpha,
+        lora_a=(random(resident, rank, dim_in) / math.sqrt(dim_in)).to(dtype),
+        lora_b=random(resident, rank, dim_out).to(dtype),
+        # The last row is for requests without an adapter: id -1.
+        v=torch.cat((1 + 0.1 * random(resident, dim_out), torch.ones(1, dim_out, device=device))).to(dtype),
+        ids=torch.tensor(names, device=device),
+        names=names,
+        # The results that are compared: of the first and the last request and some between, the same of their tokens.
+        some=torch.linspace(0, requests - 1, min(requests, 16), device=device).long(),
+        times=torch.linspace(0, tokens - 1, min(tokens, 4), device=device).long(),
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    options = arguments(__doc__, argv, "python -m benchmarks.layer")
+    sweep("layer", grid(options.grid, options.device), build, options)
+
+
+if __name__ == "__main__":
+    main()
