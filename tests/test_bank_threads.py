@@ -169,3 +169,28 @@ def test_writers_take_turns():
         for layer in bank.widths:
             for got, want in zip(bank.tables(layer), alone.tables(layer), strict=True):
                 assert torch.equal(got[bank.slot(name)], want[0])
+
+
+def test_a_name_is_loaded_once(monkeypatch):
+    """A second load of the name that starts while the first is computing waits for it, and is then refused."""
+    bank, outcome, threads = make_bank(), [], []
+    rows_of = bank._store.rows_of
+
+    def second():
+        try:
+            outcome.append(bank.load("anna", make_adapter(2)))
+        except ValueError as error:
+            outcome.append(str(error))
+
+    def slow(*args):
+        if not threads:
+            threads.append(threading.Thread(target=second))
+            threads[0].start()
+            threads[0].join(0.1)
+        return rows_of(*args)
+
+    monkeypatch.setattr(bank._store, "rows_of", slow)
+    bank.load("anna", make_adapter(1))
+    threads[0].join()
+    assert outcome == ["an adapter named 'anna' is loaded: use replace, or evict it first"]
+    assert bank.free == 2
