@@ -97,7 +97,8 @@ def measure(case: Case, device: torch.device | str, effort: Effort, clone: bool 
         row = {**case.axes, "provider": p.name, **p.about, "ours": p.ours, "output": p.output}
         row |= _timing(samples.get(p.name, {}), samples.get(case.baseline))
         row |= {"bytes": p.bytes or case.bytes, "error": errors.get(p.name), "sets": sets}
-        row |= {"cold": sets * case.bytes > 2 * cache_bytes(device), "note": failed.get(p.name, p.eager_only if device.type == "cuda" else None)}
+        uncaptured = p.eager_only if device.type == "cuda" else None
+        row |= {"cold": sets * case.bytes > 2 * cache_bytes(device), "note": failed.get(p.name, uncaptured)}
         rows.append(row)
     add_bandwidth(rows, CLONE if clone else None)
     del states, samples

@@ -36,7 +36,7 @@ def providers(inputs: Inputs, moved: int, group_size: int, compiled: bool) -> li
         p.bytes = moved + used * sizes[family]
         p.about = p.about | {"resident_bytes": inputs.theta.shape[0] * sizes[family]}
         # The rounding of y itself, of the product before it and of the adapter's own products.
-        p.tolerance = rounding(inputs.x.dtype, 1.5 if inputs.x.dtype.itemsize == 2 else 16)
+        p.tolerance = rounding(inputs.x.dtype, 1 if inputs.x.dtype.itemsize == 2 else 16)
     return made
 
 

@@ -59,32 +59,46 @@ def label(axes: dict) -> str:
     return ", ".join(f"{k} {v}" for k, v in axes.items())
 
 
-def sweep(
-    name: str, grid: list[dict], build: Callable[..., Case], options: argparse.Namespace, clone: bool = True
-) -> list[dict]:
-    """Measures build(device=..., **axes) for the axes of each point of the grid, and saves after every case.
+class Results:
+    """The rows of one benchmark, written out as they come: what an interrupted run has measured is kept."""
+
+    def __init__(self, name: str, options: argparse.Namespace):
+        self.name, self.options, self.start = name, options, time.perf_counter()
+        self.rows, self.left_out = [], []
+
+    def seconds(self) -> float:
+        return time.perf_counter() - self.start
+
+    def out_of_time(self) -> bool:
+        return self.options.seconds is not None and self.seconds() > self.options.seconds
+
+    def add(self, rows: list[dict]) -> Path:
+        self.rows += rows
+        about = {"grid": self.options.grid, "seconds": round(self.seconds()), "left_out": self.left_out}
+        return record.save(self.name, self.rows, self.options.device, self.options.results, **about)
+
+    def done(self) -> list[dict]:
+        path = self.add([])
+        for line in self.left_out:
+            print(f"left out: {line}", file=sys.stderr)
+        print(f"{self.name}: {len(self.rows)} rows in {self.seconds():.0f} s -> {path}")
+        return self.rows
+
+
+def sweep(name: str, grid: list[dict], build: Callable[..., Case], options: argparse.Namespace) -> list[dict]:
+    """Measures build(device=..., **axes) for the axes of each point of the grid.
 
     A case that does not fit into memory, or comes after the time limit, is named in the results: none is dropped in
     silence.
     """
-    rows, left_out, start = [], [], time.perf_counter()
-
-    def save() -> Path:
-        seconds = round(time.perf_counter() - start)
-        about = {"grid": options.grid, "seconds": seconds, "left_out": left_out}
-        return record.save(name, rows, options.device, options.results, **about)
-
+    results = Results(name, options)
     for axes in progress(grid, f"{name} ({options.grid}, {options.device})"):
-        if options.seconds is not None and time.perf_counter() - start > options.seconds:
-            left_out.append(f"{label(axes)}: after the limit of {options.seconds:g} s")
+        if results.out_of_time():
+            results.left_out.append(f"{label(axes)}: after the limit of {options.seconds:g} s")
             continue
         try:
-            rows += measure(build(device=options.device, **axes), options.device, EFFORTS[options.grid], clone)
+            case = build(device=torch.device(options.device), **axes)
+            results.add(measure(case, options.device, EFFORTS[options.grid]))
         except torch.OutOfMemoryError as error:
-            left_out.append(f"{label(axes)}: {str(error).splitlines()[0]}")
-        save()
-    path = save()
-    for line in left_out:
-        print(f"left out: {line}", file=sys.stderr)
-    print(f"{name}: {len(rows)} rows in {time.perf_counter() - start:.0f} s -> {path}")
-    return rows
+            results.left_out.append(f"{label(axes)}: {str(error).splitlines()[0]}")
+    return results.done()

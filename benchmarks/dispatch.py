@@ -1,0 +1,114 @@
+"""What a call costs the host, whatever the kernel does: a tensor of 1 x 64, call after call.
+
+    python -m benchmarks.dispatch [--device cpu|cuda] [--quick | --gpu-check | --full] [--threads N] [--seconds S]
+
+On a GPU the calls are issued without waiting for their work; on a CPU the work itself, some nanoseconds, is included.
+Modes: "no gradients"; "records": a forward that autograd records; "forward and backward"; "compiled": a function of
+one such call under torch.compile(fullgraph=True), whose guards are part of the price.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+import road_kernels as rk
+from road_kernels import python_fallback
+
+from . import clock
+from .accuracy import require_close, rounding
+from .choices import backends
+from .method import EFFORTS, Effort
+from .rivals import eager_coefficients, eager_formula
+from .sweep import Results, arguments, progress
+
+WIDTH, GROUP_SIZE, ADAPTERS = 64, 64, 4
+MODES = ("no gradients", "records", "forward and backward", "compiled")
+
+
+@dataclass
+class Entry:
+    name: str
+    call: Callable[..., Tensor]
+    parameters: Callable[[Tensor, Tensor], tuple] = lambda theta, alpha: (theta, alpha)  # what follows x in the call
+    ours: bool = False
+
+
+def entries(device: torch.device) -> list[Entry]:
+    """The rivals do the same work, but for x + x, the least that torch can do."""
+    ids = torch.zeros(1, dtype=torch.int64, device=device)
+
+    def formula(x, theta, alpha):
+        return eager_formula(x, *eager_coefficients(theta, alpha, "road_1", GROUP_SIZE), GROUP_SIZE)
+
+    def batched(x, theta, alpha, backend):
+        return rk.road_apply_batched(x, theta, alpha, ids, backend=backend)
+
+    def bank(theta, alpha):
+        return theta.repeat(ADAPTERS, 1), alpha.repeat(ADAPTERS, 1)
+
+    found = []
+    for name in backends(device):
+        found.append(Entry(f"road_apply, {name}", partial(rk.road_apply, backend=name), ours=True))
+        found.append(Entry(f"road_apply_batched, {name}", partial(batched, backend=name), bank, ours=True))
+        found.append(Entry(f"rotate, {name}", partial(rk.rotate, backend=name), rk.road_tables, ours=True))
+    found.append(Entry("PEFT's formula", formula))
+    found.append(Entry("x + x", lambda x: x + x, lambda theta, alpha: ()))
+    return found
+
+
+def prepare(mode: str, entry: Entry, device: torch.device) -> tuple[Callable[[object], object], tuple[Tensor, ...]]:
+    """(what is timed, the tensors it is timed on)."""
+    generator = torch.Generator().manual_seed(0)
+    x, theta, alpha = (torch.randn(shape, generator=generator) for shape in ((1, WIDTH), WIDTH // 2, WIDTH // 2))
+    trained = mode in ("records", "forward and backward")
+    tensors = x, *entry.parameters(0.3 * theta, 1 + 0.1 * alpha)
+    tensors = tuple(t.to(device).requires_grad_(trained) for t in tensors)
+    gz = torch.ones(1, WIDTH, device=device)
+    if mode == "forward and backward":
+        return lambda s: torch.autograd.grad(entry.call(*s), s, gz), tensors
+    run = torch.compile(entry.call, dynamic=False, fullgraph=True) if mode == "compiled" else entry.call
+    return lambda s: run(*s), tensors
+
+
+def expected(device: torch.device) -> Tensor:
+    """What every entry but x + x computes, in float64."""
+    x, *tables = prepare("no gradients", Entry("", None, rk.road_tables), device)[1]
+    return python_fallback.rotate(x.double(), *(t.double() for t in tables), GROUP_SIZE)
+
+
+def measure_mode(mode: str, device: torch.device, effort: Effort) -> list[dict]:
+    torch._dynamo.reset()
+    calls, ours = {}, {}
+    for entry in entries(device):
+        run, tensors = prepare(mode, entry, device)
+        if mode != "forward and backward" and entry.name != "x + x":
+            require_close(f"{entry.name}, {mode}", run(tensors), expected(device), rounding(torch.float32, 2))
+        calls[entry.name], ours[entry.name] = clock.turns(run, [tensors]), entry.ours
+    samples = clock.interleave(
+        calls,
+        seconds=effort.seconds,
+        rounds=effort.rounds,
+        sample_seconds=effort.sample_seconds,
+        most_calls=10 if device.type == "cuda" else 2000,  # ten backwards of the formula still fit the queue
+        sample=clock.issue_sample if device.type == "cuda" else clock.host_sample,
+    )
+    return [
+        {"mode": mode, "provider": name, "ours": ours[name], **clock.spread(times, "us", 1e6)}
+        for name, times in samples.items()
+    ]
+
+
+def main(argv: list[str] | None = None) -> None:
+    options = arguments(__doc__, argv, "python -m benchmarks.dispatch")
+    results = Results("dispatch", options)
+    modes = MODES[:-1] if options.grid == "quick" else MODES  # without the seconds that compilation takes
+    for mode in progress(modes, f"dispatch ({options.grid}, {options.device})"):
+        results.add(measure_mode(mode, torch.device(options.device), EFFORTS[options.grid]))
+    results.done()
+
+
+if __name__ == "__main__":
+    main()
