@@ -1,17 +1,23 @@
 """What the tests share: backends, inputs, and comparing with the oracle."""
 
+import os
+
 import numpy as np
 import oracle
 import torch
 
 import road_kernels as rk
 
+# Where every test makes its tensors; make gpu-check sets it to "cuda".
+DEVICE = os.environ.get("ROAD_KERNELS_TEST_DEVICE", "cpu")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 FORMS = ("road_1", "road_2", "road_4", "table", "table_half")
 
 
 def usable_backends() -> list[str]:
-    return [name for name, row in rk.backend_info()["backends"].items() if row["usable"]]
+    """Those that serve tensors on DEVICE."""
+    rows = rk.backend_info()["backends"].items()
+    return [name for name, row in rows if row["usable"] and (row["devices"] == "any" or DEVICE in row["devices"])]
 
 
 def f64(t: torch.Tensor) -> np.ndarray:
@@ -30,16 +36,17 @@ def make_params(form: str, adapters: int | None, dim: int, dtype=torch.float32, 
     """Random angles with scales around 1, or random tables of well conditioned blocks. [A, P], or [P] without A."""
     generator = torch.Generator().manual_seed(seed)
     shape = (adapters or 1, param_width(form, dim))
-    p = torch.rand(shape, generator=generator, dtype=torch.float64) * 1.2 - 0.6
-    q = torch.rand(shape, generator=generator, dtype=torch.float64) * 0.8 + 0.6
+    p, q = (torch.rand(shape, generator=generator, dtype=torch.float64, device="cpu") for _ in range(2))
+    p, q = p * 1.2 - 0.6, q * 0.8 + 0.6
     if op_form(form) == "table":
         p, q = q, p  # r1 around 1, r2 small: far from singular
-    p, q = p.to(dtype), q.to(dtype)
+    p, q = p.to(dtype).to(DEVICE), q.to(dtype).to(DEVICE)
     return (p, q) if adapters else (p[0], q[0])
 
 
 def make_x(*shape, dtype=torch.float32, seed: int = 0) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64, device="cpu")
+    return x.to(dtype).to(DEVICE)
 
 
 def apply(x, p, q, form, ids=None, **kw):

@@ -5,11 +5,14 @@ import os
 import cuda_shim
 import pytest
 import torch
-from common import usable_backends
+from common import DEVICE, usable_backends
 
 from road_kernels import _backends
 
-if (reason := cuda_shim.unavailable()) is None:
+if DEVICE != "cpu":  # before the test modules, which make tensors when they are imported
+    torch.set_default_device(DEVICE)
+    _backends._loaded["cuda_shim"] = None, f"the tests run on {DEVICE}"
+elif (reason := cuda_shim.unavailable()) is None:
     _backends._loaded["cuda_shim"] = cuda_shim.backend(), None
 else:
     _backends._loaded["cuda_shim"] = None, reason
@@ -26,6 +29,25 @@ def pytest_generate_tests(metafunc):
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+MARKERS = {
+    "asserts_on_device": "a refusal that on a GPU is a device-side assertion, which ends the process: "
+    "tests/gpu/test_assertions.py has it",
+    "cpu_only": "about the CPU",
+}
+
+
+def pytest_configure(config):
+    for name, meaning in MARKERS.items():
+        config.addinivalue_line("markers", f"{name}: {meaning}")
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        for name, meaning in MARKERS.items():
+            if DEVICE != "cpu" and item.get_closest_marker(name):
+                item.add_marker(pytest.mark.skip(reason=meaning))
 
 
 def pytest_sessionstart(session):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from common import make_params, make_x
+from common import DEVICE, make_params, make_x
 
 import road_kernels as rk
 from road_kernels import _backends
@@ -41,7 +41,7 @@ def calls(monkeypatch):
 
 
 def test_choice(calls):
-    best = rk.backend_info()["automatic"]["cpu"]
+    best = rk.backend_info()["automatic"][DEVICE]
     rk.road_apply(X, THETA, ALPHA)
     with rk.use_backend("python"):
         rk.road_apply(X, THETA, ALPHA)
@@ -67,14 +67,14 @@ def test_use_backend_is_of_one_thread_and_ends_with_an_error(calls):
         thread.join()
         raise KeyError
     rk.road_apply(X, THETA, ALPHA)
-    assert calls == [rk.backend_info()["automatic"]["cpu"]] * 2
+    assert calls == [rk.backend_info()["automatic"][DEVICE]] * 2
 
 
 @pytest.mark.parametrize("name", ["cuda", "triton", "cpu"])
 def test_a_named_backend_that_is_not_usable_raises_its_reason(name):
     row = rk.backend_info()["backends"][name]
     if row["usable"]:
-        if "cpu" in row["devices"]:  # nothing to refuse: it must work
+        if DEVICE in row["devices"]:  # nothing to refuse: it must work
             assert torch.equal(rk.road_apply(X, THETA, ALPHA, backend=name), rk.road_apply(X, THETA, ALPHA))
             return
         with pytest.raises(RuntimeError, match=f"backend '{name}' serves"):
@@ -96,6 +96,7 @@ def test_unknown_names():
             call("gpu")
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize("isa", ["default", "avx2", "avx512"])
 def test_every_instruction_set_gives_the_same_numbers_up_to_rounding(isa):
     """Each in a process of its own: the choice is made once."""

@@ -8,7 +8,7 @@ from common import DTYPES, FORMS, apply, make_params, make_x
 def everything(backend, form, dtype=torch.float32, rows=1500, dim=64):
     x = make_x(rows, dim, dtype=dtype).requires_grad_()
     p, q = (t.requires_grad_() for t in make_params(form, 7, dim))
-    ids = torch.randint(-1, 7, (rows,), generator=torch.Generator().manual_seed(3))
+    ids = torch.randint(-1, 7, (rows,), generator=torch.Generator().manual_seed(3), device="cpu").to(x.device)
     z = apply(x, p, q, form, ids, group_size=16, backend=backend)
     z.backward(make_x(rows, dim, dtype=dtype, seed=4))
     return z.detach(), x.grad, p.grad, q.grad
@@ -21,6 +21,7 @@ def test_repeated_runs(backend, form):
         assert all(map(torch.equal, everything(backend, form), first))
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize("form", FORMS)
 def test_number_of_threads(form):
     """The CPU kernels promise this; torch's own reductions in the python backend do not."""

@@ -51,7 +51,7 @@ SINGLE = {
     "theta on another device": (
         {"theta": THETA.to(**META)},
         ValueError,
-        r"theta must be on the device of x \(cpu\), got meta",
+        rf"theta must be on the device of x \({X.device}\), got meta",
     ),
     "unknown backend": (
         {"backend": "metal"},
@@ -111,6 +111,7 @@ def test_tables():
         rk.rotate_batched(X, r1[None], r2[None], IDS.double(), group_size=4)
 
 
+@pytest.mark.asserts_on_device
 @pytest.mark.parametrize("bad", [3, -2, 2**31 - 1, -(2**31)])
 @pytest.mark.parametrize("id_dtype", [torch.int32, torch.int64], ids=str)
 def test_ids_outside_the_bank(backend, bad, id_dtype):
@@ -125,11 +126,13 @@ def test_ids_outside_the_bank(backend, bad, id_dtype):
         assert torch.equal(x, X)
 
 
+@pytest.mark.cpu_only
 def test_ids_outside_the_bank_name_the_id():
     with pytest.raises(IndexError, match=r"adapter_ids holds 9 \(flat position 2\), but must hold -1 .* the bank's 3"):
         rk.road_apply_batched(X, *BANK, torch.tensor([0, 1, 9, 0]), group_size=4, backend="cpu")
 
 
+@pytest.mark.asserts_on_device
 def test_ids_beyond_int32_are_not_wrapped(backend):
     with pytest.raises(IndexError):
         apply(X, *BANK, "road_1", torch.tensor([0, 2**32, 0, 0]), group_size=4, backend=backend)
@@ -187,7 +190,7 @@ def test_layers():
     weight, bias = torch.ones(8, 5), torch.ones(8)
     with pytest.raises(ValueError, match=r"weight must be \[out, in\], got \[8\]"):
         rk.road_merge(bias, None, THETA, ALPHA, group_size=4)
-    with pytest.raises(ValueError, match=r"bias must be \[8\] on cpu, got \[5\]"):
+    with pytest.raises(ValueError, match=rf"bias must be \[8\] on {X.device}, got \[5\] on {X.device}"):
         rk.road_merge(weight, torch.ones(5), THETA, ALPHA, group_size=4)
     with pytest.raises(TypeError, match="weight must be float16"):
         rk.road_unmerge(weight.int(), bias, THETA, ALPHA, group_size=4)

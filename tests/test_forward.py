@@ -100,10 +100,13 @@ def test_an_empty_bank_serves_rows_without_an_adapter(backend):
     x = make_x(3, 8)
     z = apply(x, torch.empty(0, 4), torch.empty(0, 4), "road_1", torch.full((3,), -1), group_size=4, backend=backend)
     assert torch.equal(z, x)
+
+
+@pytest.mark.asserts_on_device
+def test_an_empty_bank_serves_no_other_rows(backend):
+    none, ids = torch.empty(0, 4), torch.tensor([-1, 0, -1])
     with pytest.raises(IndexError):
-        apply(
-            x, torch.empty(0, 4), torch.empty(0, 4), "road_1", torch.tensor([-1, 0, -1]), group_size=4, backend=backend
-        )
+        apply(make_x(3, 8), none, none, "road_1", ids, group_size=4, backend=backend)
 
 
 @pytest.mark.parametrize("theta", [1e4, 1e6, 1e7, -3e9])

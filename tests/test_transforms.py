@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from common import FORMS, apply, make_params, make_x, op_form
+from common import DEVICE, FORMS, apply, make_params, make_x, op_form
 from torch.library import opcheck
 from torch.utils.checkpoint import checkpoint
 
@@ -88,7 +88,7 @@ def test_compile_follows_the_choice_of_backend():
     f(x)
     with rk.use_backend("python"):
         f(x)
-    assert graphs == [rk.backend_info()["automatic"]["cpu"] != "python", False]
+    assert graphs == [rk.backend_info()["automatic"][DEVICE] != "python", False]
 
 
 class Layer(torch.nn.Module):
@@ -133,14 +133,19 @@ def test_vmap_over_adapter_ids(backend):
     for k in range(2):
         want = rk.road_apply_batched(x, p, q, many[k], group_size=4, backend=backend)
         torch.testing.assert_close(got[k], want)
+
+
+@pytest.mark.asserts_on_device
+def test_vmap_over_adapter_ids_outside_the_bank(backend):
+    x, (p, q), many = make_x(5, 16), make_params("road_1", 3, 16), torch.tensor([[0, 1, 2, 3, 0]])
     with pytest.raises((IndexError, RuntimeError), match="out of bounds"):  # RuntimeError is torch's own choice there
-        torch.vmap(lambda ids: rk.road_apply_batched(x, p, q, ids, group_size=4, backend=backend))(many + 1)
+        torch.vmap(lambda ids: rk.road_apply_batched(x, p, q, ids, group_size=4, backend=backend))(many)
 
 
 def test_autocast_changes_no_dtype(backend):
     x, (theta, alpha) = make_x(2, 64, dtype=torch.float32), make_params("road_1", None, 64)
     want = rk.road_apply(x, theta, alpha, backend=backend)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(DEVICE, dtype=torch.bfloat16):
         assert torch.equal(rk.road_apply(x, theta, alpha, backend=backend), want)
         h = torch.nn.functional.linear(x, torch.eye(64))  # bfloat16 here, under float32 parameters
         assert rk.road_apply(h, theta, alpha, backend=backend).dtype == torch.bfloat16
