@@ -74,6 +74,8 @@ def apply_active(layer, result: Tensor) -> Tensor:
     names = _active(layer)
     if not names:
         return result
+    if type(result) is not Tensor:
+        return _by_formula_of_peft(layer, names, result)
     if len(names) == 1:
         (name,) = names
         return road_apply(
@@ -85,6 +87,16 @@ def apply_active(layer, result: Tensor) -> Tensor:
             inplace=_options.inplace,
         )
     return _apply_several(layer, names, result)
+
+
+def _by_formula_of_peft(layer, names: list[str], result: Tensor) -> Tensor:
+    """For subclasses of Tensor (sharded ones, say), which have arithmetic of their own."""
+    dtype = result.dtype
+    for name in names:
+        theta, alpha = layer.road_theta[name], layer.road_alpha[name]
+        result = layer._cast_input_dtype(result, theta.dtype)
+        result = _layer._apply_road(layer.variant[name], layer.group_size[name], theta, alpha, result)
+    return result.to(dtype)
 
 
 def _apply_several(layer, names: list[str], result: Tensor) -> Tensor:

@@ -103,7 +103,7 @@ def _data(base) -> tuple[Tensor, Tensor | None]:
 
 
 def _store(base, weight: Tensor, bias: Tensor | None) -> None:
-    """Into the same Parameter objects, as PEFT does: whoever took ``.data`` or a state_dict before keeps the old values."""
+    """Into the same Parameter objects, as PEFT does: a state_dict taken before keeps the old values."""
     base.weight.data = weight
     if bias is not None:
         base.bias.data = bias

@@ -15,13 +15,16 @@ _BY_WIDTH = ("road_1", "road_2", "road_4")
 def mixed_batch_forward(original):
     @functools.wraps(original)
     def _mixed_batch_forward(self, x, *args, adapter_names, **kwargs):
-        return apply_mixed_batch(self, self.base_layer(x, *args, **kwargs), adapter_names)
+        result = self.base_layer(x, *args, **kwargs)
+        if type(result) is not Tensor:  # a subclass, with arithmetic of its own
+            return original(self, x, *args, adapter_names=adapter_names, **kwargs)
+        return apply_mixed_batch(self, result, adapter_names)
 
     return _mixed_batch_forward
 
 
 def apply_mixed_batch(layer, result: Tensor, adapter_names: list[str]) -> Tensor:
-    """``result`` [B, ..., D], sample b rotated by adapter_names[b]; untouched if that is "__base__" or not in this layer.
+    """``result`` [B, ..., D], sample b rotated by adapter_names[b]; untouched for "__base__" and unknown names.
 
     Written over ``result`` where no gradient is recorded, as PEFT does.
     """
@@ -50,7 +53,8 @@ def stack(layer, names: tuple[str, ...], group_size: int) -> tuple[Tensor, Tenso
     see), also when a CUDA graph replays it. It costs little: one core of a Xeon, 16 adapters, D = 4096, bfloat16: 38 us
     more than a ready table, beside 2800 us for the base layer.
     """
-    variant = max((layer.variant[name] for name in names), key=_BY_WIDTH.index)
+    variants = {layer.variant[name] for name in names}
+    variant = [v for v in _BY_WIDTH if v in variants][-1]
     theta, alpha = (
         torch.stack([_widen(parameters[name], layer.variant[name], variant, group_size) for name in names])
         for parameters in (layer.road_theta, layer.road_alpha)
