@@ -32,8 +32,9 @@ def grid(name: str, device: str) -> list[dict]:
         return [small | {"mix": mix} for mix in ("different", "half")] + [small | {"phase": "prefill"}]
     counts = {"full": [2**k for k in range(9)], "gpu-check": [1, 8, 64, 256], "default": [1, 4, 16, 64]}[name]
     ranks = {"full": (4, 8, 16, 32, 64), "gpu-check": (16, 64), "default": (4, 16, 64)}[name]
-    resident = {"full": (64, 1024, 4096), "gpu-check": (1024, 4096), "default": (256, 1024)}[name]
-    points = star(base, requests=counts, rank=ranks, mix=MIXES, resident=resident)
+    resident = {"full": (1, 16, 64, 1024, 4096), "gpu-check": (1, 4096), "default": (1, 1024, 4096)}[name]
+    points = star(base, requests=counts, rank=ranks, mix=MIXES)
+    points += star(base | {"mix": "uniform"}, resident=resident)[1:]
     # 512 tokens make a matrix product that a GPU's or a CPU's arithmetic limits: fewer points tell it.
     prefill = base | {"phase": "prefill", "requests": 16 if gpu else 2}
     counts = {"full": counts, "gpu-check": [1, 8, 64], "default": [1, 2, 4]}[name]

@@ -1,74 +1,172 @@
-"""From recorded results to tables: python -m benchmarks.report [results/<processor>/cpu.json] [--readme].
+"""From recorded results to tables and plots: python -m benchmarks.report [--readme] [--results FOLDER].
 
---readme writes them, and demo.txt from the same folder, into README.md, whose numbers are never typed.
+Writes benchmarks/RESULTS.md, with every table of every machine, and the plots beside the results. --readme also writes
+the short tables, and demo.txt from the bars' folder, between the markers in README.md, whose numbers are never typed.
 """
 
-import json
-import subprocess
-import sys
+import argparse
 from pathlib import Path
 
-import torch
+from . import plots, record, tables
+from .bars_table import bars_table
 
-import road_kernels as rk
-from road_kernels.demo import processor
-
-RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).parent.parent
+DISPATCH_MODES = ("no gradients", "records", "forward and backward", "compiled")
 
 
-def machine() -> dict:
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True
-    )
-    return {
-        "processor": processor(),
-        "threads": torch.get_num_threads(),
-        "isa": (rk.backend_info()["build"] or {}).get("cpu_isa"),
-        "torch": torch.__version__,
-        "commit": commit.stdout.strip() or "unknown",
+def collect(root: Path) -> dict[Path, dict[str, dict]]:
+    """Results by folder and benchmark; GPUs first, then the newest."""
+    found = {
+        folder: {path.stem: record.load(path) for path in sorted(folder.glob("*.json"))}
+        for folder in sorted(p for p in root.glob("*") if p.is_dir())
     }
 
+    def newest(results: dict) -> tuple[bool, str]:
+        machines = [r["machine"] for r in results.values()]
+        return any("gpu" in m for m in machines), max(m.get("date", "") for m in machines)
 
-def compare(ratio: float) -> str:
-    return f"{ratio:.2f} x the time" if ratio > 0.5 else f"{1 / ratio:.1f} x faster"
+    return dict(sorted(((f, r) for f, r in found.items() if r), key=lambda item: newest(item[1]), reverse=True))
 
 
-def table(result: dict) -> str:
-    m = result["machine"]
-    lines = [
-        f"{m['processor']}, {m['threads']} threads, {m['isa']}, torch {m['torch']}. "
-        "Medians; in brackets the ratio's p20 to p80.",
-        "",
-        "| work | us | against | measured | bar | |",
-        "|---|---:|---|---|---|---|",
-    ]
-    for r in result["rows"]:
-        spread = f"({r['ratio_p20']:.2f} to {r['ratio_p80']:.2f})"
-        met = "met" if r["ratio"] <= r["limit"] else "**missed**"
-        lines.append(
-            f"| {r['name']} | {r['ours_us']:.{0 if r['ours_us'] > 99 else 1}f} | {r['rival']} | "
-            f"{compare(r['ratio'])} {spread} | {compare(r['limit'])} | {met} |"
+# ---- the short tables of README.md
+
+
+def short_layer(result: dict) -> str:
+    """Overhead over the layer alone against requests, decode and prefill beside each other."""
+    chosen, head = {}, []
+    for phase in ("decode", "prefill"):
+        rows = [r for r in result["rows"] if r["phase"] == phase]
+        rows = plots.group_with_most(rows, ("rank", "mix", "resident", "dim_in", "dim_out", "dtype"), "requests")
+        counts = sorted({r["requests"] for r in rows})
+        for requests in counts if len(counts) <= 4 else [counts[0], counts[len(counts) // 2], counts[-1]]:
+            head.append(f"{phase}, {requests}")
+            for r in rows:
+                if r["requests"] == requests and r["provider"] != tables.CLONE:
+                    chosen.setdefault(r["provider"], {})[head[-1]] = r
+    lines = []
+    for provider, cells in chosen.items():
+        name = f"**{provider}**" if any(r["ours"] for r in cells.values()) else provider
+        lines.append([name, *(tables.overhead_cell(cells[h], spread=False) if h in cells else "" for h in head)])
+    r = next(iter(next(iter(chosen.values())).values()))
+    what = f"{r['dim_in']} x {r['dim_out']} {r['dtype']}, LoRA rank {r['rank']}, prefill of 512 tokens a request"
+    return "\n\n".join(
+        (
+            f"{tables.machine_line(result)} {what}.",
+            tables.markdown(["requests, each its own adapter", *head], lines),
+            tables.wins_sentence("layer", result["rows"]),
         )
-    return "\n".join(lines)
+    )
+
+
+def dispatch_table(result: dict, spread: bool = False) -> str:
+    modes = [m for m in DISPATCH_MODES if any(r["mode"] == m for r in result["rows"])]
+    at = {(r["provider"], r["mode"]): r for r in result["rows"]}
+
+    def cell(row):
+        text = tables.microseconds(row["us"])
+        return (
+            f"{text} ({tables.microseconds(row['us_p20'])} to {tables.microseconds(row['us_p80'])})" if spread else text
+        )
+
+    lines = []
+    for provider in dict.fromkeys(r["provider"] for r in result["rows"]):
+        cells = [cell(at[provider, m]) if (provider, m) in at else "" for m in modes]
+        lines.append([f"**{provider}**" if at[provider, modes[0]]["ours"] else provider, *cells])
+    return f"{tables.machine_line(result)}\n\n" + tables.markdown(["us a call on 1 x 64", *modes], lines)
+
+
+# ---- everything
+
+
+def results_page(found: dict[Path, dict[str, dict]]) -> str:
+    """RESULTS.md."""
+    parts = ["# Results", "Generated by `python -m benchmarks.report`; the method is in benchmarks/README.md."]
+    for folder, results in found.items():
+        parts.append(f"## {folder.name}")
+        if "layer" in results:
+            result = results["layer"]
+            parts += ["### Element-wise against BMM", tables.machine_line(result)]
+            parts.append(
+                "Overhead over the same layer without adapters: median of the ratios taken round by round (p20 to p80)."
+            )
+            parts += _images(folder, "overhead.png", "resident.png")
+            served = [r for r in result["rows"] if r["provider"] != tables.CLONE]
+            for title, table in tables.tables_along("layer", served, tables.overhead_cell):
+                parts += [f"{title}:", table]
+            parts += _wins("layer", result) + _left_out(result)
+        if "single_op" in results:
+            result = results["single_op"]
+            parts += ["### Single op", tables.machine_line(result)]
+            parts.append("Time, and bandwidth as a share of that of `torch.clone` of the same bytes in the same run.")
+            parts += _images(folder, "bandwidth.png")
+            for title, table in tables.tables_along("single_op", result["rows"], tables.ceiling_cell):
+                parts += [f"{title}:", table]
+            parts += _wins("single_op", result) + _left_out(result)
+        if "dispatch" in results:
+            parts += ["### Dispatch", dispatch_table(results["dispatch"], spread=True)]
+        if "cpu" in results:
+            parts += ["### Bars", bars_table(results["cpu"])]
+    return "\n\n".join(parts) + "\n"
+
+
+def _images(folder: Path, *names: str) -> list[str]:
+    return [f"![{n}](results/{folder.name}/{n})" for n in names if (folder / n).exists()]
+
+
+def _wins(name: str, result: dict) -> list[str]:
+    count, clear, unclear = tables.rival_wins(name, result["rows"])
+    parts = [f"**Where a rival wins** (its p80 below our best p20), in {len(clear)} of {count} cases:"]
+    parts += ["\n".join(f"- {line}" for line in clear)] if clear else []
+    parts += [f"By the median only, within the spread, in {len(unclear)}:"] if unclear else []
+    return parts + (["\n".join(f"- {line}" for line in unclear)] if unclear else [])
+
+
+def _left_out(result: dict) -> list[str]:
+    return [f"Not measured: {line}." for line in result.get("left_out", [])]
 
 
 def into(text: str, name: str, content: str) -> str:
-    """text with what stands between <!-- name --> and <!-- /name --> replaced."""
+    """text with what stands between <!-- name --> and <!-- /name --> replaced; unchanged, and said, without them."""
     begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    if begin not in text or end not in text:
+        print(f"README.md has no {begin} ... {end}: that part is left out")
+        return text
     before, _, rest = text.partition(begin)
     return f"{before}{begin}\n{content.strip()}\n{end}{rest.partition(end)[2]}"
 
 
-def main() -> None:
-    paths = [Path(p) for p in sys.argv[1:] if p != "--readme"]
-    path = paths[0] if paths else max(RESULTS.glob("*/cpu.json"), key=lambda p: p.stat().st_mtime)
-    bars = table(json.loads(path.read_text()))
-    if "--readme" not in sys.argv:
-        print(bars)
-        return
-    readme = Path(__file__).parent.parent / "README.md"
-    demo = (path.parent / "demo.txt").read_text()
-    readme.write_text(into(into(readme.read_text(), "benchmarks", bars), "demo", f"```text\n{demo}```"))
+def readme_parts(found: dict[Path, dict[str, dict]]) -> dict[str, str]:
+    """Content by marker: the bars and the demo of the newest CPU, the others of every machine that has them."""
+    parts = {}
+    bars = [(f, r["cpu"]) for f, r in found.items() if "cpu" in r]
+    if bars:
+        folder, result = max(bars, key=lambda item: item[1]["machine"].get("date", ""))
+        parts["benchmarks"] = bars_table(result)
+        parts["demo"] = f"```text\n{(folder / 'demo.txt').read_text()}```"
+    for marker, name, table in (("elementwise", "layer", short_layer), ("dispatch", "dispatch", dispatch_table)):
+        if made := [table(r[name]) for r in found.values() if name in r]:
+            parts[marker] = "\n\n".join(made)
+    return parts
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
+    parser.add_argument("--readme", action="store_true", help="also the marked parts of README.md")
+    parser.add_argument("--results", type=Path, default=record.RESULTS)
+    options = parser.parse_args(argv)
+    found = collect(options.results)
+    for folder, results in found.items():
+        for path in plots.draw_all(results, folder):
+            print(f"wrote {path}")
+    page = options.results.parent / "RESULTS.md"
+    page.write_text(results_page(found))
+    print(f"wrote {page}")
+    if options.readme:
+        readme = ROOT / "README.md"
+        text = readme.read_text()
+        for name, content in readme_parts(found).items():
+            text = into(text, name, content)
+        readme.write_text(text)
 
 
 if __name__ == "__main__":

@@ -32,12 +32,12 @@ def grid(name: str, device: str) -> list[dict]:
             points += star(BASE | {"op": op}, rows=rows, dim=dims)
     elif name == "gpu-check":
         points = star(BASE, rows=(1, 64, 1024, 32768), dim=(2048, 14336))
-        points += star(BASE | {"op": "both"}, rows=(512, 32768))
+        points += star(BASE | {"op": "both"}, rows=(64, 512, 32768))
         points += [BASE | {"op": "backward"}]
     else:
         rows = (1, 16, 256, 4096)
         points = star(BASE | {"rows": 1024}, rows=rows, dim=(2048, 14336))
-        points += star(BASE | {"rows": 1024, "op": "both"}, rows=(256,))
+        points += star(BASE | {"rows": 1024, "op": "both"}, rows=(16, 256, 4096))
         points += [BASE | {"rows": 1024, "op": "backward"}]
     middle = BASE if device == "cuda" else BASE | {"rows": 1024}
     for op in ("forward", "both"):
