@@ -1,0 +1,108 @@
+"""What generation.py and training.py share: options, rounds of long samples, and providers that cannot run."""
+
+import argparse
+import gc
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from . import clock, sweep
+
+# What other people's code may end in, to be a row with its reason. Ours may only run out of memory.
+FAILURES = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+
+def arguments(
+    description: str, add: Callable[[argparse.ArgumentParser], None], argv: list[str] | None, prog: str
+) -> argparse.Namespace:
+    """sweep.arguments and those that ``add`` adds."""
+    own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    add(own)
+    mine, rest = own.parse_known_args(argv)
+    shape = " ".join(own.format_usage().split()[2:])
+    options = sweep.arguments(f"{description} Also takes: {shape}", rest, prog)
+    return argparse.Namespace(**vars(options), **vars(mine))
+
+
+def attempt(work: Callable[[], object], ours: bool) -> tuple[object, str | None]:
+    """(what it returns, None), or (None, why it could not)."""
+    try:
+        return work(), None
+    except torch.OutOfMemoryError as error:
+        reason = f"out of memory: {_first_line(error)}"
+    except FAILURES as error:
+        if ours:
+            raise
+        reason = f"{type(error).__name__}: {_first_line(error)}"
+    # The exception, and the tensors in its frames, are gone here.
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return None, reason
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0][:200]
+
+
+def now(device: torch.device) -> float:
+    """Seconds, after the device has done all its work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def rounds(
+    samples: dict[str, Callable[[], dict]], seconds: float, bounds: tuple[int, int]
+) -> dict[str, list[dict[str, float]]]:
+    """One sample of each provider a round, each round starting with another; as clock.interleave, but the samples are
+    seconds long: none is spent on sizing them, and who calls has warmed up by checking the results."""
+    taken = {name: [] for name in samples}
+    names, stop = list(samples), time.perf_counter() + seconds
+    for k in range(bounds[1]):
+        if k >= bounds[0] and time.perf_counter() > stop:
+            break
+        first = k % max(1, len(names))
+        for name in names[first:] + names[:first]:
+            taken[name].append(samples[name]())
+    return taken
+
+
+def spreads(taken: list[dict], base: list[dict] | None, ratios: dict[str, str], keys: tuple[str, ...]) -> dict:
+    """Median, p20 and p80 of each key, and of ``ratios``: {column: the key whose ratio to the base's it is}, taken
+    round by round. None where there are no samples."""
+    row = {}
+    for key in keys:
+        row |= clock.spread([t[key] for t in taken], key) if taken else _nothing(key)
+    for column, key in ratios.items():
+        pairs = zip(taken, base or (), strict=True) if taken and base else ()
+        found = [t[key] / b[key] for t, b in pairs]
+        row |= clock.spread(found, column) if found else _nothing(column)
+    return row
+
+
+def _nothing(name: str) -> dict:
+    return {name + end: None for end in ("", "_p20", "_p80")}
+
+
+def run_cases(name: str, grid: list[dict], rows_of: Callable[[dict], list[dict]], options: argparse.Namespace) -> Path:
+    """The rows of every case of the grid, saved after each; what the time limit leaves out is named in the results."""
+    results = sweep.Results(name, options)
+    for axes in sweep.progress(grid, f"{name} ({options.grid}, {options.shape}, {options.device})"):
+        if results.out_of_time():
+            results.left_out.append(f"{sweep.label(axes)}: after the limit of {options.seconds:g} s")
+        else:
+            results.add(rows_of(axes))
+    results.done()
+    return results.add([])

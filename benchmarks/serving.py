@@ -1,0 +1,105 @@
+"""Models that serve a mixed batch, request b with adapter b: on our kernels, LoRA by batched products, both in PEFT."""
+
+import copy
+import warnings
+from collections.abc import Callable
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+import road_kernels as rk
+
+from .models import GROUP_SIZE, LINEARS, Lora, Road, adapted, replaced, shared_copy
+
+
+class Batch:
+    """The batch that is being served, for all layers of a model."""
+
+    def __init__(self, device: torch.device | str):
+        self.device, self.requests, self.ids = device, 0, None
+        self._kept: dict[int, Tensor] = {}  # a captured CUDA graph goes on reading them
+
+    @contextmanager
+    def of(self, requests: int):
+        self.requests = requests
+        self.ids = self._kept.setdefault(requests, torch.arange(requests, dtype=torch.int32, device=self.device))
+        yield
+
+
+class RotatedLinear(nn.Module):
+    """RoAd on our kernels as a server has it: ready tables of all adapters, the layer's output rotated in place."""
+
+    def __init__(self, layer: nn.Module, r1: Tensor, r2: Tensor, batch: Batch):
+        super().__init__()
+        self.layer, self.r1, self.r2, self.batch = layer, r1, r2, batch
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rk.rotate_batched(self.layer(x), self.r1, self.r2, self.batch.ids, group_size=GROUP_SIZE, inplace=True)
+
+
+class BmmLoraLinear(nn.Module):
+    """LoRA at its best for this batch: the requests' weights already stacked, two batched products, added in place."""
+
+    def __init__(self, layer: nn.Module, a: Tensor, b: Tensor, batch: Batch):
+        super().__init__()
+        self.layer, self.a, self.b, self.batch = layer, a, b, batch
+
+    def forward(self, x: Tensor) -> Tensor:
+        n = self.batch.requests
+        return self.layer(x).baddbmm_(torch.bmm(x, self.a[:n]), self.b[:n])
+
+
+def rotated(model: nn.Module, road: Road, batch: Batch) -> nn.Module:
+    def make(name, layer):
+        tables = rk.road_tables(road.theta[name], road.alpha[name], variant="road_1", group_size=GROUP_SIZE)
+        return RotatedLinear(layer, *tables, batch)
+
+    return replaced(model, make)
+
+
+def bmm_lora(model: nn.Module, lora: Lora, batch: Batch) -> nn.Module:
+    def make(name, layer):
+        return BmmLoraLinear(layer, *(stack[name].to(layer.weight.dtype) for stack in (lora.a, lora.b)), batch)
+
+    return replaced(model, make)
+
+
+# ---- the same adapters in PEFT, named "0", "1", ...
+
+
+def peft_road(model: nn.Module, road: Road, dtype: torch.dtype) -> nn.Module:
+    from peft import RoadConfig
+
+    def fill(name, layer):
+        for kept, drawn in ((layer.road_theta, road.theta), (layer.road_alpha, road.alpha)):
+            for adapter, values in enumerate(drawn[name]):
+                kept[str(adapter)].data = values.to(dtype, copy=True)
+
+    config = RoadConfig(variant="road_1", group_size=GROUP_SIZE, target_modules=list(LINEARS))
+    return _peft_model(model, config, len(next(iter(road.theta.values()))), fill)
+
+
+def peft_lora(model: nn.Module, lora: Lora, dtype: torch.dtype) -> nn.Module:
+    from peft import LoraConfig
+
+    def fill(name, layer):
+        for kept, drawn in ((layer.lora_A, lora.a), (layer.lora_B, lora.b)):
+            for adapter, values in enumerate(drawn[name]):
+                kept[str(adapter)].weight.data = values.t().to(dtype).contiguous()
+
+    count, _, rank = next(iter(lora.a.values())).shape
+    return _peft_model(model, LoraConfig(r=rank, lora_alpha=rank, target_modules=list(LINEARS)), count, fill)
+
+
+def _peft_model(model: nn.Module, config, count: int, fill: Callable[[str, nn.Module], None]) -> nn.Module:
+    from peft import get_peft_model
+
+    with warnings.catch_warnings():  # of transformers about what PEFT calls
+        warnings.simplefilter("ignore", FutureWarning)
+        made = get_peft_model(shared_copy(model), config, adapter_name="0")
+        for adapter in range(1, count):
+            made.add_adapter(str(adapter), copy.deepcopy(config))
+    for name, layer in adapted(made.get_base_model()).items():
+        fill(name, layer)
+    return made.eval().requires_grad_(False)
