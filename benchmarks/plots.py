@@ -4,7 +4,7 @@ from pathlib import Path
 
 from .tables import CLONE, PLAIN, machine_line
 
-OURS, LORA, GREY = "#b3001b", "#1d4e89", "#7a7a7a"
+OURS, ROAD, LORA, OTHER = "#b3001b", "#e8871e", "#1d4e89", "#7a7a7a"
 # Shades by family, the darkest first; a method's ways are told apart by shade and marker.
 SHADES = {
     "ours": (OURS, "#e56b6f", "#f0a6a8", "#7d0013", "#d1495b"),
@@ -39,39 +39,36 @@ def _figure(panels: int, result: dict, title: str):
 
     figure, axes = plt.subplots(1, panels, figsize=(2.2 + 4.2 * panels, 4.4), squeeze=False, layout="constrained")
     figure.suptitle(title, fontsize=11, fontweight="bold", x=0.01, ha="left")
-    figure.supxlabel(machine_line(result).replace("**", ""), fontsize=6.5, color=GREY, x=0.01, ha="left")
+    figure.supxlabel(machine_line(result).replace("**", ""), fontsize=6.5, color=OTHER, x=0.01, ha="left")
     for axis in axes[0]:
         axis.grid(color="#e6e6e6", linewidth=0.7)
         axis.set_axisbelow(True)
     return figure, list(axes[0])
 
 
-def _styles(rows: list[dict]) -> dict[str, dict]:
-    """One style a provider, the same in all panels."""
-    styles, used = {}, {}
-    for row in rows:
-        if row["provider"] in styles:
-            continue
-        kind = "ours" if row["ours"] else row.get("family")
-        shades = SHADES.get(kind, SHADES[None])
-        index = used[kind] = used.get(kind, -1) + 1
+def _style(row: dict, styles: dict[str, tuple]) -> dict:
+    """One style a provider, the same in all panels that share ``styles``."""
+    kind = "ours" if row["ours"] else row.get("family")
+    if row["provider"] not in styles:
+        shades, index = SHADES.get(kind, SHADES[None]), sum(k == kind for k, _ in styles.values())
         style = {"color": shades[index % len(shades)], "marker": MARKERS[index % len(MARKERS)], "markersize": 4.5}
         style |= {"linewidth": 2.2, "zorder": 5} if row["ours"] and not index else {"linewidth": 1.2}
-        styles[row["provider"]] = style | ({} if row["ours"] else {"linestyle": "--"})
-    return styles
+        styles[row["provider"]] = kind, style | ({} if row["ours"] else {"linestyle": "--"})
+    return styles[row["provider"]][1]
 
 
-def _lines(axis, rows: list[dict], x: str, value, styles: dict[str, dict]) -> tuple[float, float]:
-    """Medians as lines, p20 to p80 as bars; returns the range of the medians."""
+def _lines(axis, rows: list[dict], x: str, value, styles: dict[str, tuple]) -> tuple[float, float]:
+    """Medians as lines, p20 to p80 as bars; ``value`` gives the three of a row. Returns the range of the medians."""
     every = []
     for provider in dict.fromkeys(r["provider"] for r in rows):
         points = sorted((r for r in rows if r["provider"] == provider), key=lambda r: r[x])
+        style = _style(points[0], styles)
         found = [(r[x], *value(r)) for r in points if value(r) is not None]
         if not found:
             continue
         xs, middle, low, high = zip(*found, strict=True)
-        axis.plot(xs, middle, label=provider, **styles[provider])
-        axis.vlines(xs, low, high, color=styles[provider]["color"], linewidth=0.9, alpha=0.45)
+        axis.plot(xs, middle, label=provider, **style)
+        axis.vlines(xs, low, high, color=style["color"], linewidth=0.9, alpha=0.45)
         every += middle
     axis.set_xscale("log", base=2)
     values = sorted({r[x] for r in rows})
@@ -116,7 +113,7 @@ def overhead(result: dict):
             return None
         return tuple(1 + r[key + end] for end in ("", "_p20", "_p80"))
 
-    styles = _styles([r for _, rows in panels for r in rows])
+    styles: dict[str, tuple] = {}
     for axis, (phase, rows) in zip(axes, panels, strict=True):
         low, high = _lines(axis, rows, "requests", value, styles)
         axis.axhline(1, color="black", linewidth=1)
@@ -132,11 +129,11 @@ def overhead(result: dict):
 def bandwidth(result: dict):
     """Share of the clone's bandwidth against rows."""
     panels = []
-    for op, name in (("forward", "forward"), ("both", "forward and backward")):
+    for op in ("forward", "forward and backward"):
         rows = [r for r in result["rows"] if r["op"] == op and r["provider"] != CLONE]
         rows = group_with_most(rows, ("dim", "dtype", "variant", "group_size"), "rows")
         if len({r["rows"] for r in rows}) > 1:
-            panels.append((name, rows))
+            panels.append((op, rows))
     if not panels:
         return None
     r = panels[0][1][0]
@@ -150,7 +147,7 @@ def bandwidth(result: dict):
         key = "us" if r["us"] is not None else "eager_us"
         return tuple(r["percent_of_clone"] * us / r[key + end] for end in ("", "_p80", "_p20"))
 
-    styles = _styles([r for _, rows in panels for r in rows])
+    styles: dict[str, tuple] = {}
     for axis, (name, rows) in zip(axes, panels, strict=True):
         low, high = _lines(axis, rows, "rows", value, styles)
         axis.axhline(100, color="black", linewidth=1)
@@ -178,7 +175,7 @@ def resident(result: dict):
     counts = [2**k for k in range(13)]
     for size, methods in per_adapter.items():
         ours = "RoAd" in methods.values()
-        color = OURS if ours else LORA if "LoRA" in methods.values() else GREY
+        color = OURS if ours else LORA if "LoRA" in methods.values() else OTHER
         axis.plot(counts, [n * size for n in counts], color=color, linewidth=2.2 if ours else 1.2)
         axis.annotate(f" {', '.join(methods)}", (counts[-1], counts[-1] * size), color=color, va="center", fontsize=8)
     weight = shape[0] * shape[1] * (4 if shape[2] == "float32" else 2)

@@ -17,6 +17,7 @@ from .rivals import eager_coefficients, eager_formula
 from .sweep import arguments, star, sweep
 
 PEFT, COMPILED = "PEFT's formula", "PEFT's formula, torch.compile"
+BOTH = "forward and backward"
 BASE = {"op": "forward", "rows": 4096, "dim": 4096, "dtype": "bfloat16", "variant": "road_1", "group_size": 64}
 
 
@@ -24,23 +25,23 @@ def grid(name: str, device: str) -> list[dict]:
     """Points with ``compiled`` also time torch.compile, which costs seconds of compilation each."""
     if name == "quick":
         base = BASE | {"rows": 64, "dim": 256}
-        return [base, base | {"op": "backward"}, base | {"op": "both"}]
+        return [base, base | {"op": "backward"}, base | {"op": BOTH}]
     if name == "full":
         rows, dims = (1, 8, 64, 512, 2048, 8192, 32768), (2048, 4096, 5120, 8192, 14336)
         points = [BASE | {"rows": r, "dim": d} for d in dims for r in rows]
-        for op in ("backward", "both"):
+        for op in ("backward", BOTH):
             points += star(BASE | {"op": op}, rows=rows, dim=dims)
     elif name == "gpu-check":
         points = star(BASE, rows=(1, 64, 1024, 32768), dim=(2048, 14336))
-        points += star(BASE | {"op": "both"}, rows=(64, 512, 32768))
+        points += star(BASE | {"op": BOTH}, rows=(64, 512, 32768))
         points += [BASE | {"op": "backward"}]
     else:
         rows = (1, 16, 256, 4096)
         points = star(BASE | {"rows": 1024}, rows=rows, dim=(2048, 14336))
-        points += star(BASE | {"rows": 1024, "op": "both"}, rows=(16, 256, 4096))
+        points += star(BASE | {"rows": 1024, "op": BOTH}, rows=(16, 256, 4096))
         points += [BASE | {"rows": 1024, "op": "backward"}]
     middle = BASE if device == "cuda" else BASE | {"rows": 1024}
-    for op in ("forward", "both"):
+    for op in ("forward", BOTH):
         points += star(
             middle | {"op": op},
             dtype=("float16", "float32"),
@@ -59,9 +60,9 @@ def build(op, rows, dim, dtype, variant, group_size, device, compiled=False) -> 
     axes = {"op": op, "rows": rows, "dim": dim, "dtype": dtype, "variant": variant, "group_size": group_size}
     inputs = make_inputs(rows, dim, getattr(torch, dtype), variant, device)
     work = forward_providers if op == "forward" else training_providers
-    tensors = {"forward": 2, "backward": 3, "both": 5}[op]
+    tensors = {"forward": 2, "backward": 3, BOTH: 5}[op]
     parameters = inputs.theta.nbytes + inputs.alpha.nbytes
-    moved = tensors * inputs.x.nbytes + {"forward": 1, "backward": 2, "both": 3}[op] * parameters
+    moved = tensors * inputs.x.nbytes + {"forward": 1, "backward": 2, BOTH: 3}[op] * parameters
     return Case(axes, inputs, work(inputs, op, variant, group_size, compiled), moved)
 
 
@@ -120,7 +121,7 @@ def forward_providers(inputs: Inputs, op: str, variant: str, group_size: int, co
 
 
 def training_providers(inputs: Inputs, op: str, variant: str, group_size: int, compiled: bool) -> list[Provider]:
-    """Gradients of x, theta and alpha. ``op`` "backward" has the forward behind it; "both" does it too."""
+    """Gradients of x, theta and alpha. ``op`` "backward" has the forward behind it; BOTH does it too."""
     dtype = inputs.x.dtype
 
     def expect(i):
@@ -146,7 +147,7 @@ def training_providers(inputs: Inputs, op: str, variant: str, group_size: int, c
         def backward(s):
             return torch.autograd.grad(*s, retain_graph=True)
 
-        run, prepare = (both, leaves) if op == "both" else (backward, recorded)
+        run, prepare = (both, leaves) if op == BOTH else (backward, recorded)
         # Sums over rows of random signs lose a factor of about the root of their number.
         sums = rounding(torch.float32, 4 * max(1.0, inputs.x.shape[0] ** 0.5))
         return Provider(name, run, expect, (rounding(dtype), sums, sums), prepare=prepare, **more)

@@ -1,0 +1,17 @@
+"""benchmarks/dispatch.py as pytest-benchmarks, without its compiled mode, whose compilation takes seconds."""
+
+import pytest
+
+from . import dispatch, small
+
+ENTRIES = {entry.name: entry for entry in dispatch.entries(small.CPU)}
+
+
+@pytest.mark.benchmark(**small.BRIEF)
+@pytest.mark.parametrize("mode", dispatch.MODES[:3])
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_dispatch(benchmark, mode, entry):
+    run, tensors = dispatch.prepare(mode, ENTRIES[entry], small.CPU)
+    dispatch.require_right(ENTRIES[entry], mode, run(tensors), small.CPU)
+    benchmark.group = f"dispatch, {mode}"
+    benchmark(run, tensors)
