@@ -180,23 +180,19 @@ def run(code: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
 
 
-def test_nothing_is_imported_or_replaced_before_it_is_asked_for():
+def test_nothing_is_imported_before_it_is_asked_for():
     code = """
-import sys, road_kernels
+import sys, types
+import road_kernels
 assert "peft" not in sys.modules and "road_kernels.integrations" not in sys.modules
-# As without PEFT, and as with one older than 0.18, which has no RoAd.
-for missing in ("peft", "peft.tuners.road"):
-    sys.modules[missing] = None
+for instead_of_peft in (None, types.ModuleType("peft")):  # without PEFT, and with one that has no RoAd
+    sys.modules["peft"] = instead_of_peft
     try:
         import road_kernels.integrations.peft
     except ImportError as error:
         assert "needs PEFT 0.18 or newer" in str(error) and "\\n" not in str(error), error
     else:
-        raise AssertionError(missing)
-    del sys.modules[missing]
-import road_kernels.integrations.peft
-from peft.tuners.road import layer
-assert layer.Linear.forward.__module__ == "peft.tuners.road.layer" and not hasattr(layer.Linear.forward, "__wrapped__")
+        raise AssertionError("imported")
 """
     result = run(code)
     assert result.returncode == 0, result.stderr

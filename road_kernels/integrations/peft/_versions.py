@@ -67,8 +67,8 @@ def _check_parameters(owner, expected: dict[str, tuple[str, ...]]) -> None:
         function = vars(owner).get(name)
         got = tuple(inspect.signature(function).parameters) if callable(function) else None
         if got != parameters:
-            wanted = f"{owner.__name__}.{name}({', '.join(parameters)})"
-            _refuse(f"{wanted} is {'missing' if got is None else f'({chr(44).join(got)})'}")
+            found = "is missing" if got is None else f"takes ({', '.join(got)})"
+            _refuse(f"{owner.__name__}.{name}({', '.join(parameters)}) {found}")
 
 
 def _check_formula() -> None:
