@@ -5,6 +5,7 @@ import os
 import cuda_shim
 import pytest
 import torch
+import triton_interpreter
 from common import DEVICE, usable_backends
 
 from road_kernels import _backends
@@ -16,6 +17,9 @@ elif (reason := cuda_shim.unavailable()) is None:
     _backends._loaded["cuda_shim"] = cuda_shim.backend(), None
 else:
     _backends._loaded["cuda_shim"] = None, reason
+
+if triton_interpreter.INTERPRETED:
+    triton_interpreter.mend()
 
 REQUIRED = os.environ.get("ROAD_KERNELS_REQUIRE", "").split(",")
 

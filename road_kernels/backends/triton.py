@@ -1,0 +1,60 @@
+"""The Triton kernels (road_kernels/triton): where the extension has none for this GPU, or nobody built it.
+
+Under TRITON_INTERPRET=1 they run in Triton's interpreter, on CPU tensors too: slow, for tests.
+"""
+
+import importlib.util
+import os
+
+import torch
+
+from .. import _ops
+from .._extension import EXTENSION
+
+_INTERPRETED = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
+DEVICES = ("cuda", "cpu") if _INTERPRETED else ("cuda",)
+
+
+def unavailable() -> str | None:
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed (pip install 'triton>=3.6'; PyTorch's CUDA builds bring it)"
+    if not _INTERPRETED and not torch.cuda.is_available():
+        return "torch sees no CUDA device here"
+    return None
+
+
+# Triton is imported at the first call: importing it takes longer than all of road_kernels.
+def rotate(*args):
+    from ..triton import ops
+
+    return ops.rotate(*args)
+
+
+def rotate_(*args):
+    from ..triton import ops
+
+    ops.rotate_(*args)
+
+
+def rotate_backward(*args):
+    from ..triton import ops
+
+    return ops.rotate_backward(*args)
+
+
+def mix_rows(*args):
+    from ..triton import ops
+
+    return ops.mix_rows(*args)
+
+
+def mix_rows_(*args):
+    from ..triton import ops
+
+    ops.mix_rows_(*args)
+
+
+# What torch.compile and torch.export call: the registered ops, on GPUs without compiled kernels.
+if unavailable() is None and (EXTENSION is None or EXTENSION.build_info()["cuda"] is None):
+    for _op in (rotate, rotate_, rotate_backward, mix_rows, mix_rows_):
+        _ops._library.impl(_op.__name__, _op, "CUDA")

@@ -1,0 +1,143 @@
+"""From theta and alpha, or from tables, to the coefficients r1 and r2 of a tile of pairs."""
+
+import triton
+import triton.language as tl
+
+from .pairs import widen
+
+# pi/2 in three floats. The first two have 13 bits, so that their products with a whole k below 2^11 are exact also
+# where no fused multiply-add is (Triton's interpreter before 3.9).
+_PI_2_A: tl.constexpr = tl.constexpr(1.570556640625)
+_PI_2_B: tl.constexpr = tl.constexpr(0.0002396702766418457)
+_PI_2_C: tl.constexpr = tl.constexpr(1.5893254712295857e-08)
+_LARGE: tl.constexpr = tl.constexpr(2048.0)
+
+
+@triton.jit
+def _select5(index, a: tl.constexpr, b: tl.constexpr, c: tl.constexpr, d: tl.constexpr, e: tl.constexpr):
+    zero = (index * 0).to(tl.int64)
+    a, b, c, d, e = zero + a, zero + b, zero + c, zero + d, zero + e
+    return tl.where(index == 0, a, tl.where(index == 1, b, tl.where(index == 2, c, tl.where(index == 3, d, e))))
+
+
+@triton.jit
+def _reduce_large(angle):
+    """A finite |angle| >= 2048 brought to [-pi/4, pi/4] in integers (Payne and Hanek), and its quadrant.
+
+    angle = m 2^e with a 24-bit m. Bits of 2/pi of weight 2^(2 - e) and above make whole turns only and drop out; m
+    times the next 64 bits, modulo 2^64, is angle * 2/pi mod 4 with 62 bits behind the point, 38 of them right.
+    """
+    bits = angle.to(tl.int32, bitcast=True)
+    start = ((bits >> 23) & 0xFF) - 120  # e + 30
+    word, shift = start >> 5, (start & 31).to(tl.int64)
+    # 2/pi in words of 32 bits after the point, behind one word of zeros before it. e < 105 needs no more.
+    u0 = _select5(word, 0, 0xA2F9836E, 0x4E441529, 0xFC2757D1, 0xF534DDC0)
+    u1 = _select5(word, 0xA2F9836E, 0x4E441529, 0xFC2757D1, 0xF534DDC0, 0xDB629599)
+    u2 = _select5(word, 0x4E441529, 0xFC2757D1, 0xF534DDC0, 0xDB629599, 0x3C439041)
+    window = (((u0 << 32) | u1) << shift) | (u2 >> (32 - shift))
+    turns = window * ((bits & 0x7FFFFF) | 0x800000).to(tl.int64)
+    fraction = turns << 2  # signed: from -1/2 to 1/2 of a quadrant, times 2^64
+    nearest = ((turns >> 62) + (fraction < 0).to(tl.int64)).to(tl.int32)
+    r = fraction.to(tl.float32) * 8.515303950216386e-20  # pi/2 2^-64
+    return tl.where(angle < 0, -r, r), tl.where(angle < 0, -nearest, nearest)
+
+
+@triton.jit
+def _sin_cos_float32(angle):
+    size = tl.abs(angle)
+    small = size < _LARGE  # false for NaN
+    k = tl.floor(tl.fma(tl.where(small, angle, 0.0), 0.636619747, 0.5))  # the nearest multiple of pi/2
+    r = tl.fma(k, -_PI_2_A, angle)
+    r = tl.fma(k, -_PI_2_B, r)
+    r = tl.fma(k, -_PI_2_C, r)
+    quadrant = k.to(tl.int32)
+    if tl.max(tl.where(small, 0, 1)) > 0:
+        far, turns = _reduce_large(angle)
+        far = tl.where(size <= 3.40282347e38, far, angle - angle)  # NaN
+        r, quadrant = tl.where(small, r, far), tl.where(small, quadrant, turns)
+    # Taylor series on [-pi/4, pi/4]; the terms left out are below 3e-9.
+    t = r * r
+    s = tl.fma(t, tl.fma(t, tl.fma(t, 1.0 / 362880, -1.0 / 5040), 1.0 / 120), -1.0 / 6)
+    s = tl.fma(r * t, s, r)
+    c = tl.fma(t, tl.fma(t, tl.fma(t, tl.fma(t, -1.0 / 3628800, 1.0 / 40320), -1.0 / 720), 1.0 / 24), -0.5)
+    c = tl.fma(t, c, 1.0)
+    odd = (quadrant & 1) != 0
+    sin, cos = tl.where(odd, c, s), tl.where(odd, s, c)
+    return tl.where((quadrant & 2) != 0, -sin, sin), tl.where(((quadrant + 1) & 2) != 0, -cos, cos)
+
+
+@triton.jit
+def sin_cos(angle):
+    """(sin, cos), float32 within a few ulp at any angle, float64 by the library.
+
+    The library's float32 pair keeps an array in local memory for large angles, which would give every kernel here a
+    stack frame. Large angles are reduced only where the tile holds one.
+    """
+    if angle.dtype == tl.float64:
+        sin, cos = tl.sin(angle), tl.cos(angle)
+    else:
+        sin, cos = _sin_cos_float32(angle)
+    return sin, cos
+
+
+@triton.jit
+def load_value(at, mask, ACC: tl.constexpr):
+    return widen(tl.load(at, mask=mask, other=0), ACC)
+
+
+@triton.jit
+def _tables(p, q, at, slot: tl.constexpr, mask, FORM: tl.constexpr, ACC: tl.constexpr):
+    """(r1, r2) from the parameters at `at`; those that make r2 are `slot` further in road_4's packing."""
+    if FORM == "table":
+        r1, r2 = load_value(p + at, mask, ACC), load_value(q + at, mask, ACC)
+    elif FORM == "road_4":
+        _, cos = sin_cos(load_value(p + at, mask, ACC))
+        r1 = load_value(q + at, mask, ACC) * cos
+        sin, _ = sin_cos(load_value(p + at + slot, mask, ACC))
+        r2 = load_value(q + at + slot, mask, ACC) * sin
+    else:
+        sin, cos = sin_cos(load_value(p + at, mask, ACC))
+        alpha = load_value(q + at, mask, ACC)
+        r1, r2 = alpha * cos, alpha * sin
+    return r1, r2
+
+
+@triton.jit
+def first_parameter(pair, GROUP: tl.constexpr, FORM: tl.constexpr, SHARED: tl.constexpr):
+    """Where the parameters of each pair's first feature are, in road_4 those that make r1; the second's: + GROUP // 2.
+
+    SHARED: those of the pair. road_4 is packed [D/g, 2, g], the other forms with own coefficients [D/g, g].
+    """
+    if SHARED:
+        at = pair
+    else:
+        STEP: tl.constexpr = 2 * GROUP if FORM == "road_4" else GROUP
+        at = pair // (GROUP // 2) * STEP + pair % (GROUP // 2)
+    return at
+
+
+@triton.jit
+def load_coefficients(
+    p,
+    q,
+    pair,
+    mask,
+    GROUP: tl.constexpr,
+    FORM: tl.constexpr,
+    SHARED: tl.constexpr,
+    TRANSPOSED: tl.constexpr,
+    ACC: tl.constexpr,
+):
+    """(r1_i, r1_j, r2_i, r2_j) that rotate_pair takes for R, or for R^T, from the parameters of one adapter.
+
+    SHARED: both features of a pair have the same.
+    """
+    at = first_parameter(pair, GROUP, FORM, SHARED)
+    r1i, r2i = _tables(p, q, at, GROUP, mask, FORM, ACC)
+    if SHARED:
+        r1j, r2j = r1i, r2i
+    else:
+        r1j, r2j = _tables(p, q, at + GROUP // 2, GROUP, mask, FORM, ACC)
+    if TRANSPOSED:  # the same with the off-diagonal entries exchanged
+        r2i, r2j = -r2j, -r2i
+    return r1i, r1j, r2i, r2j

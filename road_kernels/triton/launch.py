@@ -1,0 +1,39 @@
+"""Launches of compiled kernels without what Triton's own launcher recomputes each time.
+
+Triton binds, specialises and looks up the arguments of every call. Here a Launch is prepared once for all calls of
+the same shapes, strides and dtypes (ops.py caches it), and knows its compiled kernel; what is left per call is the
+alignment of the pointers, which the kernels are compiled for.
+"""
+
+import torch
+import triton
+
+# The jit functions are interpreted in Python then, on CPU tensors too (TRITON_INTERPRET=1 when they were defined).
+INTERPRETED = triton.knobs.runtime.interpret
+# Fused multiply-adds are written out where bits depend on them; elsewhere they are merely faster.
+_OPTIONS = {"enable_fp_fusion": True, "sanitize_overflow": False}
+
+
+class Launch:
+    """A kernel with its grid, integers and constants, ready for tensors."""
+
+    __slots__ = ("constants", "debug", "grid", "integers", "kernel", "num_warps", "runners", "tail")
+
+    def __init__(self, kernel, grid, integers: tuple, constants: tuple, num_warps: int, asserts: bool = False):
+        """integers, constants: in the order of the kernel's arguments, behind its tensors. asserts: device_assert."""
+        self.kernel, self.grid, self.num_warps, self.debug = kernel, grid, num_warps, asserts
+        self.tail = (*integers, *constants)
+        self.runners = {}
+
+    def __call__(self, *tensors: torch.Tensor) -> None:
+        if INTERPRETED:
+            self.kernel[self.grid](*tensors, *self.tail)
+            return
+        alignment = tuple([t.data_ptr() % 16 == 0 for t in tensors])
+        runner = self.runners.get(alignment)
+        if runner is None:
+            compiled = self.kernel.warmup(
+                *tensors, *self.tail, grid=self.grid, num_warps=self.num_warps, debug=self.debug, **_OPTIONS
+            )
+            runner = self.runners[alignment] = compiled[self.grid]
+        runner(*tensors, *self.tail)

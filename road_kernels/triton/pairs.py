@@ -1,0 +1,139 @@
+"""The mathematics of one pair of features, and how a tile of pairs gets in and out of registers.
+
+A tile is [ROWS, PAIRS]. LAYOUT says how the two features of a pair lie in memory:
+
+    "halves"   half a group apart, or adjacent but not aligned to a word: two loads
+    "words"    adjacent (group_size 2), in one word: 32 bits for 16-bit types, 64 for float32. One load of 16 bytes a
+               thread; tl.join and tl.split would go through shared memory instead.
+
+A raw tile is what was loaded, (i, j) for "halves" and (word, word) for "words": rows without an adapter are stored
+again as they came, so that not even a NaN changes a bit.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def rotate_pair(hi, hj, r1i, r1j, r2i, r2j):
+    """z_i = r1_i h_i - r2_i h_j, z_j = r1_j h_j + r2_j h_i (arXiv 2409.00119, equation 4).
+
+    The zero added to the products turns -0 into +0, so that subtracting them leaves even h = -0 as it is: r1 = 1,
+    r2 = 0 returns finite h bit for bit. The fused multiply-adds are written out, and not left to the compiler, so
+    that a row gets the same bits from every configuration.
+    """
+    ti = tl.fma(r2i, hj, 0.0)
+    tj = tl.fma(-r2j, hi, 0.0)
+    return tl.fma(r1i, hi, -ti), tl.fma(r1j, hj, -tj)
+
+
+@triton.jit
+def load_id(ids, at, adapters):
+    """The adapter of a row. An id outside the bank, which check_ids reports, is taken for -1 and never read with."""
+    id = tl.load(ids + at).to(tl.int64)
+    return tl.where((id >= 0) & (id < adapters), id, -1)
+
+
+@triton.jit
+def spread(condition, like):
+    """A scalar condition as a mask. By way of integers: Triton's interpreter (3.9) makes numbers of a spread bool."""
+    return (tl.zeros_like(like) + condition.to(tl.int32)) != 0
+
+
+@triton.jit
+def row_offsets(row, outer, inner, inner_rows, SPLIT: tl.constexpr, ALIGN: tl.constexpr):
+    """Where rows start, in elements. SPLIT: two strides reach every row, otherwise one does.
+
+    The launcher says by ALIGN that all of them are multiples of so many elements; the compiler cannot know.
+    """
+    if SPLIT:
+        block = row // inner_rows
+        offset = block * outer + (row - block * inner_rows) * inner
+    else:
+        offset = row * outer
+    return tl.multiple_of(offset, ALIGN)
+
+
+@triton.jit
+def first_features(pair, HALF: tl.constexpr):
+    """The first feature of each pair; the second is HALF further."""
+    return pair // HALF * (2 * HALF) + pair % HALF
+
+
+@triton.jit
+def _places(base, offset, pair, HALF: tl.constexpr, LAYOUT: tl.constexpr, ALIGN: tl.constexpr):
+    """Pointers to a tile of pairs in rows that start `offset` elements behind base: to each i, or to each word."""
+    if LAYOUT == "words":
+        WORD: tl.constexpr = tl.int64 if base.dtype.element_ty == tl.float32 else tl.int32
+        offset = tl.multiple_of(offset // 2, ALIGN // 2)
+        at = base.to(tl.pointer_type(WORD)) + offset[:, None] + pair
+    else:
+        at = base + offset[:, None] + first_features(pair, HALF)
+    return at
+
+
+@triton.jit
+def load_pairs(base, offset, pair, mask, HALF: tl.constexpr, LAYOUT: tl.constexpr, ALIGN: tl.constexpr):
+    """A raw tile."""
+    at = _places(base, offset, pair, HALF, LAYOUT, ALIGN)
+    raw_i = tl.load(at, mask=mask, other=0)
+    raw_j = raw_i if LAYOUT == "words" else tl.load(at + HALF, mask=mask, other=0)
+    return raw_i, raw_j
+
+
+@triton.jit
+def store_pairs(base, offset, pair, mask, raw_i, raw_j, HALF: tl.constexpr, LAYOUT: tl.constexpr, ALIGN: tl.constexpr):
+    at = _places(base, offset, pair, HALF, LAYOUT, ALIGN)
+    tl.store(at, raw_i, mask=mask)
+    if LAYOUT != "words":
+        tl.store(at + HALF, raw_j, mask=mask)
+
+
+@triton.jit
+def widen(value, ACC: tl.constexpr):
+    """To the arithmetic type. By float32 on the way to float64, which Triton's interpreter needs for bfloat16."""
+    if value.dtype != tl.float64:
+        value = value.to(tl.float32)
+    return value.to(ACC)
+
+
+@triton.jit
+def narrow(value, DTYPE: tl.constexpr):
+    """To the stored type, rounded to nearest even."""
+    if DTYPE != tl.float64:
+        value = value.to(tl.float32)
+    return value.to(DTYPE)
+
+
+@triton.jit
+def unpack(raw_i, raw_j, DTYPE: tl.constexpr, ACC: tl.constexpr, LAYOUT: tl.constexpr):
+    """(h_i, h_j) in the arithmetic type from a raw tile of DTYPE."""
+    if LAYOUT != "words":
+        hi, hj = widen(raw_i, ACC), widen(raw_j, ACC)
+    elif DTYPE == tl.float32:
+        hi = raw_i.to(tl.int32).to(tl.float32, bitcast=True)
+        hj = (raw_i >> 32).to(tl.int32).to(tl.float32, bitcast=True)
+    elif DTYPE == tl.bfloat16:  # the upper half of a float32
+        hi = (raw_i << 16).to(tl.float32, bitcast=True)
+        hj = (raw_i & -65536).to(tl.float32, bitcast=True)
+    else:
+        hi = raw_i.to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
+        hj = (raw_i >> 16).to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
+    return hi, hj
+
+
+@triton.jit
+def pack(zi, zj, DTYPE: tl.constexpr, LAYOUT: tl.constexpr):
+    """The raw tile of (z_i, z_j), rounded once."""
+    if LAYOUT != "words":
+        raw_i, raw_j = narrow(zi, DTYPE), narrow(zj, DTYPE)
+    else:
+        if DTYPE == tl.float32:
+            low, high = zi.to(tl.int32, bitcast=True).to(tl.int64), zj.to(tl.int32, bitcast=True).to(tl.int64)
+            raw_i = (low & 0xFFFFFFFF) | (high << 32)
+        else:
+            low = zi.to(DTYPE).to(tl.int16, bitcast=True).to(tl.int32)
+            high = zj.to(DTYPE).to(tl.int16, bitcast=True).to(tl.int32)
+            raw_i = (low & 0xFFFF) | (high << 16)
+        raw_j = raw_i
+    return raw_i, raw_j

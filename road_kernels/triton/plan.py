@@ -1,0 +1,71 @@
+"""The rule that chooses a configuration. No autotuning: a serving process must not stop to measure on its first call.
+
+A lane moves 16 bytes of the i and 16 of the j of its pairs (or 32 of both, adjacent), so a warp owns 16 / itemsize
+pairs a lane. A program is
+
+    4 warps    ordinarily. PAIRS is the widest of 4, 2 and 1 warps' pairs that leaves at most an eighth of the lanes
+               idle at the end of a row; what a narrower tile leaves of the 4 warps takes further ROWS, so that
+               coefficients are loaded once for all of them.
+    1 warp     where 4 would leave multiprocessors without a program: a decode step has few rows, and its time is the
+               longest program's.
+    1 row      in a mixed batch, where every row may have its own adapter: PAIRS, and as many warps as that fills.
+
+Programs are as many as keep `warps` warps on every multiprocessor, and each walks consecutive rows: coefficients and
+sums stay in registers. Chosen by counting bytes in flight, 32 KB a multiprocessor; not measured on a GPU yet.
+"""
+
+from typing import NamedTuple
+
+FORWARD_WARPS = 64  # what a multiprocessor holds: 32 bytes a lane in flight
+BACKWARD_WARPS = 16  # 64 bytes a lane in flight, and a quarter of the partial sums that 64 warps would write
+REDUCE_PAIRS, REDUCE_SLICES = 32, 16
+
+
+class Plan(NamedTuple):
+    rows: int  # ROWS of a tile
+    pairs: int  # PAIRS of a tile
+    num_warps: int
+    column_blocks: int
+    row_blocks: int
+    block_rows: int  # consecutive rows that a program walks
+
+
+def power_of_two(n: int) -> int:
+    """The smallest that is at least n."""
+    return 1 << max(n - 1, 0).bit_length()
+
+
+def make_plan(rows: int, dim: int, itemsize: int, batched: bool, warps: int, processors: int, lanes: int = 32) -> Plan:
+    """rows > 0. `warps`: wanted on each of the `processors` multiprocessors; `lanes`: of a warp."""
+    pairs, warp_pairs = dim // 2, lanes * 16 // itemsize
+    widest = power_of_two(pairs)
+    few = rows * -(-pairs // (4 * warp_pairs)) < 2 * processors
+    most_warps = 1 if few else 4
+
+    def idle(tile):
+        return -pairs % tile / (pairs + -pairs % tile)
+
+    fitting = (n * warp_pairs for n in (4, 2, 1) if n <= most_warps and n * warp_pairs <= widest)
+    tile = next((t for t in fitting if idle(t) <= 1 / 8), min(warp_pairs, widest))
+    if batched:
+        tile_rows, num_warps = 1, max(1, tile // warp_pairs)
+    else:
+        tile_rows, num_warps = max(1, most_warps * warp_pairs // tile), most_warps
+        tile_rows = min(tile_rows, power_of_two(rows))
+        num_warps = min(num_warps, max(1, tile_rows * tile // warp_pairs))
+
+    column_blocks = -(-pairs // tile)
+    programs = processors * min(32, warps // num_warps)
+    row_blocks = max(1, min(-(-programs // column_blocks), -(-rows // tile_rows)))
+    block_rows = -(-rows // row_blocks)
+    block_rows += -block_rows % tile_rows
+    return Plan(tile_rows, tile, num_warps, column_blocks, -(-rows // block_rows), block_rows)
+
+
+def mix_tile(dim: int, columns: int, itemsize: int, lanes: int = 32) -> tuple[int, int]:
+    """(pairs of rows, columns) of a program of 4 warps on a matrix: a warp has 16 bytes a lane of a row, and two pairs
+    of rows; more of them where rows are shorter.
+    """
+    warp_columns = lanes * 16 // itemsize
+    width = min(power_of_two(columns), warp_columns)
+    return min(8 * warp_columns // width, power_of_two(dim // 2)), width

@@ -1,0 +1,113 @@
+"""Forward and its transpose, one adapter or one per row. Each element is read once and written once."""
+
+import triton
+import triton.language as tl
+
+from .coefficients import load_coefficients
+from .pairs import load_id, load_pairs, pack, rotate_pair, row_offsets, spread, store_pairs, unpack
+
+
+@triton.jit
+def check_ids(ids, first, last, adapters):
+    """Stops the kernel with a device-side assertion if ids[first .. last] hold one outside -1 .. adapters - 1.
+
+    Apart from the rows' own loop, where it would cost a barrier each; that loop masks what this refuses.
+    """
+    for start in range(first, last + 1, 128):
+        at = start + tl.arange(0, 128)
+        id = tl.load(ids + at, mask=at <= last, other=-1).to(tl.int64)
+        tl.device_assert((id >= -1) & (id < adapters), "road_kernels: adapter_ids holds an id outside -1 .. A-1")
+
+
+@triton.jit
+def rotate_kernel(
+    x,
+    z,
+    p,
+    q,
+    ids,
+    rows: tl.int64,
+    block_rows: tl.int64,
+    adapters: tl.int64,
+    rows_per_id: tl.int64,
+    p_stride: tl.int64,
+    q_stride: tl.int64,
+    x_outer: tl.int64,
+    x_inner: tl.int64,
+    x_inner_rows: tl.int64,
+    z_outer: tl.int64,
+    z_inner: tl.int64,
+    z_inner_rows: tl.int64,
+    copy_none: tl.int64,  # 0 in place: rows without an adapter are neither read nor written
+    DIM: tl.constexpr,
+    GROUP: tl.constexpr,
+    FORM: tl.constexpr,
+    SHARED: tl.constexpr,
+    BATCHED: tl.constexpr,
+    TRANSPOSED: tl.constexpr,
+    LAYOUT: tl.constexpr,
+    ALIGN: tl.constexpr,
+    P_ALIGN: tl.constexpr,
+    SPLIT: tl.constexpr,
+    ROWS: tl.constexpr,
+    PAIRS: tl.constexpr,
+):
+    """A program walks consecutive rows with one block of PAIRS columns; its coefficients stay in registers until the
+    adapter changes, so that parameters cost nothing on long inputs. BATCHED: ROWS is 1.
+    """
+    DTYPE: tl.constexpr = x.dtype.element_ty
+    ACC: tl.constexpr = tl.float64 if DTYPE == tl.float64 else tl.float32
+    pair = tl.program_id(0) * PAIRS + tl.arange(0, PAIRS)[None, :]
+    inside = pair < DIM // 2
+    begin = tl.program_id(1).to(tl.int64) * block_rows
+    end = tl.minimum(begin + block_rows, rows)
+
+    if not BATCHED:
+        r1i, r1j, r2i, r2j = load_coefficients(p, q, pair, inside, GROUP, FORM, SHARED, TRANSPOSED, ACC)
+        for start in range(begin, end, ROWS):
+            row = start + tl.arange(0, ROWS)
+            mask = inside & (row < end)[:, None] if ROWS > 1 else inside
+            x_at = row_offsets(row, x_outer, x_inner, x_inner_rows, SPLIT, ALIGN)
+            z_at = row_offsets(row, z_outer, z_inner, z_inner_rows, SPLIT, ALIGN)
+            raw_i, raw_j = load_pairs(x, x_at, pair, mask, GROUP // 2, LAYOUT, ALIGN)
+            hi, hj = unpack(raw_i, raw_j, DTYPE, ACC, LAYOUT)
+            zi, zj = rotate_pair(hi, hj, r1i, r1j, r2i, r2j)
+            raw_i, raw_j = pack(zi, zj, DTYPE, LAYOUT)
+            store_pairs(z, z_at, pair, mask, raw_i, raw_j, GROUP // 2, LAYOUT, ALIGN)
+    else:
+        at_id = begin // rows_per_id
+        phase = begin - at_id * rows_per_id
+        if tl.program_id(0) == 0:
+            check_ids(ids, at_id, (end - 1) // rows_per_id, adapters)
+        start = begin
+        following = load_id(ids, at_id, adapters)
+        while start < end:  # a run of rows with one adapter
+            adapter = following
+            active = spread(adapter >= 0, pair)
+            mask = inside & (active | spread(copy_none != 0, pair))
+            r1i, r1j, r2i, r2j = load_coefficients(
+                p + tl.multiple_of(adapter * p_stride, P_ALIGN),
+                q + tl.multiple_of(adapter * q_stride, P_ALIGN),
+                pair,
+                inside & active,
+                GROUP,
+                FORM,
+                SHARED,
+                TRANSPOSED,
+                ACC,
+            )
+            while (start < end) & (following == adapter):
+                row = start + tl.arange(0, ROWS)
+                x_at = row_offsets(row, x_outer, x_inner, x_inner_rows, SPLIT, ALIGN)
+                z_at = row_offsets(row, z_outer, z_inner, z_inner_rows, SPLIT, ALIGN)
+                raw_i, raw_j = load_pairs(x, x_at, pair, mask, GROUP // 2, LAYOUT, ALIGN)
+                start += 1
+                phase += 1
+                at_id = tl.where(phase == rows_per_id, at_id + 1, at_id)
+                phase = tl.where(phase == rows_per_id, 0, phase)
+                following = load_id(ids, tl.where(start < end, at_id, 0), adapters)
+                hi, hj = unpack(raw_i, raw_j, DTYPE, ACC, LAYOUT)
+                zi, zj = rotate_pair(hi, hj, r1i, r1j, r2i, r2j)
+                out_i, out_j = pack(zi, zj, DTYPE, LAYOUT)
+                out_i, out_j = tl.where(active, out_i, raw_i), tl.where(active, out_j, raw_j)
+                store_pairs(z, z_at, pair, mask, out_i, out_j, GROUP // 2, LAYOUT, ALIGN)
