@@ -25,7 +25,7 @@ from tiny_decoder import VOCABULARY, Decoder
 from torch import Tensor
 
 import road_kernels as rk
-from road_kernels.bank import Adapter, AdapterBank
+from road_kernels import Adapter, AdapterBank
 
 GROUP_SIZE = 32
 

@@ -12,12 +12,17 @@
 from . import _ops  # noqa: F401  declares the ops before the extension's kernels are called
 from ._backends import backend_info, set_backend, use_backend
 from ._version import __version__
+from .adapter import Adapter
 from .algebra import combine, compose, identity, invert, select_pairs, tables_to_road4, transpose
+from .bank import AdapterBank, BankFullError
 from .functional import road_apply, road_apply_batched, rotate, rotate_batched
 from .measures import angular_displacement, magnitude_change
 from .tables import road_merge, road_tables, road_unmerge
 
 __all__ = [
+    "Adapter",
+    "AdapterBank",
+    "BankFullError",
     "__version__",
     "angular_displacement",
     "backend_info",

@@ -5,8 +5,7 @@ import json
 import torch
 from common import make_params
 
-from road_kernels.adapter import Adapter
-from road_kernels.bank import AdapterBank
+from road_kernels import Adapter, AdapterBank
 
 WIDTHS = {"layers.0.qkv": 24, "layers.0.down": 16, "layers.1.qkv": 24, "layers.1.down": 16}
 G = 8

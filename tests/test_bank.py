@@ -8,8 +8,7 @@ from bank_cases import WIDTHS, G, contents, make_adapter, make_bank, unchanged
 from common import assert_close, expect_forward, f64, make_x
 
 import road_kernels as rk
-from road_kernels.adapter import Adapter
-from road_kernels.bank import AdapterBank, BankFullError
+from road_kernels import Adapter, AdapterBank, BankFullError
 
 VARIANTS = ("road_1", "road_2", "road_4")
 

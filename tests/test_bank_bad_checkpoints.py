@@ -8,7 +8,7 @@ import pytest
 import torch
 from bank_cases import WIDTHS, contents, make_adapter, make_bank, unchanged, write_checkpoint
 
-from road_kernels.adapter import Adapter
+from road_kernels import Adapter
 
 safetensors = pytest.importorskip("safetensors.torch", reason="reading checkpoints needs safetensors")
 

@@ -9,8 +9,7 @@ import torch
 from bank_cases import WIDTHS, G, contents, make_adapter, make_bank, unchanged, write_checkpoint
 from common import make_x
 
-from road_kernels.adapter import Adapter
-from road_kernels.bank import AdapterBank
+from road_kernels import Adapter, AdapterBank
 
 pytest.importorskip("safetensors", reason="reading checkpoints needs safetensors")
 

@@ -4,8 +4,7 @@ import pytest
 import torch
 from bank_cases import WIDTHS, G, contents, make_adapter, make_bank, unchanged
 
-from road_kernels.adapter import Adapter
-from road_kernels.bank import AdapterBank
+from road_kernels import Adapter, AdapterBank
 
 LAYERS = dict(make_adapter().layers)
 

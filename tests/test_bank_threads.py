@@ -8,8 +8,7 @@ import torch
 from bank_cases import contents, make_adapter, make_bank, unchanged
 from common import make_x
 
-from road_kernels.adapter import Adapter
-from road_kernels.bank import AdapterBank, BankFullError
+from road_kernels import Adapter, AdapterBank, BankFullError
 
 LAYER = "layers.0.qkv"
 
