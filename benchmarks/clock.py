@@ -106,6 +106,23 @@ def interleave(
     return samples
 
 
+def interleave_graphs(graphs: dict[str, Graph], *, seconds: float, rounds: tuple[int, int]) -> dict[str, list[float]]:
+    """The same for captured graphs: a round launches all of them before it reads any clock. Warm-up is two rounds."""
+    runway = torch.empty(512 << 20, dtype=torch.uint8, device="cuda")
+    samples: dict[str, list[float]] = {name: [] for name in graphs}
+    names, stop = list(graphs), time.perf_counter() + seconds
+    for k in range(-2, rounds[1]):
+        if k >= rounds[0] and time.perf_counter() > stop:
+            break
+        for name in names[k % len(names) :] + names[: k % len(names)]:
+            graphs[name].launch(runway)
+        torch.cuda.synchronize()
+        if k >= 0:
+            for name, graph in graphs.items():
+                samples[name].append(graph.sample())
+    return samples
+
+
 def spread(samples: Sequence[float], name: str, scale: float = 1.0, digits: int = 4) -> dict:
     """Median, p20 and p80 of the samples times ``scale``: {name, name_p20, name_p80}."""
     if len(samples) == 1:

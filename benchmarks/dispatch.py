@@ -108,11 +108,14 @@ def measure_mode(mode: str, device: torch.device, effort: Effort) -> list[dict]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    options = arguments(__doc__, argv, "python -m benchmarks.dispatch")
+    options = arguments(__doc__, argv, "python -m benchmarks.dispatch", gpu_check_seconds=60)
     results = Results("dispatch", options)
     modes = MODES[:-1] if options.grid == "quick" else MODES  # without the seconds that compilation takes
     for mode in progress(modes, f"dispatch ({options.grid}, {options.device})"):
-        results.add(measure_mode(mode, torch.device(options.device), EFFORTS[options.grid]))
+        if results.out_of_time():
+            results.left_out.append(f"{mode}: after the limit of {options.seconds:g} s")
+        else:
+            results.add(measure_mode(mode, torch.device(options.device), EFFORTS[options.grid]))
     results.done()
 
 

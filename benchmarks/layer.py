@@ -26,27 +26,27 @@ def grid(name: str, device: str) -> list[dict]:
     gpu = device == "cuda"
     base = {"phase": "decode", "requests": 64 if gpu else 16, "rank": 8, "mix": "different", "resident": 256}
     base |= {"dim_in": 4096, "dim_out": 4096, "dtype": "bfloat16"} if gpu else {}
-    base |= {} if gpu else {"resident": 64, "dim_in": 2048, "dim_out": 2048, "dtype": "float32"}
+    base |= {} if gpu else {"dim_in": 2048, "dim_out": 2048, "dtype": "float32"}
     if name == "quick":
         small = base | {"requests": 4, "resident": 8, "dim_in": 256, "dim_out": 512}
         return [small | {"mix": mix} for mix in ("different", "half")] + [small | {"phase": "prefill"}]
     counts = {"full": [2**k for k in range(9)], "gpu-check": [1, 8, 64, 256], "default": [1, 4, 16, 64]}[name]
     ranks = {"full": (4, 8, 16, 32, 64), "gpu-check": (16, 64), "default": (4, 16, 64)}[name]
-    resident = {"full": (1, 16, 64, 1024, 4096), "gpu-check": (1, 4096), "default": (1, 1024, 4096)}[name]
-    points = star(base, requests=counts, rank=ranks, mix=MIXES)
-    points += star(base | {"mix": "uniform"}, resident=resident)[1:]
+    resident = {"full": (1, 16, 64, 1024, 4096), "gpu-check": (1, 4096), "default": (1, 4096)}[name]
     # 512 tokens make a matrix product that a GPU's or a CPU's arithmetic limits: fewer points tell it.
     prefill = base | {"phase": "prefill", "requests": 16 if gpu else 2}
-    counts = {"full": counts, "gpu-check": [1, 8, 64], "default": [1, 2, 4]}[name]
-    points += star(prefill, requests=counts, **({"rank": ranks, "mix": MIXES} if name == "full" else {}))
+    fewer = {"full": counts, "gpu-check": [1, 8, 64], "default": [1, 2, 4]}[name]
+    points = star(base, requests=counts) + star(prefill, requests=fewer)
+    points += star(base, rank=ranks, mix=MIXES)[1:] + star(base | {"mix": "uniform"}, resident=resident)[1:]
     if name == "full":
+        points += star(prefill, rank=ranks, mix=MIXES)[1:]
         for shape in ({"dim_out": 14336}, {"dim_in": 14336}):
             points += star(base | shape, requests=[1, 16, 64, 256])
             points.append(prefill | shape)
         points += star(base | {"dtype": "float16"}, requests=[1, 256])
     # torch.compile costs seconds of compilation a point.
-    compiled = [base, prefill] + ([base | {"requests": r} for r in (1, 256)] if gpu else [])
-    points += [p for p in compiled if p not in points]
+    compiled = [base, prefill] + ([base | {"requests": r} for r in (1, 256)] if name == "full" else [])
+    points = list({tuple(p.items()): p for p in points + compiled}.values())
     return [p | {"compiled": p in compiled} for p in points]
 
 
@@ -102,7 +102,7 @@ def make_inputs(names, tokens, rank, resident, dim_in, dim_out, dtype, device) -
 
 
 def main(argv: list[str] | None = None) -> None:
-    options = arguments(__doc__, argv, "python -m benchmarks.layer")
+    options = arguments(__doc__, argv, "python -m benchmarks.layer", gpu_check_seconds=75)
     sweep("layer", grid(options.grid, options.device), build, options)
 
 

@@ -13,8 +13,6 @@ provider that cannot be captured has the latter only. On a CPU ``us`` is the eag
 
 import contextlib
 import gc
-import itertools
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -91,21 +89,23 @@ def measure(case: Case, device: torch.device | str, effort: Effort, clone: bool 
         providers = [p for p in case.providers if p.name not in failed]
         providers += [_clone(case.bytes, device)] if clone else []
         states, sets = _rotated(case, providers, device, effort.sets)
-        samples = (_on_gpu if device.type == "cuda" else _on_cpu)(providers, states, effort)
+        samples, uncaptured = (_on_gpu if device.type == "cuda" else _on_cpu)(providers, states, effort)
     rows = []
     for p in providers + [p for p in case.providers if p.name in failed]:
         row = {**case.axes, "provider": p.name, **p.about, "ours": p.ours, "output": p.output}
         row |= _timing(samples.get(p.name, {}), samples.get(case.baseline))
         row |= {"bytes": p.bytes or case.bytes, "error": errors.get(p.name), "sets": sets}
-        uncaptured = p.eager_only if device.type == "cuda" else None
-        row |= {"cold": sets * case.bytes > 2 * cache_bytes(device), "note": failed.get(p.name, uncaptured)}
+        row |= {"cold": sets * case.bytes > 2 * cache_bytes(device), "note": (failed | uncaptured).get(p.name)}
         rows.append(row)
     add_bandwidth(rows, CLONE if clone else None)
-    del states, samples
-    if device.type == "cuda":
-        gc.collect()
-        torch.cuda.empty_cache()
     return rows
+
+
+def give_back() -> None:
+    """Memory of a case that is done, or that failed, to the GPU."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def check(case: Case) -> tuple[dict[str, float], dict[str, str]]:
@@ -137,7 +137,7 @@ def add_bandwidth(rows: list[dict], ceiling: str | None) -> None:
 
 
 def _timing(samples: dict, base: dict | None) -> dict:
-    row = {"timed": "graph" if "us" in samples and "eager_us" in samples else "eager"}
+    row = {"timed": "graph" if samples.keys() >= {"us", "eager_us"} else "eager"}
     for key, ratio in (("us", "overhead"), ("eager_us", "eager_overhead")):
         empty = {key + end: None for end in ("", "_p20", "_p80")}
         row |= clock.spread(samples[key], key, 1e6) if key in samples else empty
@@ -168,17 +168,18 @@ def _rotated(case: Case, providers: list[Provider], device: torch.device, most: 
     return states, count
 
 
-def _on_cpu(providers: list[Provider], states: dict[str, list], effort: Effort) -> dict[str, dict]:
+def _on_cpu(providers: list[Provider], states: dict[str, list], effort: Effort) -> tuple[dict, dict]:
+    """(samples by provider and kind, why some have no graph)."""
     calls = {p.name: clock.turns(p.run, states[p.name]) for p in providers}
     samples = clock.interleave(
         calls, seconds=effort.seconds, rounds=effort.rounds, sample_seconds=effort.sample_seconds
     )
-    return {name: {"us": s} for name, s in samples.items()}
+    return {name: {"us": s} for name, s in samples.items()}, {}
 
 
-def _on_gpu(providers: list[Provider], states: dict[str, list], effort: Effort) -> dict[str, dict]:
+def _on_gpu(providers: list[Provider], states: dict[str, list], effort: Effort) -> tuple[dict, dict]:
+    """The same. Eager calls come first: they compile, tune and make workspaces, which must not happen in a capture."""
     calls = {p.name: clock.turns(p.run, states[p.name]) for p in providers}
-    # The eager calls come first: they compile, tune and make workspaces, none of which may happen in a capture.
     eager = clock.interleave(
         calls,
         seconds=effort.seconds,
@@ -188,23 +189,18 @@ def _on_gpu(providers: list[Provider], states: dict[str, list], effort: Effort) 
         sample=clock.eager_sample,
     )
     samples = {name: {"eager_us": s} for name, s in eager.items()}
-    graphs = {}
+    graphs, uncaptured = {}, {p.name: p.eager_only for p in providers if p.eager_only}
     for p in providers:
-        if p.eager_only is None:
+        if p.name not in uncaptured:
             n = clock.calls_per_sample(min(eager[p.name]), effort.sample_seconds, most=400)
-            graphs[p.name] = clock.Graph(p.run, states[p.name], max(n, len(states[p.name])))
-            samples[p.name]["us"] = []
-    runway = torch.empty(512 << 20, dtype=torch.uint8, device="cuda")
-    stop = time.perf_counter() + effort.seconds
-    for k in itertools.count(-2):  # two rounds of warm-up
-        if k >= effort.rounds[1] or (k >= effort.rounds[0] and time.perf_counter() > stop):
-            return samples
-        for graph in graphs.values():
-            graph.launch(runway)
-        torch.cuda.synchronize()
-        for name, graph in graphs.items():
-            if k >= 0:
-                samples[name]["us"].append(graph.sample())
+            try:
+                graphs[p.name] = clock.Graph(p.run, states[p.name], max(n, len(states[p.name])))
+            except RuntimeError as error:
+                if not p.may_fail or isinstance(error, torch.OutOfMemoryError):
+                    raise
+                uncaptured[p.name] = f"capture failed: {str(error).strip().splitlines()[0]}"
+    found = clock.interleave_graphs(graphs, seconds=effort.seconds, rounds=effort.rounds)
+    return {name: s | ({"us": found[name]} if name in found else {}) for name, s in samples.items()}, uncaptured
 
 
 _streams: dict[torch.device, "torch.cuda.Stream"] = {}

@@ -78,9 +78,19 @@ def folder(found: dict, root: Path | None = None) -> Path:
     return (root or RESULTS) / re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
-def save(name: str, rows: list[dict], device: torch.device | str = "cpu", root: Path | None = None, **about) -> Path:
-    """Writes <name>.json and <name>.csv into the machine's folder; ``about`` (grid, left_out) goes beside the rows."""
-    found = machine(device)
+def save(
+    name: str,
+    rows: list[dict],
+    device: torch.device | str = "cpu",
+    root: Path | None = None,
+    found: dict | None = None,
+    **about,
+) -> Path:
+    """Writes <name>.json and <name>.csv into the machine's folder; ``about`` (grid, left_out) goes beside the rows.
+
+    ``found``: what machine() gave; asked anew if None.
+    """
+    found = found or machine(device)
     path = folder(found, root) / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     head = json.dumps({"benchmark": name, **about, "machine": found}, indent=1)

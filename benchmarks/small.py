@@ -10,7 +10,7 @@ from .method import Case, check
 from .rotation import copied
 
 CPU = torch.device("cpu")
-BRIEF = {"min_rounds": 5, "max_time": 0.2, "warmup": True, "warmup_iterations": 3}
+BRIEF = {"min_rounds": 5, "max_time": 0.1, "warmup": True, "warmup_iterations": 3}
 
 
 def each_provider(cases: dict[str, Callable[[], Case]]):

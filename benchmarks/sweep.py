@@ -12,12 +12,14 @@ from pathlib import Path
 import torch
 
 from . import record
-from .method import EFFORTS, Case, measure
+from .method import EFFORTS, Case, give_back, measure
 
 GRIDS = tuple(EFFORTS)  # "quick", "default", "gpu-check", "full"
 
 
-def arguments(description: str, argv: list[str] | None = None, prog: str | None = None) -> argparse.Namespace:
+def arguments(
+    description: str, argv: list[str] | None = None, prog: str | None = None, gpu_check_seconds: float | None = None
+) -> argparse.Namespace:
     """device, grid, threads, seconds and results, the same for every benchmark; threads are set at once."""
     parser = argparse.ArgumentParser(prog=prog, description=description)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -32,6 +34,8 @@ def arguments(description: str, argv: list[str] | None = None, prog: str | None 
     ):
         grid.add_argument(f"--{name}", dest="grid", action="store_const", const=name, default="default", help=what)
     options = parser.parse_args(argv)
+    if options.grid == "gpu-check" and options.seconds is None:
+        options.seconds = gpu_check_seconds
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     return options
@@ -65,6 +69,7 @@ class Results:
     def __init__(self, name: str, options: argparse.Namespace):
         self.name, self.options, self.start = name, options, time.perf_counter()
         self.rows, self.left_out = [], []
+        self.machine = record.machine(options.device)
 
     def seconds(self) -> float:
         return time.perf_counter() - self.start
@@ -75,10 +80,11 @@ class Results:
     def add(self, rows: list[dict]) -> Path:
         self.rows += rows
         about = {"grid": self.options.grid, "seconds": round(self.seconds()), "left_out": self.left_out}
-        return record.save(self.name, self.rows, self.options.device, self.options.results, **about)
+        return record.save(self.name, self.rows, self.options.device, self.options.results, self.machine, **about)
 
     def done(self) -> list[dict]:
-        path = self.add([])
+        self.machine |= {k: v for k, v in record.machine(self.options.device).items() if k.startswith("clocks")}
+        path = self.add([])  # with the clocks of a GPU that is warm
         for line in self.left_out:
             print(f"left out: {line}", file=sys.stderr)
         print(f"{self.name}: {len(self.rows)} rows in {self.seconds():.0f} s -> {path}")
@@ -97,8 +103,10 @@ def sweep(name: str, grid: list[dict], build: Callable[..., Case], options: argp
             results.left_out.append(f"{label(axes)}: after the limit of {options.seconds:g} s")
             continue
         try:
-            case = build(device=torch.device(options.device), **axes)
-            results.add(measure(case, options.device, EFFORTS[options.grid]))
+            results.add(
+                measure(build(device=torch.device(options.device), **axes), options.device, EFFORTS[options.grid])
+            )
         except torch.OutOfMemoryError as error:
             results.left_out.append(f"{label(axes)}: {str(error).splitlines()[0]}")
+        give_back()
     return results.done()

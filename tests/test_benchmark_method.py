@@ -10,7 +10,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # benchmarks is no part of the installed package
 
-from benchmarks import clock, record, sweep
+from benchmarks import clock, method, record, sweep
 from benchmarks.accuracy import require_close, rounding, row_error
 from benchmarks.method import CLONE, EFFORTS, Case, Effort, Inputs, Provider, add_bandwidth, check, measure
 from benchmarks.rotation import copied, held_bytes, sets_needed
@@ -206,3 +206,70 @@ def test_every_grid_has_its_effort():
 
 def test_rounding():
     assert rounding(torch.bfloat16) == 2**-7 and rounding(torch.float32, 2) == 2**-22
+
+
+@pytest.fixture
+def pretended_gpu(monkeypatch):
+    """The bookkeeping of a GPU's measurements, with graphs and clocks that only count."""
+    graphs = {}
+
+    class Graph:
+        def __init__(self, run, states, n):
+            if run(states[0]) is None:
+                raise RuntimeError("operation not permitted when stream is capturing\nand more")
+            self.n, self.launched = n, 0
+            graphs[len(graphs)] = self
+
+        def launch(self, runway):
+            self.launched += 1
+
+        def sample(self):
+            return 2e-6
+
+    monkeypatch.setattr(clock, "Graph", Graph)
+    monkeypatch.setattr(clock, "eager_sample", lambda calls, n: 5e-6)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(clock.torch, "empty", lambda *a, **k: None)
+    return graphs
+
+
+def test_graphs_and_eager_calls_of_a_gpu_are_kept_apart(pretended_gpu):
+    providers = [
+        Provider("base", lambda s: s, None),
+        Provider("loop", lambda s: s, None, eager_only="reads a list"),
+        Provider("other's", lambda s: None, None, may_fail=True),
+    ]
+    states = {p.name: [1, 2, 3] for p in providers}
+    samples, uncaptured = method._on_gpu(providers, states, Effort(0.0, (4, 4), 1e-5, eager_rounds=2))
+    assert samples["base"] == {"eager_us": [5e-6] * 2, "us": [2e-6] * 4}
+    assert samples["loop"] == samples["other's"] == {"eager_us": [5e-6] * 2}
+    assert uncaptured["loop"] == "reads a list"
+    assert uncaptured["other's"] == "capture failed: operation not permitted when stream is capturing"
+    (graph,) = pretended_gpu.values()
+    assert graph.n == 3 and graph.launched == 2 + 4  # every set at least once; two rounds of warm-up
+    row = method._timing(samples["loop"], samples["base"])
+    assert row["timed"] == "eager" and row["us"] is None and row["overhead"] is None
+    assert row["eager_us"] == 5.0 and row["eager_overhead"] == 0.0
+    assert method._timing(samples["base"], samples["base"])["timed"] == "graph"
+
+
+def test_our_own_capture_must_not_fail(pretended_gpu):
+    with pytest.raises(RuntimeError, match="not permitted"):
+        method._on_gpu([Provider("ours", lambda s: None, None)], {"ours": [1]}, SHORT)
+
+
+def test_a_foreign_function_that_is_missing_becomes_a_note():
+    def absent(inputs):
+        raise NotImplementedError("not for this dtype\ndetails")
+
+    rows = measure(
+        case(Provider("work", doubled, doubled), Provider("x", absent, doubled, may_fail=True)), "cpu", SHORT
+    )
+    assert [(r["provider"], r["note"]) for r in rows] == [
+        ("work", None),
+        (CLONE, None),
+        ("x", "failed: not for this dtype"),
+    ]
+    assert rows[2]["us"] is None and rows[2]["gbps"] is None
+    with pytest.raises(NotImplementedError):
+        measure(case(Provider("ours", absent, doubled)), "cpu", SHORT)

@@ -1,0 +1,24 @@
+"""python -m benchmarks [--device ...] [--quick | --gpu-check | --full] ...: every sweep, one after the other."""
+
+import importlib
+import sys
+import traceback
+
+SWEEPS = ("single_op", "layer", "dispatch")
+
+
+def main(argv: list[str] | None = None) -> int:
+    failed = []
+    for name in SWEEPS:
+        try:
+            importlib.import_module(f"{__package__}.{name}").main(argv)
+        except Exception:  # the others are still worth having; the exit status tells
+            traceback.print_exc()
+            failed.append(name)
+    if failed:
+        print(f"FAILED: {', '.join(failed)}", file=sys.stderr)
+    return bool(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
