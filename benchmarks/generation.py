@@ -1,7 +1,7 @@
 """Figure 4 of the RoAd paper: tokens per second of a Llama that serves a batch of requests, each with an adapter of its
 own on all linear layers.
 
-    python -m benchmarks.generation [--shape 7b|small|tiny] [--requests 1,8] [--prompt N] [--new-tokens N] ...
+    python -m benchmarks.generation [--shape 7b|7b-8|small|tiny] [--requests 1,8] [--prompt N] [--new-tokens N] ...
 
 Weights and adapters are random: speed does not depend on them. Before anything is timed, the logits of every provider,
 after the prompt and after three more tokens, are compared with float64, each request alone with its adapter merged into
@@ -175,8 +175,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         parser.add_argument("--new-tokens", type=int, metavar="TOKENS")
 
     options = model_runs.arguments("Tokens/s of a mixed batch.", add, argv, "python -m benchmarks.generation")
-    gpu, quick = options.device.startswith("cuda"), options.grid == "quick"
-    options.shape = options.shape or ("tiny" if quick else "7b" if gpu else "small")
+    gpu = options.device.startswith("cuda")
+    options.shape = options.shape or {"quick": "tiny", "gpu-check": "7b-8"}.get(options.grid, "7b" if gpu else "small")
     given = options.all_dtypes or ("bfloat16" if gpu else "float32,bfloat16")
     options.dtypes = given.split(",")
     requests = {"quick": "1,3", "gpu-check": "8"}.get(options.grid, "1,2,4,8,16")

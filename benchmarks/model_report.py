@@ -91,58 +91,89 @@ def _notes(rows: list[dict]) -> list[str]:
 
 # ---- plots
 
+SHADES = {
+    "ours": (plots.OURS, "#e56b6f"),
+    "RoAd": (plots.ROAD, "#f9c46b"),
+    "LoRA": (plots.LORA, "#5fa8d3"),
+    "no": ("black",),
+}
+
+
+def _figure(panels: int, result: dict, title: str, width: float):
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, panels, figsize=(width, 4.4), squeeze=False, layout="constrained")
+    figure.suptitle(title, fontsize=11, fontweight="bold", x=0.01, ha="left")
+    machine = tables.machine_line(result).replace("**", "")
+    figure.supxlabel(machine, fontsize=6.5, color=plots.OTHER, x=0.01, ha="left")
+    return figure, list(axes[0])
+
 
 def generation_plot(result: dict):
-    """Tokens per second, and their share of the base model's, against requests."""
+    """Tokens per second, and their share of the base model's, against requests; None without several of them."""
     groups = _groups(result["rows"], ("shape", "dtype", "mode", "prompt", "new_tokens"))
     groups = [(title, rows) for title, rows in groups if len({r["requests"] for r in rows}) > 1]
     if not groups:
         return None
     shape, _, _, prompt, new = groups[0][0]
-    title = f"Generation with Llama {shape}, an adapter per request on all linear layers"
-    figure, axes = plots._figure(2 * len(groups), result, f"{title}; prompts of {prompt} tokens, {new} new ones")
-
-    def value(key):
-        return lambda r: None if r[key] is None else (r[key], r[f"{key}_p20"], r[f"{key}_p80"])
-
-    index: dict[str, int] = {}
+    title = f"Llama {shape}, an adapter per request on all linear layers, {prompt} + {new} tokens"
+    figure, axes = _figure(2 * len(groups), result, title, 2.4 + 7.8 * len(groups))
+    legend = {}
     for k, ((_, dtype, mode, *_), rows) in enumerate(groups):
-        rows = [r | {"family": "LoRA" if "LoRA" in r["provider"] else r["provider"].split(",")[0]} for r in rows]
-        left, right = axes[2 * k], axes[2 * k + 1]
-        plots._lines(left, rows, "requests", value("tokens_per_s"), index)
-        plots._lines(right, rows, "requests", value("of_base"), index)
-        left.set_title(f"{dtype}, {mode}: tokens/s of the batch", loc="left")
-        right.set_title("share of the model without adapters", loc="left")
-        for axis in (left, right):
+        for axis, key, what in (
+            (axes[2 * k], "tokens_per_s", f"{dtype}, {mode}: tokens/s of the batch"),
+            (axes[2 * k + 1], "of_base", "share of the model without adapters"),
+        ):
+            legend |= _lines(axis, rows, key)
+            axis.set_title(what, loc="left")
             axis.set_xlabel("requests, each its own adapter")
             axis.set_ylim(bottom=0)
-    plots._legend(figure, axes)
+            axis.grid(color="#e6e6e6", linewidth=0.7)
+    figure.legend(legend.values(), legend.keys(), loc="outside right upper", fontsize=8, frameon=False)
     return figure
 
 
+def _lines(axis, rows: list[dict], key: str) -> dict:
+    """Medians as lines, p20 to p80 as bars. Returns the lines by provider."""
+    lines, seen = {}, []
+    for (provider,), points in _groups(rows, ("provider",)):
+        kind = "ours" if points[0]["ours"] else provider.split(",")[0].split()[0]
+        color = SHADES[kind][seen.count(kind) % len(SHADES[kind])]
+        seen.append(kind)
+        points = sorted((r for r in points if r[key] is not None), key=lambda r: r["requests"])
+        xs, middle, low, high = ([r[k] for r in points] for k in ("requests", key, key + "_p20", key + "_p80"))
+        if xs:
+            style = {"linewidth": 2.2, "zorder": 5} if kind == "ours" else {"linewidth": 1.3, "linestyle": "--"}
+            (lines[provider],) = axis.plot(xs, middle, color=color, marker="o", markersize=4, **style)
+            axis.vlines(xs, low, high, color=color, linewidth=0.9, alpha=0.5)
+    axis.set_xscale("log", base=2)
+    counts = sorted({r["requests"] for r in rows})
+    axis.set_xticks(counts, [str(n) for n in counts])
+    return lines
+
+
 def training_plot(result: dict):
-    """Time and memory of one step, a bar for each provider."""
-    groups = _groups(result["rows"], ("shape", "dtype", "tokens"))
-    (shape, dtype, tokens), rows = groups[0]
+    """Time and memory of one step of the first shape and dtype, a bar for each provider that ran."""
+    (shape, dtype, tokens), rows = _groups(result["rows"], ("shape", "dtype", "tokens"))[0]
     rows = [r for r in rows if r["step_ms"] is not None][::-1]
     if not rows:
         return None
+    peak = _peak(rows)[0]
     columns = [("step_ms", 1, "ms a step"), ("saved_bytes", MIB, "MiB kept for backward")]
-    peak = _PEAKS[_peak(rows)[0]]
-    if any(r[peak] for r in rows):
-        columns.append((peak, MIB, f"MiB {_peak(rows)[0]}"))
+    columns += [(_PEAKS[peak], MIB, f"MiB {peak}")] if any(r[_PEAKS[peak]] for r in rows) else []
     title = f"A training step of Llama {shape}, {dtype}, one sequence of {tokens} tokens"
-    figure, axes = plots._figure(len(columns), result, title)
+    figure, axes = _figure(len(columns), result, title, 3 + 3.6 * len(columns))
+    colors = [plots.OURS if r["ours"] else plots.ROAD if "RoAd" in r["provider"] else plots.OTHER for r in rows]
     for axis, (key, unit, label) in zip(axes, columns, strict=True):
-        values = [(r[key] or 0) / unit for r in rows]
-        colors = [plots.OURS if r["ours"] else plots.ROAD if "RoAd" in r["provider"] else plots.OTHER for r in rows]
-        axis.barh(range(len(rows)), values, color=colors)
+        axis.barh(range(len(rows)), [(r[key] or 0) / unit for r in rows], color=colors)
         if key == "step_ms":
             low, high = ([abs(r[key + end] - r[key]) for r in rows] for end in ("_p20", "_p80"))
-            axis.errorbar(values, range(len(rows)), xerr=(low, high), fmt="none", ecolor="black", linewidth=1)
+            middle = [r[key] for r in rows]
+            axis.errorbar(middle, range(len(rows)), xerr=(low, high), fmt="none", ecolor="black", linewidth=1)
         axis.set_yticks(range(len(rows)), [r["provider"] for r in rows] if axis is axes[0] else [""] * len(rows))
         axis.set_title(label, loc="left")
-        axis.grid(False, axis="y")
+        axis.grid(axis="x", color="#e6e6e6", linewidth=0.7)
+        axis.set_axisbelow(True)
     return figure
 
 

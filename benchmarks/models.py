@@ -38,6 +38,7 @@ SHAPES = {
         "vocab_size": 32000,
     },
 }
+SHAPES["7b-8"] = SHAPES["7b"] | {"num_hidden_layers": 8}  # a quarter of its depth
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 GROUP_SIZE = 64
 
@@ -55,17 +56,19 @@ def llama(shape: str, device: torch.device | str, layers: int | None = None) -> 
     return model.eval().requires_grad_(False)
 
 
-def converted(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """A copy with its parameters in ``dtype``. Buffers stay: rotary frequencies are float32 in every model."""
-    model = copy.deepcopy(model)
-    for p in model.parameters():
-        p.data = p.data.to(dtype)
-    return model
-
-
 def shared_copy(model: nn.Module) -> nn.Module:
     """A model of its own modules on the same weights."""
     return copy.deepcopy(model, {id(t): t for t in itertools.chain(model.parameters(), model.buffers())})
+
+
+def converted(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """The model with its parameters in ``dtype``; shares those that have it. Buffers stay as they are: the frequencies
+    of the rotary embedding are float32 in a model of any dtype."""
+    model = shared_copy(model)
+    for module in model.modules():
+        for name, p in list(module.named_parameters(recurse=False)):
+            setattr(module, name, nn.Parameter(p.to(dtype), requires_grad=False))
+    return model
 
 
 def adapted(model: nn.Module) -> dict[str, nn.Module]:
@@ -140,12 +143,12 @@ class Lora:
 class _MergedLinear(nn.Module):
     """Merges in float64 in every call: a merged copy of the model would be four times its bytes in bfloat16."""
 
-    def __init__(self, weight: Tensor, merged: Callable[[Tensor], Tensor]):
+    def __init__(self, merged: Callable[[], Tensor]):
         super().__init__()
-        self.weight, self.merged = (weight,), merged  # in a tuple: no parameter, so double() leaves it alone
+        self.merged = merged
 
     def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.linear(x, self.merged(self.weight[0].double()))
+        return nn.functional.linear(x, self.merged())
 
 
 @torch.no_grad()
@@ -155,11 +158,13 @@ def reference_logits(model: nn.Module, adapters: Road | Lora | None, tokens: Ten
 
     def make(name, layer):
         if adapters is None:
-            return _MergedLinear(layer.weight, lambda weight: weight)
-        return _MergedLinear(layer.weight, lambda weight: adapters.merged(name, which[0], weight))
+            return _MergedLinear(lambda: layer.weight.double())
+        return _MergedLinear(lambda: adapters.merged(name, which[0], layer.weight.double()))
 
     reference = converted(replaced(model, make), torch.float64)
+    # Each request alone, but without adapters they are all alike.
+    parts = [tokens] if adapters is None else tokens.split(1)
     rows = []
-    for which[0], request in enumerate(tokens):
-        rows.append(reference(input_ids=request[None], use_cache=False, logits_to_keep=keep).logits)
+    for which[0], part in enumerate(parts):
+        rows.append(reference(input_ids=part, use_cache=False, logits_to_keep=keep).logits)
     return torch.cat(rows)

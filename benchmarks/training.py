@@ -1,7 +1,7 @@
 """Table D.1 of the RoAd paper: memory and time of one training step of a Llama with adapters on all linear layers, on
 one sequence.
 
-    python -m benchmarks.training [--shape 7b|small|tiny] [--dtypes float32,...] [--tokens N] ...
+    python -m benchmarks.training [--shape 7b|7b-8|small|tiny] [--dtypes float32,...] [--tokens N] ...
 
 All adapters are PEFT's, RoAd both with PEFT's own code and on our kernels. Weights are random and frozen, adapters in
 float32 (PEFT's default) and moved away from their start, where some gradients are zero. A step is forward, backward and
@@ -216,10 +216,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         parser.add_argument("--tokens", type=int, metavar="TOKENS")
 
     options = model_runs.arguments("Memory and time of a training step.", add, argv, "python -m benchmarks.training")
-    gpu, quick = options.device.startswith("cuda"), options.grid == "quick"
-    options.shape = options.shape or ("tiny" if quick else "7b" if gpu else "small")
+    gpu = options.device.startswith("cuda")
+    options.shape = options.shape or {"quick": "tiny", "gpu-check": "7b-8"}.get(options.grid, "7b" if gpu else "small")
     options.dtypes = options.dtypes or ("bfloat16" if gpu else "float32")
-    options.tokens = options.tokens or (32 if quick else 512)
+    options.tokens = options.tokens or (32 if options.grid == "quick" else 512)
     return options
 
 
