@@ -147,6 +147,19 @@ def test_several_adapters_of_different_group_sizes(calls, dtype):
     assert_close(z, expect_rotated(layer.base_layer(x), *matrices), torch.float32, units=16)
 
 
+@pytest.mark.parametrize("active", ["A", "AB"])
+def test_float64_models_compute_in_float64_with_any_adapter(active):
+    model = make_model(("road_1", 64), ("road_4", 64), dtype=torch.float64)
+    model.base_model.set_adapter(list(active))
+    layer, x = first(model), make_x(5, 16, dtype=torch.float64)
+    for parameters in (layer.road_theta, layer.road_alpha):
+        parameters.to(torch.float32)
+    with road_peft.enabled():
+        z = layer(x)
+    want = expect_rotated(layer.base_layer(x), *(matrix_of(layer, n) for n in active))
+    assert_close(z, want, torch.float64, units=8)
+
+
 def test_several_adapters_are_trained_together():
     model = make_model(("road_1", 64), ("road_4", 64), ("road_2", 2))
     model.base_model.set_adapter(["A", "B", "C"])
