@@ -7,6 +7,7 @@ import torch
 
 import road_kernels as rk
 
+from . import clock
 from .rivals import eager_coefficients, eager_formula
 
 ROWS, DIM, DECODE_ROWS, ADAPTERS = 4096, 4096, 8, 1000
@@ -20,6 +21,15 @@ class Bar:
     rival_name: str
     limit: float  # ours / rival at most
     rounds: int = 15
+
+
+def time_bar(bar: Bar) -> dict:
+    """Median microseconds a call of both sides, interleaved, and p20 to p80 of the ratio taken round by round."""
+    sides = {"ours": clock.repeats(bar.ours), "rival": clock.repeats(bar.rival)}
+    samples = clock.interleave(sides, seconds=0, rounds=(bar.rounds, bar.rounds), sample_seconds=0.004)
+    ratios = [a / b for a, b in zip(samples["ours"], samples["rival"], strict=True)]
+    medians = {f"{side}_us": clock.spread(times, "us", 1e6)["us"] for side, times in samples.items()}
+    return medians | clock.spread(ratios, "ratio")
 
 
 def parameters(variant: str = "road_1", seed: int = 0, width: int = DIM) -> tuple[torch.Tensor, torch.Tensor]:

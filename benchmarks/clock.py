@@ -24,6 +24,16 @@ def turns(run: Callable[[object], object], states: Sequence) -> Calls:
     return calls
 
 
+def repeats(run: Callable[[], object]) -> Calls:
+    """The same call again and again, with nothing between: for calls of a microsecond."""
+
+    def calls(n: int) -> None:
+        for _ in itertools.repeat(None, n):
+            run()
+
+    return calls
+
+
 def host_sample(calls: Calls, n: int) -> float:
     start = time.perf_counter()
     calls(n)

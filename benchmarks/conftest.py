@@ -1,7 +1,5 @@
 """Collects the ratios that the benchmarks record, writes them as JSON, and prints them against their bars."""
 
-import json
-
 import pytest
 
 from . import record
@@ -21,8 +19,5 @@ def record_bar():
 def pytest_terminal_summary(terminalreporter):
     if not _rows:
         return
-    result = {"machine": record.machine(), "rows": _rows}
-    folder = record.folder(result["machine"])
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "cpu.json").write_text(json.dumps(result, indent=1) + "\n")
-    terminalreporter.write_line("\n" + bars_table(result))
+    path = record.save("cpu", _rows)
+    terminalreporter.write_line(f"\n{bars_table(record.load(path))}\n\nwrote {path}")

@@ -7,7 +7,7 @@ the short tables, and demo.txt from the bars' folder, between the markers in REA
 import argparse
 from pathlib import Path
 
-from . import plots, record, tables
+from . import model_report, plots, record, tables
 from .bars_table import bars_table
 
 ROOT = Path(__file__).parent.parent
@@ -109,6 +109,10 @@ def results_page(found: dict[Path, dict[str, dict]]) -> str:
             parts += _wins("single_op", result) + _left_out(result)
         if "dispatch" in results:
             parts += ["### Dispatch", dispatch_table(results["dispatch"], spread=True)]
+        for name, table in model_report.TABLES.items():
+            if name in results:
+                parts += [f"### {name.capitalize()}", table(results[name]), *_images(folder, f"{name}.png")]
+                parts += _left_out(results[name])
         if "cpu" in results:
             parts += ["### Bars", bars_table(results["cpu"])]
     return "\n\n".join(parts) + "\n"
@@ -147,7 +151,10 @@ def readme_parts(found: dict[Path, dict[str, dict]]) -> dict[str, str]:
     if bars:
         folder, result = max(bars, key=lambda item: item[1]["machine"].get("date", ""))
         parts["benchmarks"] = bars_table(result)
-        parts["demo"] = f"```text\n{(folder / 'demo.txt').read_text()}```"
+        if (demo := folder / "demo.txt").exists():
+            parts["demo"] = f"```text\n{demo.read_text()}```"
+        else:
+            print(f"no {demo} (python -m road_kernels > demo.txt): README.md keeps its demonstration")
     for marker, name, table in (("elementwise", "layer", short_layer), ("dispatch", "dispatch", dispatch_table)):
         if made := [table(r[name]) for r in found.values() if name in r]:
             parts[marker] = "\n\n".join(made)

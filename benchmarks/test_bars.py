@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from . import bars
-from .interleave import interleaved
 
 torch.set_num_threads(2)
 
@@ -17,7 +16,7 @@ def test_bars(benchmark, record_bar, group):
         ours.append(bar.ours)
         check(bar)
         if benchmark.enabled:
-            record_bar(group, bar, interleaved(bar.ours, bar.rival, bar.rounds))
+            record_bar(group, bar, bars.time_bar(bar))
     benchmark.pedantic(lambda: [run() for run in ours], rounds=3, warmup_rounds=1)
 
 

@@ -11,7 +11,7 @@ ENTRIES = {entry.name: entry for entry in dispatch.entries(small.CPU)}
 @pytest.mark.parametrize("mode", dispatch.MODES[:3])
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_dispatch(benchmark, mode, entry):
-    run, tensors = dispatch.prepare(mode, ENTRIES[entry], small.CPU)
-    dispatch.require_right(ENTRIES[entry], mode, run(tensors), small.CPU)
+    run = dispatch.prepare(mode, ENTRIES[entry], small.CPU)
+    dispatch.require_right(ENTRIES[entry], mode, run(), small.CPU)
     benchmark.group = f"dispatch, {mode}"
-    benchmark(run, tensors)
+    benchmark(run)
