@@ -154,7 +154,7 @@ class _MergedLinear(nn.Module):
 @torch.no_grad()
 def reference_logits(model: nn.Module, adapters: Road | Lora | None, tokens: Tensor, keep: int) -> Tensor:
     """[requests, keep, vocabulary] in float64: each request alone, its adapter merged; the last ``keep`` positions."""
-    which = [0]
+    which = [0]  # the adapter of the request at hand
 
     def make(name, layer):
         if adapters is None:
@@ -165,6 +165,7 @@ def reference_logits(model: nn.Module, adapters: Road | Lora | None, tokens: Ten
     # Each request alone, but without adapters they are all alike.
     parts = [tokens] if adapters is None else tokens.split(1)
     rows = []
-    for which[0], part in enumerate(parts):
+    for adapter, part in enumerate(parts):
+        which[0] = adapter
         rows.append(reference(input_ids=part, use_cache=False, logits_to_keep=keep).logits)
     return torch.cat(rows)

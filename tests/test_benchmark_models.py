@@ -1,10 +1,11 @@
-"""Generation and training of whole models in benchmarks/: what is timed computes what it says, and figures add up."""
+"""Generation with whole models in benchmarks/: every provider computes the same thing, in every way it is timed."""
 
+import contextlib
 import functools
 import itertools
-import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # benchmarks is no part o
 pytest.importorskip("transformers", reason="the models of these benchmarks are transformers'")
 pytest.importorskip("peft", reason="these benchmarks compare with PEFT")
 
-from benchmarks import decoding, generation, memory, model_report, model_runs, models, serving, training
+from benchmarks import decoding, generation, models, serving, training
 from benchmarks.accuracy import row_error
 
 REQUESTS, PROMPT, MORE = 3, 9, 3
@@ -105,6 +106,56 @@ def test_generation_is_that_of_transformers_and_of_peft():
         assert torch.equal(decoding.generate(decoding.Eager(ours.model), prompt, 5)[0], theirs[:, PROMPT:])
 
 
+@pytest.fixture
+def graphs_on_the_host(monkeypatch):
+    """torch.cuda's graphs as far as decoding.Static uses them: a replay does the step again, into the same memory."""
+    alive = {}
+
+    class Graph:
+        replays = 0
+
+        def replay(self):
+            Graph.replays += 1
+            alive["decoder"].logits.copy_(alive["decoder"]._decode())
+
+    capture = decoding.Static._capture
+
+    def captured(self):
+        alive["decoder"] = self
+        capture(self)
+
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    monkeypatch.setattr(decoding.Static, "_capture", captured)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda s: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "graph", lambda g: contextlib.nullcontext())
+    return Graph
+
+
+def test_steps_replay_one_graph_from_the_first_token_on(graphs_on_the_host):
+    s = served()
+    base = s.providers(torch.float32)[0].model
+    prompt = s.tokens[:, :PROMPT]
+    want = decoding.generate(decoding.Eager(base), prompt, 5)[0]
+    decoder = decoding.Static(base, REQUESTS, PROMPT + 5, capture=True)
+    for _ in range(2):
+        assert torch.equal(decoding.generate(decoder, prompt, 5)[0], want)
+    assert graphs_on_the_host.replays == 2 * 4  # the first token comes of the prompt
+
+
+def test_what_cannot_be_captured_is_not_run_in_a_graph_and_says_why(graphs_on_the_host):
+    axes = {"dtype": "float32", "mode": "graph", "requests": 2, "new_tokens": 2}
+    providers = {p.name: p for p in served().providers(torch.float32)}
+    rows = {r["provider"]: r for r in generation.measure(served(), axes, (0.0, (0, 0)))}
+    assert rows.keys() == providers.keys()
+    for name in ("RoAd, PEFT", "LoRA rank 8, PEFT"):
+        assert rows[name]["error"] is None and "copied to the device" in rows[name]["note"]
+    for name in ("no adapter", "RoAd, road_kernels", "RoAd, PEFT on road_kernels", "LoRA rank 8, bmm"):
+        assert rows[name]["error"] < 1e-5 and rows[name]["note"] is None
+
+
 def test_peft_is_on_our_kernels_where_it_says_so_and_only_there():
     from road_kernels.integrations import peft as road_peft
 
@@ -123,104 +174,6 @@ def test_a_wrong_adapter_is_refused():
     axes = {"dtype": "float32", "mode": "eager", "requests": 2, "new_tokens": 2}
     with pytest.raises(ValueError, match="RoAd, road_kernels in"):
         generation.measure(s, axes, (0.0, (1, 1)))
-
-
-def test_rounds_change_who_is_first_and_end_in_bounds():
-    order = []
-    samples = {name: (lambda name=name: order.append(name) or {"t": 1.0}) for name in "abc"}
-    taken = model_runs.rounds(samples, seconds=0.0, bounds=(3, 9))
-    assert "".join(order) == "abcbcacab" and all(len(t) == 3 for t in taken.values())
-    assert len(model_runs.rounds({"a": lambda: {}}, seconds=60.0, bounds=(1, 4))["a"]) == 4
-    assert model_runs.rounds({}, 0.0, (1, 1)) == {}
-
-
-def test_ratios_are_taken_round_by_round():
-    base, other = [{"t": 1.0}, {"t": 10.0}, {"t": 2.0}], [{"t": 2.0}, {"t": 20.0}, {"t": 4.0}]
-    row = model_runs.spreads(other, base, {"over": "t"}, ("t",))
-    assert row["over"] == row["over_p20"] == row["over_p80"] == 2.0 and row["t"] == 4.0
-    assert set(model_runs.spreads([], base, {"over": "t"}, ("t",)).values()) == {None}
-
-
-def test_what_cannot_run_is_a_reason_and_ours_must_run():
-    def fails():
-        raise RuntimeError("first line\nsecond")
-
-    def too_large():
-        raise torch.OutOfMemoryError("so many GiB")
-
-    assert model_runs.attempt(fails, ours=False) == (None, "RuntimeError: first line")
-    assert model_runs.attempt(too_large, ours=True) == (None, "out of memory: so many GiB")
-    assert model_runs.attempt(lambda: 3, ours=True) == (3, None)
-    with pytest.raises(RuntimeError, match="first line"):
-        model_runs.attempt(fails, ours=True)
-
-
-def test_saved_bytes_are_those_of_known_operations():
-    layer = torch.nn.Linear(8, 4, bias=False)
-    x = torch.randn(16, 8, requires_grad=True)
-    assert memory.saved_bytes(layer, lambda: layer(x).sum()) == x.nbytes  # the weight is there anyway
-    layer.requires_grad_(False)
-    assert memory.saved_bytes(layer, lambda: layer(x).sum()) == 0
-    assert memory.saved_bytes(layer, lambda: (layer(x).exp() * 2).sum()) == 16 * 4 * 4  # exp keeps its result
-    # Twice the same storage counts once.
-    assert memory.saved_bytes(layer, lambda: (x * x).sum()) == x.nbytes
-
-
-def test_resident_growth_sees_what_is_allocated():
-    grown = memory.resident_growth(lambda: torch.ones(64 << 20, dtype=torch.uint8))
-    if grown is None:
-        pytest.skip("this system does not let a process set its memory's high water mark back")
-    assert 60 << 20 < grown < 96 << 20
-
-
-def test_in_place_training_keeps_no_more_than_a_plain_model_does():
-    """Of the rotations nothing but their outputs, which the next operations keep or drop as they do without adapters;
-    the rest is the parameters' tables."""
-    base = models.converted(served().model, torch.float32)
-    ids = torch.randint(256, (1, 64))
-    kept = {}
-    for m in training.methods():
-        if m.name == training.BASE or m.name.startswith("RoAd1"):
-            with m.use():
-                made = training.Trained(m, base, ids)
-                kept[m.name] = memory.saved_bytes(made.model, made.loss)
-    plain, ours, in_place, peft = (
-        kept[n]
-        for n in (training.BASE, "RoAd1, PEFT on road_kernels", "RoAd1, PEFT on road_kernels, in place", "RoAd1, PEFT")
-    )
-    assert plain < in_place < ours < peft
-    assert peft - plain > 2 * (in_place - plain)
-
-
-def test_training_refuses_gradients_worse_than_twice_those_of_peft(monkeypatch):
-    import road_kernels.integrations.peft._forward as forward
-
-    true = forward.road_apply
-    monkeypatch.setattr(forward, "road_apply", lambda x, *args, **kw: true(x * 1.001, *args, **kw))
-    methods = [m for m in training.methods() if m.name in ("RoAd1, PEFT", "RoAd1, PEFT on road_kernels")]
-    ids = torch.randint(256, (1, 16))
-    with pytest.raises(ValueError, match="RoAd1, PEFT on road_kernels: loss or gradient is off"):
-        training.errors_of(methods, served().model, torch.float32, ids)
-
-
-def test_programs_run_and_report(tmp_path, capsys):
-    arguments = ["--quick", "--device", "cpu", "--results", str(tmp_path)]
-    generation.main([*arguments, "--dtypes", "bfloat16", "--requests", "1,2"])
-    training.main([*arguments, "--tokens", "8"])
-    printed = capsys.readouterr().out
-    assert "| **RoAd, road_kernels** |" in printed and "Not run: RoAd, PEFT, float32 adapters" in printed
-    results = {p.stem: json.loads(p.read_text()) for p in tmp_path.glob("*/*.json")}
-    assert set(results) == {"generation", "training"} and len(list(tmp_path.glob("*/*.csv"))) == 2
-    rows = results["generation"]["rows"]
-    assert {r["requests"] for r in rows} == {1, 2} and len(rows) == 2 * 7
-    failed = [r for r in rows if r["tokens_per_s"] is None]
-    assert {r["provider"] for r in failed} == {"RoAd, PEFT, float32 adapters"} and all(r["note"] for r in failed)
-    assert all(r["error"] is not None and r["samples"] == 2 for r in rows if r not in failed)
-    rows = {r["provider"]: r for r in results["training"]["rows"]}
-    assert len(rows) == 15 and all(r["step_ms"] > 0 and r["saved_bytes"] > 0 and r["error"] for r in rows.values())
-    assert rows["no adapter"]["over_base"] == 1.0 and rows["LoRA rank 8"]["trainable"] > 0
-    for name, result in results.items():
-        assert "Quick run" in model_report.TABLES[name](result)
 
 
 @pytest.mark.parametrize(
