@@ -1,0 +1,103 @@
+"""The calls that the GPU tests look at, by name, and what the profiler and the allocator say about one."""
+
+from dataclasses import dataclass
+
+import torch
+from common import DEVICE, apply, make_params, make_x, op_form
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
+
+from road_kernels import _backends
+
+ADAPTERS = 5
+FORWARD = ("forward", "batched forward", "in place", "batched in place")
+BACKWARD = (
+    "backward",
+    "batched backward",
+    "backward of x",
+    "batched backward of x",
+    "backward of the parameters",
+    "backward from the output",
+    "batched backward from the output",
+)
+WORK = FORWARD + BACKWARD
+
+
+@dataclass
+class Work:
+    """A call on tensors that stay where they are: what a CUDA graph captures."""
+
+    name: str
+    kernels: str
+    form: str
+    group_size: int
+    x: torch.Tensor
+    gz: torch.Tensor
+    p: torch.Tensor
+    q: torch.Tensor
+    ids: torch.Tensor | None
+
+    def __call__(self) -> tuple[torch.Tensor, ...]:
+        if self.name in FORWARD:
+            kw = {"group_size": self.group_size, "inplace": "in place" in self.name, "backend": self.kernels}
+            return (apply(self.x, self.p, self.q, self.form, self.ids, **kw),)
+        backend = _backends._loaded[self.kernels][0]
+        wanted = ["parameters" not in self.name] + ["of x" not in self.name] * 2
+        grads = backend.rotate_backward(
+            *(self.gz, self.x, self.p, self.q, self.ids, op_form(self.form), self.group_size),
+            "from the output" in self.name,
+            wanted,
+        )
+        return tuple(g for g in grads if g is not None)
+
+    def tensors(self) -> list[torch.Tensor]:
+        return [t for t in (self.x, self.gz, self.p, self.q, self.ids) if t is not None]
+
+
+def make_work(
+    name, kernels, form="road_1", rows=1200, dim=512, group_size=64, dtype=torch.bfloat16, seed=0, adapters=ADAPTERS
+) -> Work:
+    batched = "batched" in name
+    p, q = make_params(form, adapters if batched else None, dim, seed=seed + 1)
+    x, gz = make_x(rows, dim, dtype=dtype, seed=seed), make_x(rows, dim, dtype=dtype, seed=seed + 2)
+    ids = make_ids(rows, adapters, seed) if batched else None
+    return Work(name, kernels, form, group_size, x, gz, p, q, ids)
+
+
+def make_ids(rows: int, adapters: int, seed: int = 0) -> torch.Tensor:
+    """Any order; -1, the first and the last adapter among them."""
+    ids = torch.randint(-1, adapters, (rows,), generator=torch.Generator().manual_seed(seed), device="cpu")
+    ids[:3] = torch.tensor([adapters - 1, -1, 0], device="cpu")
+    return ids.to(DEVICE)
+
+
+def device_events(run) -> list[str]:
+    """The names of what one call does on the device: kernels, copies, fills, in order."""
+    run()
+    torch.cuda.synchronize()
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
+        run()
+        torch.cuda.synchronize()
+    events = [e for e in profiler.events() if e.device_type == DeviceType.CUDA]
+    return [e.name for e in sorted(events, key=lambda e: e.time_range.start)]
+
+
+def is_torchs(name: str) -> bool:
+    """Kernels of PyTorch and of the libraries that it sorts and searches with."""
+    return any(part in name for part in ("at::", "at_cuda_detail", "cub::", "thrust::", "Memcpy", "Memset"))
+
+
+def requested_bytes(run) -> tuple[int, tuple[torch.Tensor, ...]]:
+    """What one call asks the caching allocator for, all in all, and its result."""
+    run()
+    torch.cuda.synchronize()
+    count = lambda: torch.cuda.memory_stats()["requested_bytes.all.allocated"]  # noqa: E731
+    before = count()
+    result = run()
+    return count() - before, result
+
+
+def ulp(t: torch.Tensor) -> torch.Tensor:
+    """The distance from |t| to the next number of its dtype, in float64."""
+    exponent = torch.frexp(t.double().abs().clamp_min(torch.finfo(t.dtype).tiny)).exponent
+    return torch.ldexp(torch.full_like(t, torch.finfo(t.dtype).eps, dtype=torch.float64), exponent - 1)

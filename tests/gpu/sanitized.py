@@ -1,0 +1,60 @@
+"""Every kernel once and more, on small shapes, for compute-sanitizer to watch: python sanitized.py [BACKEND] [--few].
+
+Nothing is compared here: the tests do that.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+from common import DEVICE, DTYPES, FORMS, make_params, make_x
+from gpu_work import WORK, make_work
+
+from road_kernels import _backends
+
+ROWS, DIM = 37, 64
+
+
+def unaligned(t: torch.Tensor) -> torch.Tensor:
+    """The same numbers one element behind an aligned address: no vector loads."""
+    return torch.cat((t.new_zeros(1), t.flatten()))[1:].view(t.shape)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("backend", nargs="?", default="cuda")
+    parser.add_argument("--few", action="store_true", help="two dtypes and forms: a backend that compiles each")
+    options = parser.parse_args()
+    torch.set_default_device(DEVICE)
+    if options.backend == "cuda_shim":
+        import cuda_shim
+
+        _backends._loaded["cuda_shim"] = cuda_shim.backend(), None
+    dtypes, forms = (DTYPES[1:3], FORMS[:4:2]) if options.few else (DTYPES, FORMS)
+    calls = 0
+    for dtype in dtypes:
+        for form in forms:
+            for group_size in (2, 16):
+                for name in WORK:
+                    work = make_work(name, options.backend, form, ROWS, DIM, group_size, dtype)
+                    work()
+                    work.x, work.gz = unaligned(work.x), unaligned(work.gz)
+                    work()
+                    calls += 2
+        mix_rows = _backends._loaded[options.backend][0].mix_rows
+        for columns in (40, 17):
+            for form in ("table", "table_half"):
+                mix_rows(make_x(DIM, columns, dtype=dtype), *make_params(form, None, DIM), 16)
+                calls += 1
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+    print(f"{calls} calls of {options.backend} on {DEVICE}")
+
+
+if __name__ == "__main__":
+    main()

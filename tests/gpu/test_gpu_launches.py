@@ -1,0 +1,130 @@
+"""What a call does on the device: its kernels, its memory, and that it waits for nothing."""
+
+import pytest
+import torch
+from common import FORMS, make_params, make_x
+from gpu_work import FORWARD, WORK, device_events, is_torchs, make_work, requested_bytes
+
+import road_kernels as rk
+from road_kernels import _backends
+
+
+def kernels_of(name: str) -> int:
+    return 1 if name in FORWARD or name.endswith("of x") else 2
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", WORK)
+def test_one_kernel_forward_two_backward(kernels, name, form):
+    events = device_events(make_work(name, kernels, form))
+    ours = [e for e in events if not is_torchs(e)]
+    assert len(ours) == kernels_of(name), events
+    if "batched" in name and kernels_of(name) == 2:  # torch sorts the ids, on the device
+        assert len(events) <= 16, events
+        assert not any("HtoD" in e or "DtoH" in e for e in events), events
+    else:
+        assert events == ours
+
+
+@pytest.mark.parametrize("inplace", [False, True], ids=["out of place", "in place"])
+def test_autograd_adds_no_kernel(kernels, inplace):
+    """In place only theta is trained: alpha's gradient needs the check that no alpha is zero, which is several."""
+    x, gz = make_x(300, 512, dtype=torch.bfloat16), make_x(300, 512, dtype=torch.bfloat16, seed=1)
+    theta, alpha = make_params("road_1", None, 512)
+    theta.requires_grad_()
+    if not inplace:
+        x.requires_grad_(), alpha.requires_grad_()
+    leaves = [t for t in (x, theta, alpha) if t.requires_grad]
+
+    def step():
+        z = rk.road_apply(x, theta, alpha, inplace=inplace, backend=kernels)
+        torch.autograd.grad(z, leaves, gz)
+
+    assert len(device_events(step)) == 3
+
+
+def test_merging_is_one_kernel(kernels):
+    mix_rows = _backends._loaded[kernels][0].mix_rows
+    w, (r1, r2) = make_x(512, 300, dtype=torch.bfloat16), make_params("table", None, 512)
+    for weight in (w, w.t().contiguous().t()):
+        assert len(device_events(lambda weight=weight: mix_rows(weight, r1, r2, 64))) == 1
+
+
+@pytest.mark.parametrize("name", WORK)
+def test_nothing_waits_for_the_device(kernels, name):
+    work = make_work(name, kernels)
+    work()
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        work()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_training_in_place_waits_for_nothing(kernels):
+    """The check for singular blocks is an assertion on the device."""
+    for form in ("road_1", "road_4"):
+        x, params = make_x(7, 64), [t.requires_grad_() for t in make_params(form, 3, 64)]
+        ids = torch.tensor([0, 2, -1, 1, 1, 0, 2])
+        variant = {"variant": form, "inplace": True, "backend": kernels}
+        rk.road_apply_batched(x.clone(), *params, ids, **variant).sum().backward()
+        y = x.clone()
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            rk.road_apply_batched(y, *params, ids, **variant).sum().backward()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", WORK)
+def test_memory(name, form):
+    """The output, and backward scratch by the formula of csrc/cuda/road_cuda.h."""
+    if "cuda" not in [n for n, (module, _) in _backends._loaded.items() if module]:
+        pytest.skip("the CUDA kernels are not usable here")
+    work = make_work(name, "cuda", form)
+    requested, result = requested_bytes(work)
+    outputs = 0 if "in place" in name else sum(t.nbytes for t in result)
+    if kernels_of(name) == 1:
+        assert requested == outputs
+        return
+    rows, dim = work.x.shape
+    adapters = work.p.shape[0] if work.ids is not None else 1
+    sums = dim if form in ("road_1", "table_half") else 2 * dim
+    blocks = 4 * torch.cuda.get_device_properties(0).multi_processor_count
+    scratch = 4 * (blocks + adapters) * sums
+    sorting = 0 if work.ids is None else 128 * rows + 16 * adapters + (1 << 20)  # torch's, with its workspace
+    assert outputs < requested <= outputs + scratch + sorting
+
+
+@pytest.mark.parametrize("name", WORK)
+@pytest.mark.parametrize("form", ["road_1", "road_4"])
+def test_bitwise_repeatable(kernels, name, form):
+    """Also beside other work, which changes the order in which blocks run."""
+    work = make_work(name, kernels, form, rows=5000, dim=1024)
+    x = work.x.clone()
+    first = [t.clone() for t in work()]
+    beside, noise = torch.cuda.Stream(), torch.randn(4096, 4096)
+    beside.wait_stream(torch.cuda.current_stream())
+    for repeat in range(5):
+        work.x.copy_(x)
+        if repeat:
+            with torch.cuda.stream(beside):
+                noise @ noise
+        assert all(map(torch.equal, work(), first))
+    torch.cuda.synchronize()
+
+
+def test_a_launch_that_fails_says_so():
+    """A row of more blocks than a grid's second dimension may have: 2^25 features and more, not aligned."""
+    if "cuda" not in [n for n, (module, _) in _backends._loaded.items() if module]:
+        pytest.skip("the CUDA kernels are not usable here")
+    dim = 512 * 65536
+    x = torch.ones(dim + 1, dtype=torch.bfloat16)[1:]
+    theta, alpha = torch.zeros(dim // 2), torch.ones(dim // 2)
+    with pytest.raises(RuntimeError, match=r"invalid.* configuration"):
+        rk.road_apply(x, theta, alpha, group_size=2, backend="cuda")
+    y = torch.ones(dim, dtype=torch.bfloat16)  # and the next call works
+    assert torch.equal(rk.road_apply(y, theta, alpha, group_size=2, backend="cuda"), y)

@@ -1,0 +1,139 @@
+"""The current stream and no other; CUDA graphs that see whatever changed in the tensors they read."""
+
+import pytest
+import torch
+from bank_cases import make_adapter, make_bank
+from common import make_x
+from gpu_work import WORK, make_ids, make_work
+
+import road_kernels as rk
+
+CYCLES = 100_000_000  # 50 ms and more: what is launched on another stream meanwhile would come too early
+
+
+@pytest.mark.parametrize("name", WORK)
+def test_work_is_ordered_on_the_current_stream(kernels, name):
+    work = make_work(name, kernels)
+    values = [t.clone() for t in work.tensors()]
+    want = [t.clone() for t in work()]  # compiles and loads, too
+    for t in work.tensors():
+        t.zero_()
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(CYCLES)
+        for t, value in zip(work.tensors(), values, strict=True):
+            t.copy_(value)
+        got = work()
+    stream.synchronize()
+    assert all(map(torch.equal, got, want))
+
+
+def test_backward_runs_on_the_stream_of_its_forward(kernels):
+    x, gz = make_x(300, 512), make_x(300, 512, seed=1)
+    theta, alpha = torch.rand(256).requires_grad_(), torch.ones(256).requires_grad_()
+
+    def step():
+        return torch.autograd.grad(rk.road_apply(x, theta, alpha, backend=kernels), (theta, alpha), gz)
+
+    want, kept = step(), x.clone()
+    x.zero_()
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(CYCLES)
+        x.copy_(kept)
+        got = step()
+    stream.synchronize()
+    assert all(map(torch.equal, got, want))
+
+
+def capture(run):
+    """(the graph, the tensors that a replay writes)."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(2):
+            run()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        written = run()
+    return graph, written
+
+
+@pytest.mark.parametrize("form", ["road_1", "road_4", "table_half"])
+@pytest.mark.parametrize("name", WORK)
+def test_replays_read_what_is_there_then(kernels, name, form):
+    """x, the gradient, the ids and the contents of the tables all change between replays."""
+    work = make_work(name, kernels, form)
+    graph, written = capture(work)
+    for seed in (11, 12):
+        fresh = make_work(name, kernels, form, seed=seed)
+        if fresh.ids is not None and seed == 12:
+            fresh.ids.fill_(-1)  # nobody has an adapter any more
+            fresh.ids[-1] = fresh.p.shape[0] - 1
+        for mine, new in zip(work.tensors(), fresh.tensors(), strict=True):
+            mine.copy_(new)
+        graph.replay()
+        assert all(map(torch.equal, written, fresh()))
+
+
+def test_a_training_step_in_a_graph(kernels):
+    x, gz = make_x(300, 512, dtype=torch.bfloat16), make_x(300, 512, dtype=torch.bfloat16, seed=1)
+    theta, alpha = torch.rand(256).requires_grad_(), torch.ones(256).requires_grad_()
+
+    def step():
+        return torch.autograd.grad(rk.road_apply(x, theta, alpha, backend=kernels), (theta, alpha), gz)
+
+    graph, written = capture(step)
+    with torch.no_grad():
+        theta.uniform_()
+        x.normal_()
+    graph.replay()
+    assert all(map(torch.equal, written, step()))
+
+
+def test_a_captured_graph_sees_the_adapters_that_a_bank_loads(kernels):
+    bank, layer = make_bank(capacity=3, device="cuda"), "layers.0.qkv"
+    x, ids = make_x(4, 24, dtype=torch.bfloat16), torch.full((4,), -1, dtype=torch.int32)
+    graph, (z,) = capture(lambda: (bank.rotate(layer, x, ids, backend=kernels),))
+    graph.replay()
+    assert torch.equal(z, x)
+    for names, change in (
+        (["anna", None, "anna"], lambda: bank.load("anna", make_adapter(1))),
+        (["anna", "ben", None, "ben"], lambda: bank.load("ben", make_adapter(2))),
+        (["anna", "ben", None, "ben"], lambda: bank.replace("ben", make_adapter(3))),
+        (["anna"], lambda: bank.evict("ben")),
+    ):
+        change()
+        bank.ids(names, out=ids)
+        before = z.clone()
+        graph.replay()
+        assert torch.equal(z, bank.rotate(layer, x, ids, backend=kernels))
+        assert not torch.equal(z, before)
+
+
+def test_ids_in_a_graph_may_name_any_adapter(kernels):
+    """One graph, any number of adapters per batch: nothing about the ids is baked in."""
+    work = make_work("batched backward", kernels, adapters=300)
+    graph, written = capture(work)
+    for ids in (torch.arange(1200) % 300, torch.zeros(1200), make_ids(1200, 2)):
+        work.ids.copy_(ids)
+        graph.replay()
+        assert all(map(torch.equal, written, work()))
+
+
+def test_the_second_device(kernels):
+    if torch.cuda.device_count() < 2:
+        pytest.skip("one GPU only")
+    for name in WORK:
+        work = make_work(name, kernels)
+        other = make_work(name, kernels)
+        other.x, other.gz, other.p, other.q = (t.to("cuda:1") for t in (other.x, other.gz, other.p, other.q))
+        other.ids = None if other.ids is None else other.ids.to("cuda:1")
+        got = other()
+        assert torch.cuda.current_device() == 0
+        for g, want in zip(got, work(), strict=True):
+            assert g.device.index == 1
+            assert torch.equal(g.cpu(), want.cpu())
