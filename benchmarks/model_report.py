@@ -37,7 +37,8 @@ def training_table(result: dict) -> str:
         head = ["adapters", "parameters, k", "ms a step", "over no adapter", "MiB kept for backward", f"MiB {peak}"]
         lines = []
         for r in rows:
-            ms = "fails" if r["step_ms"] is None else f"{r['step_ms']:.0f}"
+            ms = "fails" if r["step_ms"] is None else f"{r['step_ms']:.{0 if r['step_ms'] >= 100 else 1}f}"
+            ms += " (once)" if r["samples"] == 1 else ""
             over = "" if r["over_base"] is None else f"{r['over_base']:.2f} x ({_range(r, 'over_base', '.2f')})"
             parameters = f"{r['trainable'] / 1e3:.0f}" if r["trainable"] else ""
             lines.append([_name(r), parameters, ms, over, _mib(r["saved_bytes"]), _mib(r[_PEAKS[peak]])])

@@ -2,6 +2,7 @@
 
 import argparse
 import gc
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -64,10 +65,11 @@ def now(device: torch.device) -> float:
 
 
 def rounds(
-    samples: dict[str, Callable[[], dict]], seconds: float, bounds: tuple[int, int]
+    samples: dict[str, Callable[[], dict]], seconds: float, bounds: tuple[int, int], longest: float = math.inf
 ) -> dict[str, list[dict[str, float]]]:
     """One sample of each provider a round, each round starting with another; as clock.interleave, but the samples are
-    seconds long: none is spent on sizing them, and who calls has warmed up by checking the results."""
+    seconds long: none is spent on sizing them, and who calls has warmed up by checking the results. One that took more
+    than ``longest`` seconds is sampled once."""
     taken = {name: [] for name in samples}
     names, stop = list(samples), time.perf_counter() + seconds
     for k in range(bounds[1]):
@@ -75,18 +77,21 @@ def rounds(
             break
         first = k % max(1, len(names))
         for name in names[first:] + names[:first]:
+            start = time.perf_counter()
             taken[name].append(samples[name]())
+            if time.perf_counter() - start > longest:
+                names.remove(name)
     return taken
 
 
 def spreads(taken: list[dict], base: list[dict] | None, ratios: dict[str, str], keys: tuple[str, ...]) -> dict:
     """Median, p20 and p80 of each key, and of ``ratios``: {column: the key whose ratio to the base's it is}, taken
-    round by round. None where there are no samples."""
+    round by round, as far as both have samples. None where there are none."""
     row = {}
     for key in keys:
         row |= clock.spread([t[key] for t in taken], key) if taken else _nothing(key)
     for column, key in ratios.items():
-        pairs = zip(taken, base or (), strict=True) if taken and base else ()
+        pairs = zip(taken, base or (), strict=False)
         found = [t[key] / b[key] for t, b in pairs]
         row |= clock.spread(found, column) if found else _nothing(column)
     return row

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,13 @@ def test_rounds_change_who_is_first_and_end_in_bounds():
     assert "".join(order) == "abcbcacab" and all(len(t) == 3 for t in taken.values())
     assert len(model_runs.rounds({"a": lambda: {}}, seconds=60.0, bounds=(1, 4))["a"]) == 4
     assert model_runs.rounds({}, 0.0, (1, 1)) == {}
+
+
+def test_what_takes_too_long_is_sampled_once_and_compared_with_that_round():
+    samples = {"base": lambda: {"t": 1.0}, "long": lambda: time.sleep(0.02) or {"t": 3.0}}
+    taken = model_runs.rounds(samples, seconds=0.0, bounds=(3, 3), longest=0.01)
+    assert {name: len(t) for name, t in taken.items()} == {"base": 3, "long": 1}
+    assert model_runs.spreads(taken["long"], taken["base"], {"over": "t"}, ("t",))["over"] == 3.0
 
 
 def test_ratios_are_taken_round_by_round():
