@@ -1,7 +1,7 @@
 # Every target makes its own virtual environment (VENV) and installs what it needs.
 #   make demo     what is usable here, a mixed batch served and checked, and what it costs
 #   make test     all tests, Python and C++
-#   make bench    microbenchmarks against their bars, results in benchmarks/results
+#   make bench    every benchmark, with tables and plots, in benchmarks/results (minutes)
 #   make lint     ruff
 # Another Python or torch (2.11 or newer):  make test PYTHON=python3.12 TORCH='torch==2.11.0' VENV=.venv312
 # An environment of yours, as it is:        make test VENV=/path/to/venv TORCH=
@@ -13,7 +13,7 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check -q
 SOURCES = $(wildcard csrc/*/*) setup.py pyproject.toml $(wildcard python_fallback/*.py)
 
-.PHONY: demo test test-python test-shim test-cpp bench lint build clean
+.PHONY: demo test test-python test-shim test-cpp bench bench-check lint build clean
 
 build: $(VENV)/.built
 
@@ -55,9 +55,17 @@ test-cpp: $(VENV)/.tools
 	  $(BIN)/ctest --test-dir build/cmake-$$sanitize --output-on-failure || exit 1; \
 	done
 
-BENCH ?= --benchmark-only
+# Minutes, on a machine with nothing else to do: the bars, then every sweep with its tables and plots.
 bench: build
-	$(BIN)/python -m pytest -q benchmarks $(BENCH)
+	$(BIN)/python -m pytest -q benchmarks --benchmark-only
+	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.generation
+	$(BIN)/python -m benchmarks.training
+	$(BIN)/python -m benchmarks.report
+
+# Once each, for correctness: a shared machine's times prove nothing.
+bench-check: build
+	$(BIN)/python -m pytest -q benchmarks --benchmark-disable
 
 lint: $(VENV)/.tools
 	$(BIN)/ruff check .

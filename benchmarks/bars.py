@@ -135,6 +135,38 @@ def training() -> Iterator[Bar]:
             yield Bar(name, ours, rival, "PEFT's formula, float32 parameters", 1 / 5, 7)
 
 
+def merging() -> Iterator[Bar]:
+    theta, ones = parameters()[0], torch.ones(DIM // 2)
+    dense = eager_formula(torch.eye(DIM), *eager_coefficients(theta, ones, "road_1", 64), 64).t().contiguous()
+    for dtype in (torch.float32, torch.bfloat16):
+        weight = torch.randn(DIM, DIM).to(dtype)
+        name = f"{DIM} x {DIM} {str(dtype)[6:]}"
+        for work, function in (("merge", rk.road_merge), ("unmerge", rk.road_unmerge)):
+            yield Bar(
+                f"{work} {name}, new weight",
+                lambda w=weight, f=function: f(w, None, theta, ones),
+                lambda w=weight: w.clone(),
+                "W.clone()",
+                1.5,
+            )
+            yield Bar(
+                f"{work} {name}, in place",
+                lambda w=weight, f=function: f(w, None, theta, ones, inplace=True),
+                lambda w=weight: w.clone(),
+                "W.clone()",
+                1.5,
+            )
+    weight = torch.randn(DIM, DIM)
+    yield Bar(
+        f"merge {DIM} x {DIM} float32, new weight",
+        lambda: rk.road_merge(weight, None, theta, ones)[0],
+        lambda: dense @ weight,
+        "PEFT's dense product, its matrix ready",
+        1 / 20,
+        5,
+    )
+
+
 def dispatch() -> Iterator[Bar]:
     x, (theta, alpha) = torch.randn(1, 64), parameters(width=64)
     leaf = x.clone().requires_grad_()
@@ -152,5 +184,6 @@ GROUPS = {
     "decode": decode,
     "mixed batches": mixed_batches,
     "training": training,
+    "merging": merging,
     "dispatch": dispatch,
 }
