@@ -80,7 +80,7 @@ class Served:
 
         made = [
             Provider("no adapter", base, nullcontext, "base"),
-            road("RoAd, road_kernels", serving.rotated(base, self.road, batch), batch.of, torch.float32, ours=True),
+            road("RoAd, AdapterBank", serving.banked(base, self.road, batch), batch.of, torch.float32, ours=True),
         ]
         for d, model in peft_road.items():
             if d == torch.float32:  # PEFT's default, whatever the model's dtype

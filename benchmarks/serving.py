@@ -27,15 +27,15 @@ class Batch:
         yield
 
 
-class RotatedLinear(nn.Module):
-    """RoAd on our kernels as a server has it: ready tables of all adapters, the layer's output rotated in place."""
+class BankLinear(nn.Module):
+    """RoAd on our kernels as a server has it: the layer's output rotated in place by an AdapterBank's tables."""
 
-    def __init__(self, layer: nn.Module, r1: Tensor, r2: Tensor, batch: Batch):
+    def __init__(self, layer: nn.Module, name: str, bank: rk.AdapterBank, batch: Batch):
         super().__init__()
-        self.layer, self.r1, self.r2, self.batch = layer, r1, r2, batch
+        self.layer, self.name, self.bank, self.batch = layer, name, bank, batch
 
     def forward(self, x: Tensor) -> Tensor:
-        return rk.rotate_batched(self.layer(x), self.r1, self.r2, self.batch.ids, group_size=GROUP_SIZE, inplace=True)
+        return self.bank.rotate(self.name, self.layer(x), self.batch.ids, inplace=True)
 
 
 class BmmLoraLinear(nn.Module):
@@ -50,12 +50,16 @@ class BmmLoraLinear(nn.Module):
         return self.layer(x).baddbmm_(torch.bmm(x, self.a[:n]), self.b[:n])
 
 
-def rotated(model: nn.Module, road: Road, batch: Batch) -> nn.Module:
-    def make(name, layer):
-        tables = rk.road_tables(road.theta[name], road.alpha[name], variant="road_1", group_size=GROUP_SIZE)
-        return RotatedLinear(layer, *tables, batch)
-
-    return replaced(model, make)
+def banked(model: nn.Module, road: Road, batch: Batch) -> nn.Module:
+    """The adapters in a bank, in slots 0, 1, ..."""
+    count = len(next(iter(road.theta.values())))
+    widths = {name: layer.out_features for name, layer in adapted(model).items()}
+    bank = rk.AdapterBank(widths, count, group_size=GROUP_SIZE, device=batch.device)
+    for k in range(count):
+        layers = {name: (road.theta[name][k], road.alpha[name][k]) for name in widths}
+        slot = bank.load(str(k), rk.Adapter(layers, "road_1", GROUP_SIZE))
+        assert slot == k, f"adapter {k} is in slot {slot}"
+    return replaced(model, lambda name, layer: BankLinear(layer, name, bank, batch))
 
 
 def bmm_lora(model: nn.Module, lora: Lora, batch: Batch) -> nn.Module:

@@ -101,7 +101,7 @@ def test_generation_is_that_of_transformers_and_of_peft():
     peft_model = serving.peft_road(models.converted(s.model, torch.float32), s.road, torch.float32)
     names = [str(r) for r in range(REQUESTS)]
     theirs = peft_model.generate(input_ids=prompt, adapter_names=names, max_new_tokens=5, do_sample=False)
-    ours = next(p for p in s.providers(torch.float32) if p.name == "RoAd, road_kernels")
+    ours = next(p for p in s.providers(torch.float32) if p.name == "RoAd, AdapterBank")
     with ours.use(REQUESTS):
         assert torch.equal(decoding.generate(decoding.Eager(ours.model), prompt, 5)[0], theirs[:, PROMPT:])
 
@@ -152,7 +152,7 @@ def test_what_cannot_be_captured_is_not_run_in_a_graph_and_says_why(graphs_on_th
     assert rows.keys() == providers.keys()
     for name in ("RoAd, PEFT", "LoRA rank 8, PEFT"):
         assert rows[name]["error"] is None and "copied to the device" in rows[name]["note"]
-    for name in ("no adapter", "RoAd, road_kernels", "RoAd, PEFT on road_kernels", "LoRA rank 8, bmm"):
+    for name in ("no adapter", "RoAd, AdapterBank", "RoAd, PEFT on road_kernels", "LoRA rank 8, bmm"):
         assert rows[name]["error"] < 1e-5 and rows[name]["note"] is None
 
 
@@ -172,7 +172,7 @@ def test_a_wrong_adapter_is_refused():
     s = generation.Served("tiny", "cpu", 2, PROMPT)
     s.road.theta["model.layers.1.mlp.up_proj"][1, 5] += 0.3  # one angle of one request's adapter
     axes = {"dtype": "float32", "mode": "eager", "requests": 2, "new_tokens": 2}
-    with pytest.raises(ValueError, match="RoAd, road_kernels in"):
+    with pytest.raises(ValueError, match="RoAd, AdapterBank in"):
         generation.measure(s, axes, (0.0, (1, 1)))
 
 

@@ -109,7 +109,7 @@ def test_programs_run_and_report(tmp_path, capsys):
     generation.main([*arguments, "--dtypes", "bfloat16", "--requests", "1,2"])
     training.main([*arguments, "--tokens", "8"])
     printed = capsys.readouterr().out
-    assert "| **RoAd, road_kernels** |" in printed and "Not run: RoAd, PEFT, float32 adapters" in printed
+    assert "| **RoAd, AdapterBank** |" in printed and "Not run: RoAd, PEFT, float32 adapters" in printed
     results = {p.stem: json.loads(p.read_text()) for p in tmp_path.glob("*/*.json")}
     assert set(results) == {"generation", "training"} and len(list(tmp_path.glob("*/*.csv"))) == 2
     rows = results["generation"]["rows"]
