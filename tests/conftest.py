@@ -52,6 +52,8 @@ def pytest_collection_modifyitems(items):
         for name, meaning in MARKERS.items():
             if DEVICE != "cpu" and item.get_closest_marker(name):
                 item.add_marker(pytest.mark.skip(reason=meaning))
+        if "[triton" in item.name and (reason := triton_interpreter.too_long(item.originalname)):
+            item.add_marker(pytest.mark.skip(reason=f"too long for Triton's interpreter: {reason}"))
 
 
 def pytest_sessionstart(session):

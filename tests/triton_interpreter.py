@@ -7,6 +7,20 @@ import torch
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
+# The interpreter takes some 50 us an operation of a program. tests/test_triton_kernels.py has what these are about.
+_TOO_LONG = {
+    "test_gradcheck": "numerical derivatives call the op a thousand times",
+    "test_a_slice_of_a_packed_projection": "numerical derivatives call the op a thousand times",
+    "test_sums_over_many_rows": "3000 rows",
+    "test_repeated_runs": "1500 rows",
+    "test_more_than_two_to_the_31_elements": "two million rows",
+}
+
+
+def too_long(test: str) -> str | None:
+    """Why a test of every backend is left out in the interpreter, or None."""
+    return _TOO_LONG.get(test) if INTERPRETED else None
+
 
 def mend() -> None:
     """Converts bfloat16 as GPUs do, and calls device functions without a detour.
@@ -32,6 +46,8 @@ def mend() -> None:
         return cast(self, src, dst_type)
 
     interpreter.InterpreterBuilder.cast_impl = cast_bfloat16
+    # The backend compiles without checks of 32-bit integers, which took a third of the rest.
+    interpreter.interpreter_builder.options = interpreter.InterpreterOptions(sanitize_overflow=False)
 
     launch, patched = interpreter.GridExecutor.__call__, set()
 

@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 
 from .coefficients import first_parameter, load_coefficients, load_value, sin_cos
+from .launch import kernel
 from .pairs import load_id, load_pairs, narrow, pack, rotate_pair, row_offsets, spread, store_pairs, unpack
 
 
@@ -39,7 +40,7 @@ def _add_moments(gi, gj, hi, hj, sums0, sums1, sums2, sums3, SHARED: tl.constexp
     return sums0, sums1, sums2, sums3
 
 
-@triton.jit
+@kernel
 def backward_kernel(
     gz,
     saved,
@@ -97,7 +98,7 @@ def backward_kernel(
             r1i, r1j, r2i, r2j = load_coefficients(p, q, pair, inside, GROUP, FORM, SHARED, True, ACC)
         sums0, sums1, sums2, sums3 = zeros, zeros, zeros, zeros
         for first in range(start, end, ROWS):
-            row = first + tl.arange(0, ROWS)
+            row = first + tl.arange(0, ROWS).to(tl.int64)
             mask = inside & (row < end)[:, None] if ROWS > 1 else inside
             gz_at = row_offsets(row, gz_outer, gz_inner, gz_inner_rows, SPLIT, ALIGN)
             saved_at = row_offsets(row, saved_outer, saved_inner, saved_inner_rows, SPLIT, ALIGN)
@@ -203,7 +204,7 @@ def _store_gradients(
         _store_gradient(gq, at, mask, used, gr1 * cos + gr2 * sin, NEED_Q)
 
 
-@triton.jit
+@kernel
 def reduce_kernel(
     scratch,
     starts,

@@ -5,13 +5,24 @@ the same shapes, strides and dtypes (ops.py caches it), and knows its compiled k
 alignment of the pointers, which the kernels are compiled for.
 """
 
+import inspect
+
 import torch
 import triton
+import triton.language as tl
 
 # The jit functions are interpreted in Python then, on CPU tensors too (TRITON_INTERPRET=1 when they were defined).
 INTERPRETED = triton.knobs.runtime.interpret
 # Fused multiply-adds are written out where bits depend on them; elsewhere they are merely faster.
-_OPTIONS = {"enable_fp_fusion": True, "sanitize_overflow": False}
+OPTIONS = {"enable_fp_fusion": True, "sanitize_overflow": False}
+
+
+def kernel(function):
+    """triton.jit, with integers (annotated tl.int64) whose value never leads to another compilation: not 1, and not
+    multiples of 16. What a kernel needs to know of a stride the launcher tells it by ALIGN.
+    """
+    integers = [name for name, kind in inspect.get_annotations(function).items() if kind == tl.int64]
+    return triton.jit(function, do_not_specialize=integers)
 
 
 class Launch:
@@ -33,7 +44,7 @@ class Launch:
         runner = self.runners.get(alignment)
         if runner is None:
             compiled = self.kernel.warmup(
-                *tensors, *self.tail, grid=self.grid, num_warps=self.num_warps, debug=self.debug, **_OPTIONS
+                *tensors, *self.tail, grid=self.grid, num_warps=self.num_warps, debug=self.debug, **OPTIONS
             )
             runner = self.runners[alignment] = compiled[self.grid]
         runner(*tensors, *self.tail)

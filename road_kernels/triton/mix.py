@@ -1,13 +1,13 @@
 """Z = R W for a matrix whose rows are the features, as merging needs it. Each element is read once and written once."""
 
-import triton
 import triton.language as tl
 
 from .coefficients import load_coefficients
+from .launch import kernel
 from .pairs import first_features, narrow, rotate_pair, widen
 
 
-@triton.jit
+@kernel
 def mix_rows_kernel(
     w,
     z,

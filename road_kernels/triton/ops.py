@@ -114,9 +114,13 @@ def _arguments(x, p, q, adapter_ids, form, group_size):
     return p, q, adapter_ids
 
 
+def _output(like):
+    return torch.empty_like(like, memory_format=torch.contiguous_format)
+
+
 def rotate(x, p, q, adapter_ids, form, group_size):
     p, q, adapter_ids = _arguments(x, p, q, adapter_ids, form, group_size)
-    z = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    z = _output(x)
     with _on_device(x):
         _launch_rotate(layout.walkable(x), z, p, q, adapter_ids, form, group_size, False)
     return z
@@ -130,7 +134,7 @@ def rotate_(x, p, q, adapter_ids, form, group_size, check_invertible):
     p, q, adapter_ids = _arguments(x, p, q, adapter_ids, form, group_size)
     torch.autograd.graph.increment_version(x)
     with _on_device(x):
-        if layout.describe(x.shape, x.stride()) is not None:
+        if x.is_contiguous() or layout.describe(x.shape, x.stride()) is not None:
             _launch_rotate(x, x, p, q, adapter_ids, form, group_size, False)
         else:  # no kernel walks this layout: rotate a copy, write it back
             packed = x.contiguous()
@@ -146,7 +150,7 @@ def _prepare_backward(
     """(the launch of backward_kernel or None without rows, that of reduce_kernel or None, the size of the scratch)."""
     rows, dim = _row_count(shape), shape[-1]
     shared = layout.has_shared_coefficients(form, p_width, dim)
-    first, row_blocks, block_rows, rows_per_id = None, 0, 1, 1
+    first, row_blocks, block_rows, rows_per_id = None, 0, 1, 0
     if rows:
         gz, saved = layout.describe(shape, gz_strides), layout.describe(shape, saved_strides)
         gx = _contiguous(shape)
@@ -177,9 +181,9 @@ def rotate_backward(grad, saved, p, q, adapter_ids, form, group_size, from_outpu
         )
     p, q, adapter_ids = _arguments(saved, p, q, adapter_ids, form, group_size)
     need_gx, need_gp, need_gq = output_mask
-    gx = torch.empty(saved.shape, dtype=saved.dtype, device=saved.device) if need_gx else None
-    gp = torch.empty(p.shape, dtype=p.dtype, device=p.device) if need_gp else None
-    gq = torch.empty(q.shape, dtype=q.dtype, device=q.device) if need_gq else None
+    gx = _output(saved) if need_gx else None
+    gp = _output(p) if need_gp else None
+    gq = _output(q) if need_gq else None
     with _on_device(saved):
         grad = layout.walkable(grad)
         if need_gp or need_gq:
@@ -247,7 +251,7 @@ def mix_rows(w, r1, r2, group_size):
     if plain.is_transposed(w):
         return rotate(w.t(), r1, r2, None, "table", group_size).t()
     r1, r2, _ = _arguments(w.t(), r1, r2, None, "table", group_size)
-    z = torch.empty(w.shape, dtype=w.dtype, device=w.device)
+    z = _output(w)
     _launch_mix_rows(w if _has_adjacent_columns(w) else w.contiguous(), z, r1, r2, group_size)
     return z
 

@@ -4,6 +4,7 @@ import triton
 import triton.language as tl
 
 from .coefficients import load_coefficients
+from .launch import kernel
 from .pairs import load_id, load_pairs, pack, rotate_pair, row_offsets, spread, store_pairs, unpack
 
 
@@ -19,7 +20,7 @@ def check_ids(ids, first, last, adapters):
         tl.device_assert((id >= -1) & (id < adapters), "road_kernels: adapter_ids holds an id outside -1 .. A-1")
 
 
-@triton.jit
+@kernel
 def rotate_kernel(
     x,
     z,
@@ -65,7 +66,7 @@ def rotate_kernel(
     if not BATCHED:
         r1i, r1j, r2i, r2j = load_coefficients(p, q, pair, inside, GROUP, FORM, SHARED, TRANSPOSED, ACC)
         for start in range(begin, end, ROWS):
-            row = start + tl.arange(0, ROWS)
+            row = start + tl.arange(0, ROWS).to(tl.int64)
             mask = inside & (row < end)[:, None] if ROWS > 1 else inside
             x_at = row_offsets(row, x_outer, x_inner, x_inner_rows, SPLIT, ALIGN)
             z_at = row_offsets(row, z_outer, z_inner, z_inner_rows, SPLIT, ALIGN)
@@ -97,7 +98,7 @@ def rotate_kernel(
                 ACC,
             )
             while (start < end) & (following == adapter):
-                row = start + tl.arange(0, ROWS)
+                row = start + tl.arange(0, ROWS).to(tl.int64)
                 x_at = row_offsets(row, x_outer, x_inner, x_inner_rows, SPLIT, ALIGN)
                 z_at = row_offsets(row, z_outer, z_inner, z_inner_rows, SPLIT, ALIGN)
                 raw_i, raw_j = load_pairs(x, x_at, pair, mask, GROUP // 2, LAYOUT, ALIGN)

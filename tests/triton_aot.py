@@ -1,0 +1,76 @@
+"""Compiles the launches that road_kernels/triton/ops.py prepares, for any GPU and without one."""
+
+import collections
+import re
+import subprocess
+from pathlib import Path
+
+import torch
+
+TARGETS = {"sm_80": ("cuda", 80, 32), "sm_90": ("cuda", 90, 32), "gfx942": ("hip", "gfx942", 64)}
+_NAMES = {
+    torch.float16: "fp16",
+    torch.bfloat16: "bf16",
+    torch.float32: "fp32",
+    torch.float64: "fp64",
+    torch.int32: "i32",
+    torch.int64: "i64",
+}
+
+
+def compile_launch(launch, dtypes: list[torch.dtype], target: str, aligned: bool = True):
+    """What launch(*tensors) would compile for tensors of these dtypes on 16-byte boundaries (or not)."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from road_kernels.triton.launch import OPTIONS
+
+    kernel = launch.kernel
+    values = dict(zip(kernel.arg_names[len(dtypes) :], launch.tail, strict=True))
+    constants = {p.name for p in kernel.params if p.is_constexpr}
+    pointers = {name: "*" + _NAMES[dtype] for name, dtype in zip(kernel.arg_names, dtypes, strict=False)}
+    signature = {name: pointers.get(name, "constexpr" if name in constants else "i64") for name in kernel.arg_names}
+    source = ASTSource(
+        fn=kernel,
+        signature=signature,
+        constexprs={(kernel.arg_names.index(name),): values[name] for name in constants},
+        attrs={(i,): [["tt.divisibility", 16]] for i in range(len(dtypes))} if aligned else {},
+    )
+    options = {"num_warps": launch.num_warps, "debug": launch.debug, **OPTIONS}
+    return triton.compile(source, target=GPUTarget(*TARGETS[target]), options=options)
+
+
+class Sass:
+    """Resources and memory accesses of a kernel compiled for an NVIDIA GPU."""
+
+    def __init__(self, compiled, folder: Path):
+        import triton
+
+        cubin = folder / "kernel.cubin"
+        cubin.write_bytes(compiled.asm["cubin"])
+        tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+
+        def read(option):
+            return subprocess.run([tool, option, cubin], capture_output=True, text=True, check=True).stdout
+
+        usage = dict(re.findall(r"(REG|STACK|LOCAL):(\d+)", read("-res-usage")))
+        self.registers, self.stack, self.local = (int(usage[key]) for key in ("REG", "STACK", "LOCAL"))
+        self.shared = compiled.metadata.shared
+        self.accesses = collections.Counter(re.findall(r"\b(?:LDG|STG|LDL|STL)[A-Z0-9.]*", read("-sass")))
+        # Inside a loop over rows, a change of layout is a trip through shared memory for every row.
+        self.changes_of_layout = [
+            line.strip()
+            for line in _inside_loops(compiled.asm["ttgir"]).splitlines()
+            if "ttg.convert_layout" in line and "tensor<1x" in line
+        ]
+
+    def widths(self, kind: str) -> set[str]:
+        """{"128"} if all loads ("LDG") or stores ("STG") of global memory move 16 bytes."""
+        found = (re.search(r"\.(128|64|U16|U8)", a) for a in self.accesses if a.startswith(kind))
+        return {m.group(1) if m else "32" for m in found}
+
+
+def _inside_loops(ttgir: str) -> str:
+    """The innermost loops of a kernel."""
+    return "\n".join(re.findall(r"scf\.for (?:(?!scf\.for).)*?\n    }", ttgir, re.DOTALL))

@@ -1,0 +1,55 @@
+"""A Triton driver that compiles for an H100, loads nothing, and notes down launches instead of making them."""
+
+from types import SimpleNamespace
+
+import pytest
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+
+from road_kernels.triton import ops
+
+
+class RecordingDriver:
+    def __init__(self):
+        self.launches = []  # (name of the kernel, grid, its arguments)
+        self.loaded = []  # names of the kernels, once per compiled variant
+        self.utils = SimpleNamespace(
+            load_binary=self._load,
+            unload_module=lambda module: None,
+            get_device_properties=lambda device: {"max_shared_mem": 232448},
+        )
+
+    def get_current_device(self):
+        return 0
+
+    def get_current_stream(self, device):
+        return 0
+
+    def get_current_target(self):
+        return GPUTarget("cuda", 90, 32)
+
+    def launcher_cls(self, source, metadata):
+        def launch(x, y, z, stream, function, *rest):
+            self.launches.append((function, (x, y, z), rest[4:]))
+
+        return launch
+
+    def _load(self, name, *_):
+        self.loaded.append(name)
+        return "module", name, 32, 0, 1024
+
+
+@pytest.fixture
+def recorder(monkeypatch):
+    """Calls of road_kernels.triton.ops on CPU tensors, planned for an H100, reach a RecordingDriver."""
+    recording = RecordingDriver()
+    monkeypatch.setattr(driver, "_active", recording)
+    monkeypatch.setattr(ops, "_device", lambda index, warps: (warps, 132, 32))
+    caches = ops._prepare_rotate, ops._prepare_backward, ops._prepare_mix_rows
+    for cache in caches:
+        cache.cache_clear()
+    for kernel in (ops.rotate_kernel, ops.backward_kernel, ops.reduce_kernel, ops.mix_rows_kernel):
+        kernel.device_caches.clear()
+    yield recording
+    for cache in caches:
+        cache.cache_clear()
