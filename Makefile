@@ -2,6 +2,7 @@
 #   make demo     what is usable here, a mixed batch served and checked, and what it costs
 #   make test     all tests, Python and C++
 #   make bench    every benchmark, with tables and plots, in benchmarks/results (minutes)
+#   make gpu-check    builds, tests and measures on the GPU of this machine, with its own python3: no network
 #   make lint     ruff
 # Another Python or torch (2.11 or newer):  make test PYTHON=python3.12 TORCH='torch==2.11.0' VENV=.venv312
 # An environment of yours, as it is:        make test VENV=/path/to/venv TORCH=
@@ -13,7 +14,7 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check -q
 SOURCES = $(wildcard csrc/*/*) setup.py pyproject.toml $(wildcard python_fallback/*.py)
 
-.PHONY: demo test test-python test-shim test-cpp bench bench-check lint build clean
+.PHONY: demo test test-python test-shim test-cpp bench bench-check gpu-check lint build clean
 
 build: $(VENV)/.built
 
@@ -66,6 +67,10 @@ bench: build
 # Once each, for correctness: a shared machine's times prove nothing.
 bench-check: build
 	$(BIN)/python -m pytest -q benchmarks --benchmark-disable
+
+# Needs torch with CUDA, nvcc, triton, pytest, hypothesis and numpy in $(PYTHON); GPU_CHECK="--device cpu" rehearses it.
+gpu-check:
+	$(PYTHON) tests/gpu/check.py $(GPU_CHECK)
 
 lint: $(VENV)/.tools
 	$(BIN)/ruff check .

@@ -1,17 +1,11 @@
-"""Every kernel once and more, on small shapes, for compute-sanitizer to watch: python sanitized.py [BACKEND] [--few].
+"""Every kernel once and more, on small shapes, for compute-sanitizer to watch. Nothing is compared: the tests do that.
 
-Nothing is compared here: the tests do that.
+PYTHONPATH=tests python tests/gpu/sanitized.py [BACKEND] [--few]
 """
 
 import argparse
-import sys
-from pathlib import Path
 
 import torch
-
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
-
 from common import DEVICE, DTYPES, FORMS, make_params, make_x
 from gpu_work import WORK, make_work
 

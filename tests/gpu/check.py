@@ -1,0 +1,189 @@
+"""make gpu-check: builds, tests and measures on the GPU of this machine, and says what came of it.
+
+    python3 tests/gpu/check.py [--seconds S] [--only WORD ...] [--results FOLDER] [--commit NAME]
+    python3 tests/gpu/check.py --device cpu      a rehearsal without a GPU: every step, on small work
+
+Uses the Python, torch and nvcc at hand and no network; the build goes to build/gpu-check. Every step has a log and a
+time limit of its own, and none keeps the later ones from running. The exit status is 1 if a test failed; a missed
+speed is reported, not failed.
+"""
+
+import argparse
+import os
+import shutil
+import sys
+import time
+from glob import glob
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+sys.path.insert(0, str(HERE))
+
+from steps import Runner, Step, judge_pytest, judge_sanitizer  # noqa: E402
+from summary import state_of_gpu, write_summary  # noqa: E402
+
+WORK = ROOT / "build" / "gpu-check"
+SITE = WORK / "site"
+
+# Tests that say nothing about a GPU.
+ELSEWHERE = {
+    "test_packaging.py": "wheels and installing",
+    "test_cuda_sources.py": "what nvcc makes of the sources",
+    "test_demo.py": "the demonstration, on the CPU",
+    "test_examples.py": "the examples, on the CPU",
+    "test_docs.py": "the documentation, on the CPU",
+    "test_benchmark_*.py": "the benchmarks' own code",
+    "test_triton_*.py": "Triton without a GPU",
+}
+REHEARSED = ("test_tables.py", "test_layouts.py")  # with --device cpu
+WORKERS = 12  # processes that test at the same time
+TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
+SWEEPS = {"gpu_bars": 80, "dispatch": 40, "single_op": 60, "layer": 60}  # seconds at most
+BACKENDS = {"cuda": "not triton and not python", "triton": "triton", "python": "python and not triton"}
+
+
+def python(*arguments: str) -> list[str]:
+    return [sys.executable, *arguments]
+
+
+def find_tool(name: str) -> str | None:
+    homes = [os.environ.get("CUDA_HOME", ""), "/usr/local/cuda", *glob("/usr/local/cuda-*")]
+    places = [os.path.join(home, part) for home in homes if home for part in ("bin", "compute-sanitizer")]
+    return shutil.which(name) or shutil.which(name, path=os.pathsep.join(places))
+
+
+def build_steps(cuda: bool) -> list[Step]:
+    """setup.py first, which needs nothing but setuptools; pip where that fails."""
+    environment = {"ROAD_KERNELS_BUILD": "1", "ROAD_KERNELS_CUDA": "1" if cuda else "0"}
+    environment["MAX_JOBS"] = str(os.cpu_count())
+    folders = ["--build-lib", str(SITE), "--build-temp", str(WORK / "objects")]
+    pip = python("-m", "pip", "install", "--no-build-isolation", "--no-deps", "--no-index", "--upgrade", "--target")
+    steps = [
+        Step("build: setup.py", python("setup.py", "-q", "build", *folders), 200, environment),
+        Step("build: pip", [*pip, str(SITE), str(ROOT)], 200, environment),
+    ]
+    return steps
+
+
+def check_packages(step: Step, status: int, output: str) -> None:
+    """Every package of the checkout must be in what was built."""
+    want = {path.parent.relative_to(ROOT) for path in (ROOT / "road_kernels").rglob("__init__.py")}
+    missing = sorted(str(package) for package in want if not (SITE / package / "__init__.py").exists())
+    if missing:
+        step.status, step.failures = "FAILED", [f"not in the build, see pyproject.toml: {', '.join(missing)}"]
+
+
+def test_files(cuda: bool) -> list[Path]:
+    left_out = {path for pattern in ELSEWHERE for path in (ROOT / "tests").glob(pattern)}
+    files = [path for path in sorted((ROOT / "tests").glob("test_*.py")) if path not in left_out]
+    return files if cuda else [path for path in files if path.name in REHEARSED]
+
+
+def pytest_step(name: str, path: Path, select: str | None, limit: float = 150) -> Step:
+    report = WORK / "reports" / f"{path.stem}-{name.rpartition(' ')[2].strip('[]')}.xml"
+    command = python("-m", "pytest", "-q", "-rN", "--tb=short", "-p", "no:cacheprovider", f"--junitxml={report}")
+    command += [str(path), *(["-k", select] if select else [])]
+    return Step(name, command, limit, judge=judge_pytest(report))
+
+
+def test_steps(cuda: bool) -> list[Step]:
+    """A process per file and backend: a device-side error ends one process, and no other test."""
+    gpu = [
+        pytest_step(f"{path.name} [{name}]", path, select)
+        for path in sorted(HERE.glob("test_*.py"))
+        for name, select in (("triton", "triton"), ("cuda", "not triton"))
+    ]
+    shared = []
+    for path in test_files(cuda):
+        parts = BACKENDS if "(backend" in path.read_text() else {"all": None}
+        parts = parts if cuda else {"shim": "cuda_shim"}
+        shared += [pytest_step(f"{path.name} [{name}]", path, select) for name, select in parts.items()]
+    return gpu + shared
+
+
+def sanitizer_steps(cuda: bool) -> list[Step]:
+    script = str(HERE / "sanitized.py")
+    if not cuda:
+        return [Step("sanitizer: the script alone", python(script, "cuda_shim"))]
+    checker = find_tool("compute-sanitizer")
+    if checker is None:
+        return [Step("sanitizer", None, detail="no compute-sanitizer on PATH or in the CUDA toolkit")]
+    common = ["--error-exitcode", "86", "--print-limit", "20"]
+    # Without torch's caching allocator every tensor is an allocation of its own, with nothing of ours behind it.
+    environment = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    steps = [
+        Step(
+            f"sanitizer: {tool}", [checker, "--tool", tool, *common, *python(script)], 170, environment, judge_sanitizer
+        )
+        for tool in TOOLS
+    ]
+    triton = [checker, "--tool", "memcheck", *common, *python(script, "triton", "--few")]
+    return [*steps, Step("sanitizer: memcheck, triton", triton, 170, environment, judge_sanitizer)]
+
+
+def sweep_steps(cuda: bool, results: Path, left: float) -> list[Step]:
+    """The speed bars, what a call costs the host, and the sweeps, in what is left of the time."""
+    device = ["--device", "cuda", "--gpu-check"] if cuda else ["--device", "cpu", "--quick"]
+    share = min(1.0, max(0.0, left - 15) / (sum(SWEEPS.values()) + 10 * len(SWEEPS)))
+    steps = []
+    for name, seconds in SWEEPS.items():
+        limits = ["--seconds", str(round(seconds * share)), "--results", str(results)]
+        step = Step(f"benchmark: {name}", python("-m", f"benchmarks.{name}", *device, *limits), seconds * share + 25)
+        steps.append(
+            step if (ROOT / "benchmarks" / f"{name}.py").exists() else Step(step.name, None, detail="not there")
+        )
+    return steps
+
+
+def options_of(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--seconds", type=float, default=465, help="nothing runs longer than this, all in all")
+    parser.add_argument("--only", nargs="+", default=[], help="steps whose name has one of these words")
+    out = os.environ.get("OUT")
+    parser.add_argument("--results", type=Path, default=Path(out) if out else None, help="default: $OUT, if set")
+    parser.add_argument("--commit", help="where there is no git to ask")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = options_of(argv)
+    cuda, start = options.device == "cuda", time.monotonic()
+    for folder in ("logs", "reports", "results"):
+        shutil.rmtree(WORK / folder, ignore_errors=True)
+        (WORK / folder).mkdir(parents=True)
+    environment = {
+        # The build before the checkout, whose road_kernels is the source without its extension.
+        "PYTHONPATH": os.pathsep.join(map(str, (SITE, ROOT, ROOT / "tests", HERE))),
+        "PYTHONSAFEPATH": "1",
+        "PYTHONUNBUFFERED": "1",
+        "ROAD_KERNELS_TEST_DEVICE": options.device,
+        "OMP_NUM_THREADS": "2",
+        "TORCHINDUCTOR_COMPILE_THREADS": "2",
+    }
+    runner = Runner(ROOT, WORK / "logs", environment, options.seconds)
+    chosen = lambda steps: [s for s in steps if not options.only or any(w in s.name for w in options.only)]  # noqa: E731
+
+    before = state_of_gpu()
+    first, second = build_steps(cuda)
+    runner.run([first])
+    if first.status != "ok":
+        runner.run([second])
+        if second.status == "ok":
+            first.status = "replaced"
+    info = "import json, road_kernels as rk; print(json.dumps(rk.backend_info(), indent=1))"
+    runner.run([Step("backends", python("-c", info), 60, judge=check_packages)])
+    tests = {"ROAD_KERNELS_REQUIRE": "cuda,triton,python" if cuda else "cuda_shim,python"}
+    steps = chosen(test_steps(cuda) + sanitizer_steps(cuda))
+    for step in steps:
+        step.environment = step.environment | tests
+    runner.run(steps, WORKERS if cuda else 1)
+    for step in chosen(sweep_steps(cuda, WORK / "results", runner.left())):
+        step.environment = {"OMP_NUM_THREADS": str(os.cpu_count())}
+        runner.run([step])
+    return write_summary(runner, WORK, options, before, time.monotonic() - start)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
