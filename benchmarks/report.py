@@ -155,7 +155,8 @@ def readme_parts(found: dict[Path, dict[str, dict]]) -> dict[str, str]:
             parts["demo"] = f"```text\n{demo.read_text()}```"
         else:
             print(f"no {demo} (python -m road_kernels > demo.txt): README.md keeps its demonstration")
-    for marker, name, table in (("elementwise", "layer", short_layer), ("dispatch", "dispatch", dispatch_table)):
+    short = {"elementwise": ("layer", short_layer), "dispatch": ("dispatch", dispatch_table)}
+    for marker, (name, table) in (short | {n: (n, t) for n, t in model_report.TABLES.items()}).items():
         if made := [table(r[name]) for r in found.values() if name in r]:
             parts[marker] = "\n\n".join(made)
     return parts
