@@ -58,12 +58,7 @@ class Sass:
         self.registers, self.stack, self.local = (int(usage[key]) for key in ("REG", "STACK", "LOCAL"))
         self.shared = compiled.metadata.shared
         self.accesses = collections.Counter(re.findall(r"\b(?:LDG|STG|LDL|STL)[A-Z0-9.]*", read("-sass")))
-        # Inside a loop over rows, a change of layout is a trip through shared memory for every row.
-        self.changes_of_layout = [
-            line.strip()
-            for line in _inside_loops(compiled.asm["ttgir"]).splitlines()
-            if "ttg.convert_layout" in line and "tensor<1x" in line
-        ]
+        self.row_loop_uses_shared_memory = _row_loop_changes_layout(compiled.asm["ttgir"])
 
     def widths(self, kind: str) -> set[str]:
         """{"128"} if all loads ("LDG") or stores ("STG") of global memory move 16 bytes."""
@@ -71,6 +66,20 @@ class Sass:
         return {m.group(1) if m else "32" for m in found}
 
 
-def _inside_loops(ttgir: str) -> str:
-    """The innermost loops of a kernel."""
-    return "\n".join(re.findall(r"scf\.for (?:(?!scf\.for).)*?\n    }", ttgir, re.DOTALL))
+def _row_loop_changes_layout(ttgir: str) -> bool:
+    """Whether an innermost loop converts a tensor's layout, which is a trip through shared memory for every row."""
+    depth, loops = 0, []  # (depth of the braces where a loop began, whether it holds another, its lines)
+    innermost = []
+    for line in ttgir.splitlines():
+        if re.search(r"\b(scf\.for|scf\.while)\b", line):
+            for loop in loops:
+                loop[1] = True
+            loops.append([depth, False, []])
+        depth += line.count("{") - line.count("}")
+        for loop in loops:
+            loop[2].append(line)
+        if loops and depth <= loops[-1][0] and " do {" not in line:
+            start, nested, lines = loops.pop()
+            if not nested:
+                innermost.append("\n".join(lines))
+    return any("tt.load" in loop and "ttg.convert_layout" in loop for loop in innermost)

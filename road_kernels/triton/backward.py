@@ -12,15 +12,22 @@ import triton
 import triton.language as tl
 
 from .coefficients import first_parameter, load_coefficients, load_value, sin_cos
+from .ids import check_ids, load_id, spread
 from .launch import kernel
-from .pairs import load_id, load_pairs, narrow, pack, rotate_pair, row_offsets, spread, store_pairs, unpack
+from .pairs import load_pairs, narrow, pack, rotate_pair, row_offsets, store_pairs, unpack
 
 
 @triton.jit
-def _store_sums(scratch, slot, pair, inside, sums0, sums1, sums2, sums3, DIM: tl.constexpr, SHARED: tl.constexpr):
-    """Adds up the rows of a tile and writes its sums, [DIM // 2] each, one behind the other."""
+def _store_sums(
+    scratch, slot, pair, inside, sums0, sums1, sums2, sums3, DIM: tl.constexpr, SHARED: tl.constexpr, LANE: tl.constexpr
+):
+    """Adds up the rows of a tile and writes its sums, [DIM // 2] each, one behind the other.
+
+    LANE: the pairs of a lane's 16 bytes. Were these stores known to be aligned to more, all rows would take the way
+    through shared memory to suit them.
+    """
     COUNT: tl.constexpr = 2 if SHARED else 4
-    at = scratch + slot * (COUNT * (DIM // 2)) + pair
+    at = scratch + tl.multiple_of(slot * (COUNT * (DIM // 2)), LANE) + pair
     tl.store(at, tl.sum(sums0, 0)[None, :], mask=inside)
     tl.store(at + DIM // 2, tl.sum(sums1, 0)[None, :], mask=inside)
     if not SHARED:
@@ -86,6 +93,7 @@ def backward_kernel(
     DTYPE: tl.constexpr = gz.dtype.element_ty
     ACC: tl.constexpr = tl.float64 if DTYPE == tl.float64 else tl.float32
     HALF: tl.constexpr = GROUP // 2
+    LANE: tl.constexpr = ALIGN // 2 if LAYOUT == "words" else ALIGN
     pair = tl.program_id(0) * PAIRS + tl.arange(0, PAIRS)[None, :]
     inside = pair < DIM // 2
     program = tl.program_id(1).to(tl.int64)
@@ -95,6 +103,7 @@ def backward_kernel(
 
     if not BATCHED:
         if NEED_GX:
+            p, q = p + tl.multiple_of(p_stride, P_ALIGN), q + tl.multiple_of(q_stride, P_ALIGN)  # strides of 0
             r1i, r1j, r2i, r2j = load_coefficients(p, q, pair, inside, GROUP, FORM, SHARED, True, ACC)
         sums0, sums1, sums2, sums3 = zeros, zeros, zeros, zeros
         for first in range(start, end, ROWS):
@@ -112,10 +121,12 @@ def backward_kernel(
                 out_i, out_j = pack(xi, xj, DTYPE, LAYOUT)
                 gx_at = tl.multiple_of(row * gx_outer, ALIGN)
                 store_pairs(gx, gx_at, pair, mask, out_i, out_j, HALF, LAYOUT, ALIGN)
-        _store_sums(scratch, program, pair, inside, sums0, sums1, sums2, sums3, DIM, SHARED)
+        _store_sums(scratch, program, pair, inside, sums0, sums1, sums2, sums3, DIM, SHARED, LANE)
     else:
         at_id = start // rows_per_id
         phase = start - at_id * rows_per_id
+        if tl.program_id(0) == 0:
+            check_ids(ids, at_id, (end - 1) // rows_per_id, adapters)
         following = load_id(ids, at_id, adapters)
         while start < end:  # a run of rows with one adapter
             adapter = following
@@ -153,7 +164,9 @@ def backward_kernel(
                     out_i, out_j = tl.where(active, out_i, raw_gi), tl.where(active, out_j, raw_gj)
                     gx_at = tl.multiple_of(row * gx_outer, ALIGN)
                     store_pairs(gx, gx_at, pair, inside, out_i, out_j, HALF, LAYOUT, ALIGN)
-            _store_sums(scratch, program + adapter, pair, inside & active, sums0, sums1, sums2, sums3, DIM, SHARED)
+            _store_sums(
+                scratch, program + adapter, pair, inside & active, sums0, sums1, sums2, sums3, DIM, SHARED, LANE
+            )
 
 
 @triton.jit

@@ -34,8 +34,12 @@ def _layout(dim: int, group_size: int, dtype: torch.dtype, aligned: bool, rows: 
     return "words" if adjacent else "halves", per_vector if wide else 1, any(r.inner_rows > 1 for r in rows)
 
 
-def _align_parameters(p_stride: int, q_stride: int) -> int:
-    return 8 if p_stride % 8 == 0 and q_stride % 8 == 0 else 1
+def _align_parameters(name: str, align: int, p_stride: int, q_stride: int) -> int:
+    """What parameters are aligned to, at most the pairs of a lane's 16 bytes: with more, the compiler would deal them
+    out to lanes in longer runs than those of the row, and take every row through shared memory to match the two.
+    """
+    pairs = align // 2 if name == "words" else align
+    return pairs if p_stride % pairs == 0 and q_stride % pairs == 0 else 1
 
 
 def _row_count(shape) -> int:
@@ -61,8 +65,8 @@ def _prepare_rotate(
     )  # fmt: skip
     shared = layout.has_shared_coefficients(form, p_width, dim)
     constants = (
-        dim, group_size, form, shared, ids is not None, transposed, name, align, _align_parameters(p_stride, q_stride),
-        split, plan.rows, plan.pairs,
+        dim, group_size, form, shared, ids is not None, transposed, name, align,
+        _align_parameters(name, align, p_stride, q_stride), split, plan.rows, plan.pairs,
     )  # fmt: skip
     grid = plan.column_blocks, plan.row_blocks, 1
     return Launch(rotate_kernel, grid, integers, constants, plan.num_warps, asserts=ids is not None)
@@ -160,7 +164,7 @@ def _prepare_backward(
         integers = (rows, block_rows, adapters, rows_per_id, p_stride, q_stride, *gz, *saved, gx.outer)
         constants = (
             dim, group_size, form, shared, ids is not None, output_mask[0], name, align,
-            _align_parameters(p_stride, q_stride), split, plan.rows, plan.pairs,
+            _align_parameters(name, align, p_stride, q_stride), split, plan.rows, plan.pairs,
         )  # fmt: skip
         grid = plan.column_blocks, row_blocks, 1
         first = Launch(backward_kernel, grid, integers, constants, plan.num_warps, asserts=ids is not None)

@@ -28,19 +28,6 @@ def rotate_pair(hi, hj, r1i, r1j, r2i, r2j):
 
 
 @triton.jit
-def load_id(ids, at, adapters):
-    """The adapter of a row. An id outside the bank, which check_ids reports, is taken for -1 and never read with."""
-    id = tl.load(ids + at).to(tl.int64)
-    return tl.where((id >= 0) & (id < adapters), id, -1)
-
-
-@triton.jit
-def spread(condition, like):
-    """A scalar condition as a mask. By way of integers: Triton's interpreter (3.9) makes numbers of a spread bool."""
-    return (tl.zeros_like(like) + condition.to(tl.int32)) != 0
-
-
-@triton.jit
 def row_offsets(row, outer, inner, inner_rows, SPLIT: tl.constexpr, ALIGN: tl.constexpr):
     """Where rows start, in elements. SPLIT: two strides reach every row, otherwise one does.
 

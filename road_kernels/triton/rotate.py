@@ -1,23 +1,11 @@
 """Forward and its transpose, one adapter or one per row. Each element is read once and written once."""
 
-import triton
 import triton.language as tl
 
 from .coefficients import load_coefficients
+from .ids import check_ids, load_id, spread
 from .launch import kernel
-from .pairs import load_id, load_pairs, pack, rotate_pair, row_offsets, spread, store_pairs, unpack
-
-
-@triton.jit
-def check_ids(ids, first, last, adapters):
-    """Stops the kernel with a device-side assertion if ids[first .. last] hold one outside -1 .. adapters - 1.
-
-    Apart from the rows' own loop, where it would cost a barrier each; that loop masks what this refuses.
-    """
-    for start in range(first, last + 1, 128):
-        at = start + tl.arange(0, 128)
-        id = tl.load(ids + at, mask=at <= last, other=-1).to(tl.int64)
-        tl.device_assert((id >= -1) & (id < adapters), "road_kernels: adapter_ids holds an id outside -1 .. A-1")
+from .pairs import load_pairs, pack, rotate_pair, row_offsets, store_pairs, unpack
 
 
 @kernel
@@ -64,6 +52,7 @@ def rotate_kernel(
     end = tl.minimum(begin + block_rows, rows)
 
     if not BATCHED:
+        p, q = p + tl.multiple_of(p_stride, P_ALIGN), q + tl.multiple_of(q_stride, P_ALIGN)  # strides of 0
         r1i, r1j, r2i, r2j = load_coefficients(p, q, pair, inside, GROUP, FORM, SHARED, TRANSPOSED, ACC)
         for start in range(begin, end, ROWS):
             row = start + tl.arange(0, ROWS).to(tl.int64)
