@@ -38,7 +38,9 @@ def inverse_or_refuse(tables: Tables, dim: int, group_size: int, epsilon: float,
     """R^-1 in float64. ValueError for a block whose rows are parallel to within ``epsilon``."""
     r1, r2 = expand_tables(tables[0].double(), tables[1].double(), dim, group_size)
     det = determinants(r1, r2, group_size)
-    if (singular := ~(det.abs() > epsilon * row_norms(r1, r2, group_size))).any():  # a NaN is refused too
+    if (
+        not det.is_meta and (singular := ~(det.abs() > epsilon * row_norms(r1, r2, group_size))).any()
+    ):  # a NaN is refused too
         *adapter, i = singular.nonzero()[0].tolist()
         of = f" of adapter {adapter[0]}" if adapter else ""
         raise ValueError(

@@ -15,7 +15,7 @@ VARIANTS = ("road_1", "road_2", "road_4")
 _NEEDS_FLOAT = "float16, bfloat16, float32 or float64"
 
 
-def _check_float_tensor(name: str, t) -> None:
+def check_float_tensor(name: str, t) -> None:
     if not isinstance(t, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(t).__name__}")
     if t.dtype not in FLOATS:
@@ -26,7 +26,7 @@ def _check_float_tensor(name: str, t) -> None:
 
 def check_x(x, group_size) -> int:
     """Returns D, the width of a row."""
-    _check_float_tensor("x", x)
+    check_float_tensor("x", x)
     if x.dim() == 0:
         raise ValueError("x must be [..., D], got a tensor without dimensions")
     dim = x.shape[-1]
@@ -53,7 +53,7 @@ def packed_width(variant: str, dim: int) -> int:
 
 def _check_pair(x: Tensor, names: tuple[str, str], p, q, widths: tuple[int, ...], batched: bool, why: str) -> None:
     for name, t in zip(names, (p, q), strict=True):
-        _check_float_tensor(name, t)
+        check_float_tensor(name, t)
         if t.device != x.device:
             raise ValueError(f"{name} must be on the device of x ({x.device}), got {t.device}")
         if t.dim() != (2 if batched else 1) or all(t.shape[-1] != width for width in widths):
@@ -158,7 +158,7 @@ def _may_overlap(x: Tensor) -> bool:
 def check_packed(theta, alpha, variant: str, group_size) -> None:
     """theta and alpha without an x beside them: the width D follows from their length."""
     for name, t in (("theta", theta), ("alpha", alpha)):
-        _check_float_tensor(name, t)
+        check_float_tensor(name, t)
         if t.dim() not in (1, 2):
             raise ValueError(f"{name} must be [P] or [A, P], got {list(t.shape)}")
     if theta.shape != alpha.shape:
@@ -173,13 +173,13 @@ def check_packed(theta, alpha, variant: str, group_size) -> None:
 
 
 def check_layer(weight, bias, group_size) -> None:
-    _check_float_tensor("weight", weight)
+    check_float_tensor("weight", weight)
     if weight.dim() != 2:
         raise ValueError(f"weight must be [out, in], got {list(weight.shape)}")
     check_group_size(group_size, weight.shape[0], "the first dimension of weight")
     if bias is None:
         return
-    _check_float_tensor("bias", bias)
+    check_float_tensor("bias", bias)
     if bias.shape != weight.shape[:1] or bias.device != weight.device:
         raise ValueError(
             f"bias must be {list(weight.shape[:1])} on {weight.device}, got {list(bias.shape)} on {bias.device}"
@@ -196,7 +196,7 @@ def check_tables_of(dim, group_size, **named) -> None:
         if not isinstance(tables, (tuple, list)) or len(tables) != 2:
             raise TypeError(f"{name} must be a pair (r1, r2), got {type(tables).__name__}")
         for part, t in zip(("r1", "r2"), tables, strict=True):
-            _check_float_tensor(f"{part} of {name}", t)
+            check_float_tensor(f"{part} of {name}", t)
             if t.dim() not in (1, 2) or t.shape[-1] not in (dim, dim // 2):
                 raise ValueError(
                     f"{part} of {name} must be [{dim}], [{dim // 2}], [A, {dim}] or [A, {dim // 2}] "

@@ -30,7 +30,9 @@ def identity(
     device: torch.device | str | None = None,
 ) -> Tables:
     """The tables that change nothing, bit for bit: r1 = 1, r2 = 0, [D] or [A, D], or compact with D/2."""
-    _validate.check_group_size(2, dim, "dim")
+    _validate.check_tables_of(dim, 2)
+    if adapters is not None and adapters < 0:
+        raise ValueError(f"adapters must be 0 or more, got {adapters}")
     width = dim // 2 if compact else dim
     shape = (width,) if adapters is None else (adapters, width)
     return torch.ones(shape, dtype=dtype, device=device), torch.zeros(shape, dtype=dtype, device=device)
@@ -94,12 +96,15 @@ def combine(parts: Iterable[tuple[Tables, Pairs]], *, dim: int, group_size: int 
     parts = list(parts)
     if not parts:
         raise ValueError("combine needs at least one (tables, pairs)")
+    for n, part in enumerate(parts):
+        if not isinstance(part, (tuple, list)) or len(part) != 2:
+            raise TypeError(f"parts[{n}] must be (tables, pairs), got {type(part).__name__}")
     _validate.check_tables_of(dim, group_size, **{f"parts[{n}]": tables for n, (tables, _) in enumerate(parts)})
     masks = [_mask_for(tables, pairs, dim) for tables, pairs in parts]
-    for n, mask in enumerate(masks):
-        for m, other in enumerate(masks[:n]):
-            if (both := mask & other).any():
-                raise ValueError(f"parts[{m}] and parts[{n}] share pair {both.nonzero()[0, -1].item()}")
+    for n, (_, pairs) in enumerate(parts):
+        for m, (_, others) in enumerate(parts[:n]):
+            if (shared := _shared_pair(pairs, others, dim)) is not None:
+                raise ValueError(f"parts[{m}] and parts[{n}] share pair {shared}")
     selected = [
         python_fallback.select_pairs(tables, mask, dim, group_size)
         for (tables, _), mask in zip(parts, masks, strict=True)
@@ -128,19 +133,35 @@ def pair_mask(pairs: Pairs, dim: int, device: torch.device | str | None = None) 
         if pairs.shape[-1:] != (count,) or pairs.dim() > 2:
             raise ValueError(f"pairs must be a bool mask [{count}] or [A, {count}], got {list(pairs.shape)}")
         return pairs.to(device)
+    chosen = set(_numbers(pairs, count))
+    if chosen and not (min(chosen) >= 0 and max(chosen) < count):
+        raise IndexError(f"pairs must lie in 0 .. {count - 1}, got {min(chosen)} .. {max(chosen)}")
+    return torch.tensor([k in chosen for k in range(count)], dtype=torch.bool, device=device)
+
+
+def _shared_pair(a: Pairs, b: Pairs, dim: int) -> int | None:
+    if not isinstance(a, Tensor) and not isinstance(b, Tensor):  # without reading a tensor: torch.compile follows
+        return min(set(_numbers(a, dim // 2)) & set(_numbers(b, dim // 2)), default=None)
+    device = a.device if isinstance(a, Tensor) else b.device
+    both = pair_mask(a, dim, device) & pair_mask(b, dim, device)
+    return both.nonzero()[0, -1].item() if both.any() else None
+
+
+def _numbers(pairs: Pairs, count: int) -> Iterable[int]:
     if isinstance(pairs, slice):
-        if any(end is not None and not 0 <= end <= count for end in (pairs.start, pairs.stop)):
-            raise IndexError(f"pairs must lie in 0 .. {count - 1}, got {pairs}")
-        pairs = range(count)[pairs]
-    index = torch.as_tensor(pairs if isinstance(pairs, Tensor) else list(pairs))
-    if index.numel() and (index.is_floating_point() or index.is_complex() or index.dtype == torch.bool):
-        raise TypeError(f"pairs must be integers, a slice, a range or a bool mask tensor, got {index.dtype}")
-    index = index.to("cpu", torch.int64).reshape(-1)
-    if index.numel() and (int(index.min()) < 0 or int(index.max()) >= count):
-        raise IndexError(f"pairs must lie in 0 .. {count - 1}, got {int(index.min())} .. {int(index.max())}")
-    mask = torch.zeros(count, dtype=torch.bool)
-    mask[index] = True
-    return mask.to(device)
+        ends = [end for end in (pairs.start, pairs.stop) if end is not None]
+        if all(isinstance(end, int) for end in ends):
+            if any(not 0 <= end <= count for end in ends):
+                raise IndexError(f"pairs must lie in 0 .. {count - 1}, got {pairs}")
+            return range(count)[pairs]
+    elif isinstance(pairs, range):
+        return pairs
+    else:
+        numbers = pairs.reshape(-1).tolist() if isinstance(pairs, Tensor) else pairs
+        if isinstance(numbers, Sequence) and all(type(n) is int for n in numbers):
+            return numbers
+    got = pairs if isinstance(pairs, slice) else getattr(pairs, "dtype", type(pairs).__name__)
+    raise TypeError(f"pairs must be integers, a slice, a range or a bool mask tensor, got {got}")
 
 
 def _mask_for(tables: Tables, pairs: Pairs, dim: int) -> Tensor:

@@ -7,6 +7,7 @@ representations more than their length.
 import torch
 from torch import Tensor
 
+from . import _validate
 from .python_fallback.tables import arithmetic_dtype
 
 
@@ -37,8 +38,9 @@ def angular_displacement(x: Tensor, x0: Tensor) -> Tensor:
 def _in_float64(x: Tensor, x0: Tensor) -> tuple[Tensor, Tensor, torch.dtype]:
     """float32 squares overflow beyond 1e19, and 1 - cos of a small angle is below its resolution."""
     for name, t in (("x", x), ("x0", x0)):
-        if not isinstance(t, Tensor) or not t.is_floating_point():
-            raise TypeError(f"{name} must be a floating tensor, got {getattr(t, 'dtype', type(t).__name__)}")
+        _validate.check_float_tensor(name, t)
+    if x.device != x0.device:
+        raise ValueError(f"x0 must be on the device of x ({x.device}), got {x0.device}")
     if x.shape != x0.shape or x.dim() == 0:
         raise ValueError(f"x and x0 must have one shape [..., D], got {list(x.shape)} and {list(x0.shape)}")
     return x.double(), x0.double(), arithmetic_dtype(x, x0)

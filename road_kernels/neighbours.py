@@ -6,6 +6,7 @@ Each also works on a bank: a leading dimension [A] on every parameter gives tabl
 import torch
 from torch import Tensor
 
+from . import _validate
 from .functional import road_apply, road_apply_batched
 from .python_fallback.tables import arithmetic_dtype
 
@@ -18,6 +19,7 @@ def ia3_tables(scale: Tensor) -> Tables:
     Source: Liu et al., "Few-Shot Parameter-Efficient Fine-Tuning is Better and Cheaper than In-Context Learning",
     arXiv 2205.05638, section 3.3.
     """
+    _validate.check_float_tensor("scale", scale)
     r1 = scale.to(arithmetic_dtype(scale))
     return r1, torch.zeros_like(r1)
 
@@ -37,6 +39,7 @@ def oft_tables(q: Tensor) -> Tables:
     q: [D/2] or [A, D/2], packed as theta of "road_1"; q = 0 is the identity. Compact tables of pure rotations.
     Source: Qiu et al., "Controlling Text-to-Image Diffusion by Orthogonal Finetuning", arXiv 2306.07280, section 3.
     """
+    _validate.check_float_tensor("q", q)
     theta = 2 * torch.atan(q.to(arithmetic_dtype(q)))
     return theta.cos(), theta.sin()
 
@@ -66,9 +69,12 @@ def butterfly(
     Sources: Liu et al., "Parameter-Efficient Orthogonal Finetuning via Butterfly Factorization", arXiv 2311.06243;
     Ma et al., "Parameter Efficient Quasi-Orthogonal Fine-Tuning via Givens Rotation", arXiv 2404.04316.
     """
+    _validate.check_float_tensor("theta", theta)
     if theta.dim() != (2 if adapter_ids is None else 3):
         wanted = "[S, D/2]" if adapter_ids is None else "[S, A, D/2]"
         raise ValueError(f"theta must be {wanted}, got {list(theta.shape)}")
+    if alpha is not None:
+        _validate.check_float_tensor("alpha", alpha)
     if alpha is not None and alpha.shape != theta.shape:
         raise ValueError(f"alpha must have the shape of theta, {list(theta.shape)}, got {list(alpha.shape)}")
     scales = torch.ones_like(theta[:1]).expand_as(theta) if alpha is None else alpha

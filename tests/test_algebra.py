@@ -247,7 +247,16 @@ def test_gradients_reach_only_the_selected_pairs():
         (lambda a: rk.select_pairs(a, slice(0, 13), dim=DIM, group_size=6), IndexError, "slice"),
         (lambda a: rk.select_pairs(a, [0.5], dim=DIM, group_size=6), TypeError, "must be integers"),
         (lambda a: rk.select_pairs(a, torch.ones(24).bool(), dim=DIM, group_size=6), ValueError, "bool mask"),
+        *(
+            (lambda a, bad=bad: rk.select_pairs(a, bad, dim=DIM, group_size=6), TypeError, "must be integers")
+            for bad in (3, "3", None, [True], [[1]], torch.ones(2), slice(0.5, None))
+        ),
+        (lambda a: rk.select_pairs(a, slice(-3, None), dim=DIM, group_size=6), IndexError, "slice"),
+        (lambda a: rk.combine(a, dim=DIM, group_size=6), TypeError, r"parts\[0\] must be \(tables, pairs\)"),
+        (lambda a: rk.combine([a], dim=DIM, group_size=6), TypeError, r"parts\[0\] must be a pair \(r1, r2\)"),
         (lambda a: rk.identity(3), ValueError, "divide dim"),
+        (lambda a: rk.identity("3"), TypeError, "dim must be an int"),
+        (lambda a: rk.identity(4, adapters=-1), ValueError, "adapters must be 0 or more"),
     ],
 )
 def test_refused(call, error, message):
@@ -260,3 +269,23 @@ def test_banks_of_different_sizes_are_refused():
         rk.compose(make("road_1", 2), make("road_1", 3), dim=DIM, group_size=6)
     with pytest.raises(ValueError, match="for 3 adapters, but the tables hold 2"):
         rk.select_pairs(make("road_1", 2), torch.ones(3, 12).bool(), dim=DIM, group_size=6)
+
+
+def test_under_compile_and_vmap():
+    a, b = make("road_1", seed=1), make("road_4", seed=2)
+
+    def chain(a, b):
+        parts = rk.combine([(a, range(3)), (b, [4, 5])], dim=DIM, group_size=6)
+        return rk.compose(parts, rk.select_pairs(b, slice(2, 9), dim=DIM, group_size=6), dim=DIM, group_size=6)
+
+    want = chain(a, b)
+    torch.testing.assert_close(torch.compile(chain, fullgraph=True, backend="aot_eager")(a, b), want)
+    banks = [tuple(torch.stack((t, t)) for t in tables) for tables in (a, b)]
+    got = torch.vmap(chain)(*banks)
+    torch.testing.assert_close(got, tuple(torch.stack((t, t)) for t in want))
+
+
+def test_on_the_meta_device():
+    tables = tuple(t.to("meta") for t in make("road_4", adapters=3))
+    for function in (rk.invert, rk.transpose, rk.tables_to_road4):
+        assert function(tables, dim=DIM, group_size=6)[0].is_meta

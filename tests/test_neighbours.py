@@ -122,3 +122,12 @@ def test_refused():
         neighbours.butterfly(x, torch.zeros(4, 8), torch.ones(8))
     with pytest.raises(ValueError, match="group_size must be even"):
         neighbours.butterfly(x, torch.zeros(5, 8))  # one stage too many
+    for call in (
+        lambda: neighbours.ia3_tables([1.0, 2.0]),
+        lambda: neighbours.ssf_tables(torch.ones(4, dtype=torch.int64)),
+        lambda: neighbours.oft_tables(None),
+        lambda: neighbours.butterfly(x, "theta"),
+        lambda: neighbours.butterfly(x, torch.zeros(4, 8), 1.0),
+    ):
+        with pytest.raises(TypeError, match=r"must be (a torch.Tensor|float16)"):
+            call()
