@@ -1,6 +1,7 @@
 """Every test that takes `backend` runs once per backend that this machine can use."""
 
 import os
+import zlib
 
 import cuda_shim
 import pytest
@@ -22,6 +23,8 @@ if triton_interpreter.INTERPRETED:
     triton_interpreter.mend()
 
 REQUIRED = os.environ.get("ROAD_KERNELS_REQUIRE", "").split(",")
+# "1/4": the second of four parts of the tests, for several processes beside each other.
+PART, PARTS = map(int, os.environ.get("ROAD_KERNELS_TEST_PART", "0/1").split("/"))
 
 
 def pytest_generate_tests(metafunc):
@@ -37,7 +40,7 @@ def _seed():
 
 MARKERS = {
     "asserts_on_device": "a refusal that on a GPU is a device-side assertion, which ends the process: "
-    "tests/gpu/test_assertions.py has it",
+    "tests/gpu/test_gpu_assertions.py has it",
     "cpu_only": "about the CPU",
 }
 
@@ -48,11 +51,12 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
+    items[:] = [item for item in items if zlib.crc32(item.nodeid.encode()) % PARTS == PART]
     for item in items:
         for name, meaning in MARKERS.items():
             if DEVICE != "cpu" and item.get_closest_marker(name):
                 item.add_marker(pytest.mark.skip(reason=meaning))
-        if "[triton" in item.name and (reason := triton_interpreter.too_long(item.originalname)):
+        if reason := triton_interpreter.too_long(item.name):
             item.add_marker(pytest.mark.skip(reason=f"too long for Triton's interpreter: {reason}"))
 
 

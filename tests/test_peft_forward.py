@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from common import arithmetic_of, assert_close, make_x
+from common import DEVICE, arithmetic_of, assert_close, make_x
 from peft_models import VARIANTS, expect_rotated, first, in_float64, layers, make_model, matrix_of
 from torch.utils.checkpoint import checkpoint
 
@@ -59,7 +59,7 @@ def test_result_dtype_is_what_peft_promises(base, adapters):
         yield layer(x).dtype
         layer.cast_input_dtype_enabled = True
         if base != torch.float64:  # which autocast leaves alone
-            with torch.autocast("cpu", dtype=torch.bfloat16):
+            with torch.autocast(DEVICE, dtype=torch.bfloat16):
                 yield layer(x).dtype
 
     theirs = list(dtypes())
@@ -228,7 +228,7 @@ def test_gradient_checkpointing():
 def test_autocast_and_inference_mode():
     model = make_model()
     layer, x = first(model), make_x(5, 16)
-    with road_peft.enabled(), torch.autocast("cpu", dtype=torch.bfloat16):
+    with road_peft.enabled(), torch.autocast(DEVICE, dtype=torch.bfloat16):
         assert_close(layer(x), expect_rotated(layer.base_layer(x), matrix_of(layer, "A")), torch.float32)
     with road_peft.enabled():
         with torch.inference_mode():

@@ -37,9 +37,17 @@ ELSEWHERE = {
     "test_triton_*.py": "Triton without a GPU",
 }
 REHEARSED = ("test_tables.py", "test_layouts.py")  # with --device cpu
-WORKERS = 12  # processes that test at the same time
+WORKERS = 15  # processes that test at the same time
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 SWEEPS = {"gpu_bars": 80, "dispatch": 40, "single_op": 60, "layer": 60}  # seconds at most
+# Files that take minutes of compilation with Triton, in how many parts.
+PARTS = {
+    "test_backward.py": 5,
+    "test_forward.py": 4,
+    "test_inplace.py": 3,
+    "test_determinism.py": 2,
+    "test_layouts.py": 2,
+}
 BACKENDS = {"cuda": "not triton and not python", "triton": "triton", "python": "python and not triton"}
 
 
@@ -80,17 +88,18 @@ def test_files(cuda: bool) -> list[Path]:
     return files if cuda else [path for path in files if path.name in REHEARSED]
 
 
-def pytest_step(name: str, path: Path, select: str | None, limit: float = 150) -> Step:
-    report = WORK / "reports" / f"{path.stem}-{name.rpartition(' ')[2].strip('[]')}.xml"
+def pytest_step(path: Path, backend: str, select: str | None, part: int = 0, parts: int = 1) -> Step:
+    name = f"{path.name} [{backend}]" + (f" {part + 1}/{parts}" if parts > 1 else "")
+    report = WORK / "reports" / f"{path.stem}-{backend}-{part}.xml"
     command = python("-m", "pytest", "-q", "-rN", "--tb=short", "-p", "no:cacheprovider", f"--junitxml={report}")
     command += [str(path), *(["-k", select] if select else [])]
-    return Step(name, command, limit, judge=judge_pytest(report))
+    return Step(name, command, 170, {"ROAD_KERNELS_TEST_PART": f"{part}/{parts}"}, judge_pytest(report))
 
 
 def test_steps(cuda: bool) -> list[Step]:
     """A process per file and backend: a device-side error ends one process, and no other test."""
     gpu = [
-        pytest_step(f"{path.name} [{name}]", path, select)
+        pytest_step(path, name, select)
         for path in sorted(HERE.glob("test_*.py"))
         for name, select in (("triton", "triton"), ("cuda", "not triton"))
     ]
@@ -98,8 +107,11 @@ def test_steps(cuda: bool) -> list[Step]:
     for path in test_files(cuda):
         parts = BACKENDS if "(backend" in path.read_text() else {"all": None}
         parts = parts if cuda else {"shim": "cuda_shim"}
-        shared += [pytest_step(f"{path.name} [{name}]", path, select) for name, select in parts.items()]
-    return gpu + shared
+        for backend, select in parts.items():
+            count = PARTS.get(path.name, 1) if backend == "triton" else 1
+            shared += [pytest_step(path, backend, select, part, count) for part in range(count)]
+    # What takes longest first, so that nothing long is left for the end.
+    return sorted(gpu + shared, key=lambda step: "[triton]" not in step.name)
 
 
 def sanitizer_steps(cuda: bool) -> list[Step]:

@@ -110,12 +110,19 @@ def judge_pytest(report: Path) -> Callable[[Step, int, str], None]:
     return judge
 
 
+OURS = re.compile(r"\bat .*\b(road::cuda::|rotate_kernel|backward_kernel|reduce_kernel|mix_rows_kernel)")
+
+
 def judge_sanitizer(step: Step, status: int, output: str) -> None:
-    """compute-sanitizer's own summary: no errors, and the calls were all made."""
+    """By compute-sanitizer's summary, if all calls were made. What it finds in kernels of torch is said, not failed."""
     summaries = re.findall(r"(?:ERROR|RACECHECK) SUMMARY: .*", output)
     calls = re.findall(r"\d+ calls of .*", output)
+    reports = [line.strip("= \n")[:200] for line in output.splitlines() if line.startswith("=========")]
+    ours = [line for line in reports if OURS.search(line) and "Host Frame" not in line]
     step.detail = "; ".join([*calls[-1:], *summaries[-1:]]) or last_line(output)
     clean = summaries and re.search(r"SUMMARY: 0 (errors|hazards)", summaries[-1])
-    step.status = "ok" if status == 0 and clean and calls else "FAILED"
+    if calls and summaries and not clean and not ours:
+        step.detail += ", none in kernels of ours"
+    step.status = "ok" if calls and summaries and not ours and (status == 0 or not clean) else "FAILED"
     if step.status == "FAILED":
-        step.failures = [line.strip("= \n")[:200] for line in output.splitlines() if "=========" in line][:8]
+        step.failures = ours[:5] or reports[:8]

@@ -68,7 +68,7 @@ def line_of(step) -> str:
 
 
 def group_of(step) -> str:
-    found = re.fullmatch(r"test_(gpu_)?.*\.py \[(\w+)\]", step.name)
+    found = re.fullmatch(r"test_(gpu_)?.*\.py \[(\w+)\].*", step.name)
     return f"tests {'on the GPU only ' if found[1] else ''}[{found[2]}]" if found else step.name
 
 
@@ -86,10 +86,9 @@ def grouped(steps) -> list[str]:
             for n, kind in re.findall(r"(\d+) (passed|failed|skipped)", step.detail):
                 counts[kind] += int(n)
         good = all(step.status == "ok" for step in members)
-        lines.append(
-            f"{'ok' if good else 'FAILED':8} {sum(s.seconds for s in members):6.1f} s  {name}, {len(members)} files: "
-            + ", ".join(f"{n} {kind}" for kind, n in counts.items())
-        )
+        seconds = sum(step.seconds for step in members)
+        said = ", ".join(f"{n} {kind}" for kind, n in counts.items())
+        lines.append(f"{'ok' if good else 'FAILED':8} {seconds:6.1f} s  {name}, {len(members)} processes: {said}")
         lines += [f"    {line_of(step)}" for step in members if step.status != "ok"]
     return lines
 
