@@ -7,6 +7,9 @@ from test_backward import check, run
 from test_determinism import everything
 from triton_interpreter import INTERPRETED
 
+import road_kernels as rk
+from road_kernels import _ops
+
 pytestmark = pytest.mark.skipif(not INTERPRETED, reason="needs a process of its own with TRITON_INTERPRET=1")
 
 
@@ -99,3 +102,12 @@ def test_the_word_and_the_half_layout_agree_bitwise():
         bits = torch.int32 if dtype == torch.float32 else torch.int16
         assert torch.equal(a.view(bits), b.view(bits))
         assert torch.equal(a[0].view(bits), x[0, :64].contiguous().view(bits))
+
+
+def test_torch_compile_finds_the_kernels_on_gpus():
+    """By the ops' own registration, unless the extension has kernels for CUDA tensors."""
+    build = rk.backend_info()["build"]
+    for op in ("rotate", "rotate_", "rotate_backward", "mix_rows", "mix_rows_"):
+        assert torch._C._dispatch_has_kernel_for_dispatch_key(f"road_kernels::{op}", "CUDA")
+    if build is None or build["cuda"] is None:
+        assert _ops._library._op_impls >= {f"road_kernels/{op}/CUDA" for op in ("rotate", "rotate_", "rotate_backward")}

@@ -10,6 +10,7 @@ import torch
 
 from .. import _ops
 from .._extension import EXTENSION
+from . import python as plain
 
 _INTERPRETED = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
 DEVICES = ("cuda", "cpu") if _INTERPRETED else ("cuda",)
@@ -21,6 +22,10 @@ def unavailable() -> str | None:
     if not _INTERPRETED and not torch.cuda.is_available():
         return "torch sees no CUDA device here"
     return None
+
+
+def _is_batched(grad: torch.Tensor) -> bool:
+    return torch._C._functorch.is_legacy_batchedtensor(grad) or torch._C._functorch.is_functorch_wrapped_tensor(grad)
 
 
 # Triton is imported at the first call: importing it takes longer than all of road_kernels.
@@ -36,10 +41,12 @@ def rotate_(*args):
     ops.rotate_(*args)
 
 
-def rotate_backward(*args):
+def rotate_backward(grad, *args):
+    if _is_batched(grad):  # vmap over a backward, by torch.func or is_grads_batched=True: no data to point a kernel at
+        return plain.rotate_backward(grad, *args)
     from ..triton import ops
 
-    return ops.rotate_backward(*args)
+    return ops.rotate_backward(grad, *args)
 
 
 def mix_rows(*args):
