@@ -14,7 +14,8 @@ def unavailable() -> str | None:
         return REASON
     if EXTENSION.build_info()["cuda"] is None:
         return "not built: the extension has no CUDA kernels (they need nvcc and a CUDA build of torch)"
-    if not torch.cuda.is_available():
+    # Counts by NVML. is_available would start the CUDA runtime, which no process survives that forks afterwards.
+    if torch.cuda.device_count() == 0:
         return "built, but torch sees no CUDA device here"
     return None
 

@@ -109,7 +109,8 @@ def refuse_singular(x, p, q, adapter_ids, form, group_size):
     singular = det.abs() <= torch.finfo(x.dtype).eps * row_norms(r1, r2, group_size)
     if adapter_ids is not None:
         used = torch.zeros(p.shape[0] + 1, dtype=torch.bool, device=p.device)
-        used[adapter_ids.flatten()] = True  # -1 is the last, extra entry
+        # -1 is the last, extra entry. Assigning True by index would copy it to the device, and wait for that.
+        used.index_fill_(0, adapter_ids.flatten().long(), True)
         singular = singular & used[:-1, None]
     if x.numel() == 0:
         return

@@ -9,10 +9,12 @@ speed is reported, not failed.
 """
 
 import argparse
+import json
 import os
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from glob import glob
 from pathlib import Path
 
@@ -21,7 +23,7 @@ ROOT = HERE.parent.parent
 sys.path.insert(0, str(HERE))
 
 from steps import Runner, Step, judge_pytest, judge_sanitizer  # noqa: E402
-from summary import state_of_gpu, write_summary  # noqa: E402
+from summary import said_by, state_of_gpu, write_summary  # noqa: E402
 
 WORK = ROOT / "build" / "gpu-check"
 SITE = WORK / "site"
@@ -65,6 +67,10 @@ def build_steps(cuda: bool) -> list[Step]:
     """setup.py first, which needs nothing but setuptools; pip where that fails."""
     environment = {"ROAD_KERNELS_BUILD": "1", "ROAD_KERNELS_CUDA": "1" if cuda else "0"}
     environment["MAX_JOBS"] = str(os.cpu_count())
+    if cuda and "TORCH_CUDA_ARCH_LIST" not in os.environ:  # for this GPU only: a third of the time
+        ask = "import torch; print('%d.%d' % torch.cuda.get_device_capability())"
+        if arch := said_by(*python("-c", ask)):
+            environment["TORCH_CUDA_ARCH_LIST"] = arch
     folders = ["--build-lib", str(SITE), "--build-temp", str(WORK / "objects")]
     pip = python("-m", "pip", "install", "--no-build-isolation", "--no-deps", "--no-index", "--upgrade", "--target")
     steps = [
@@ -74,12 +80,22 @@ def build_steps(cuda: bool) -> list[Step]:
     return steps
 
 
-def check_packages(step: Step, status: int, output: str) -> None:
-    """Every package of the checkout must be in what was built."""
-    want = {path.parent.relative_to(ROOT) for path in (ROOT / "road_kernels").rglob("__init__.py")}
-    missing = sorted(str(package) for package in want if not (SITE / package / "__init__.py").exists())
-    if missing:
-        step.status, step.failures = "FAILED", [f"not in the build, see pyproject.toml: {', '.join(missing)}"]
+def judge_build(cuda: bool) -> Callable[[Step, int, str], None]:
+    """Every package of the checkout must be in what was built, and on a GPU every backend must be usable."""
+
+    def judge(step: Step, status: int, output: str) -> None:
+        want = {path.parent.relative_to(ROOT) for path in (ROOT / "road_kernels").rglob("__init__.py")}
+        if missing := sorted(str(package) for package in want if not (SITE / package / "__init__.py").exists()):
+            step.failures.append(f"not in the build, see pyproject.toml: {', '.join(missing)}")
+        if status == 0:
+            info = json.loads(output[output.index("{") :])
+            step.detail = f"{info['build']}, torch {info['torch']}"
+            needed = ("cuda", "triton", "python", "cpu") if cuda else ("python", "cpu")
+            reasons = {name: info["backends"][name]["reason"] for name in needed}
+            step.failures += [f"{name}: {reason}" for name, reason in reasons.items() if reason]
+        step.status = "FAILED" if step.failures or status else "ok"
+
+    return judge
 
 
 def test_files(cuda: bool) -> list[Path]:
@@ -93,7 +109,9 @@ def pytest_step(path: Path, backend: str, select: str | None, part: int = 0, par
     report = WORK / "reports" / f"{path.stem}-{backend}-{part}.xml"
     command = python("-m", "pytest", "-q", "-rN", "--tb=short", "-p", "no:cacheprovider", f"--junitxml={report}")
     command += [str(path), *(["-k", select] if select else [])]
-    return Step(name, command, 170, {"ROAD_KERNELS_TEST_PART": f"{part}/{parts}"}, judge_pytest(report))
+    required = {"all": "python", "shim": "cuda_shim"}.get(backend, backend)
+    environment = {"ROAD_KERNELS_TEST_PART": f"{part}/{parts}", "ROAD_KERNELS_REQUIRE": required}
+    return Step(name, command, 170, environment, judge_pytest(report))
 
 
 def test_steps(cuda: bool) -> list[Step]:
@@ -110,6 +128,10 @@ def test_steps(cuda: bool) -> list[Step]:
         for backend, select in parts.items():
             count = PARTS.get(path.name, 1) if backend == "triton" else 1
             shared += [pytest_step(path, backend, select, part, count) for part in range(count)]
+    if cuda:  # where there is a GPU, CPU tensors must go on as before
+        on_cpu = pytest_step(ROOT / "tests" / "test_backends.py", "cpu", None)
+        on_cpu.name, on_cpu.environment = "test_backends.py on the CPU", {"ROAD_KERNELS_TEST_DEVICE": "cpu"}
+        shared.append(on_cpu)
     # What takes longest first, so that nothing long is left for the end.
     return sorted(gpu + shared, key=lambda step: "[triton]" not in step.name)
 
@@ -185,11 +207,8 @@ def main(argv: list[str] | None = None) -> int:
         if second.status == "ok":
             first.status = "replaced"
     info = "import json, road_kernels as rk; print(json.dumps(rk.backend_info(), indent=1))"
-    runner.run([Step("backends", python("-c", info), 60, judge=check_packages)])
-    tests = {"ROAD_KERNELS_REQUIRE": "cuda,triton,python" if cuda else "cuda_shim,python"}
+    runner.run([Step("backends", python("-c", info), 60, judge=judge_build(cuda))])
     steps = chosen(test_steps(cuda) + sanitizer_steps(cuda))
-    for step in steps:
-        step.environment = step.environment | tests
     runner.run(steps, WORKERS if cuda else 1)
     for step in chosen(sweep_steps(cuda, WORK / "results", runner.left())):
         step.environment = {"OMP_NUM_THREADS": str(os.cpu_count())}
