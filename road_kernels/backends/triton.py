@@ -19,7 +19,7 @@ DEVICES = ("cuda", "cpu") if _INTERPRETED else ("cuda",)
 def unavailable() -> str | None:
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed (pip install 'triton>=3.6'; PyTorch's CUDA builds bring it)"
-    if not _INTERPRETED and not torch.cuda.is_available():
+    if not _INTERPRETED and torch.cuda.device_count() == 0:  # as in cuda.py, and for its reason
         return "torch sees no CUDA device here"
     return None
 

@@ -79,12 +79,15 @@ def test_replays_read_what_is_there_then(kernels, name, form):
         assert all(map(torch.equal, written, fresh()))
 
 
-def test_a_training_step_in_a_graph(kernels):
+@pytest.mark.parametrize("inplace", [False, True], ids=["out of place", "in place"])
+def test_a_training_step_in_a_graph(kernels, inplace):
+    """In place with the check for singular blocks, an assertion on the device."""
     x, gz = make_x(300, 512, dtype=torch.bfloat16), make_x(300, 512, dtype=torch.bfloat16, seed=1)
     theta, alpha = torch.rand(256).requires_grad_(), torch.ones(256).requires_grad_()
 
     def step():
-        return torch.autograd.grad(rk.road_apply(x, theta, alpha, backend=kernels), (theta, alpha), gz)
+        y = x.clone() if inplace else x
+        return torch.autograd.grad(rk.road_apply(y, theta, alpha, inplace=inplace, backend=kernels), (theta, alpha), gz)
 
     graph, written = capture(step)
     with torch.no_grad():
