@@ -79,7 +79,7 @@ def _row_loop_changes_layout(ttgir: str) -> bool:
         for loop in loops:
             loop[2].append(line)
         if loops and depth <= loops[-1][0] and " do {" not in line:
-            start, nested, lines = loops.pop()
+            _, nested, lines = loops.pop()
             if not nested:
                 innermost.append("\n".join(lines))
     return any("tt.load" in loop and "ttg.convert_layout" in loop for loop in innermost)

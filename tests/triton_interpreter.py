@@ -51,6 +51,13 @@ def mend() -> None:
     # The backend compiles without checks of 32-bit integers, which took a third of the rest.
     interpreter.interpreter_builder.options = interpreter.InterpreterOptions(sanitize_overflow=False)
 
+    patch_tensor = interpreter._patch_lang_tensor
+
+    def patch_tensor_and_index(tensor, scope):  # 3.6 converts arrays of one element, which NumPy 2.5 refuses
+        patch_tensor(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.squeeze()))
+
+    interpreter._patch_lang_tensor = patch_tensor_and_index
     launch, patched = interpreter.GridExecutor.__call__, set()
 
     def launch_anew(self, *args, **kwargs):

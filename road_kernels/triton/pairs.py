@@ -19,12 +19,13 @@ def rotate_pair(hi, hj, r1i, r1j, r2i, r2j):
     """z_i = r1_i h_i - r2_i h_j, z_j = r1_j h_j + r2_j h_i (arXiv 2409.00119, equation 4).
 
     The zero added to the products turns -0 into +0, so that subtracting them leaves even h = -0 as it is: r1 = 1,
-    r2 = 0 returns finite h bit for bit. The fused multiply-adds are written out, and not left to the compiler, so
-    that a row gets the same bits from every configuration.
+    r2 = 0 returns finite h bit for bit. They are subtracted as -1.0 times themselves because Triton 3.6 makes -t of
+    0 - t, which is +0 for t = 0. The fused multiply-adds are written out, and not left to the compiler, so that a row
+    gets the same bits from every configuration.
     """
     ti = tl.fma(r2i, hj, 0.0)
     tj = tl.fma(-r2j, hi, 0.0)
-    return tl.fma(r1i, hi, -ti), tl.fma(r1j, hj, -tj)
+    return tl.fma(r1i, hi, ti * -1.0), tl.fma(r1j, hj, tj * -1.0)
 
 
 @triton.jit
