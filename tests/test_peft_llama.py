@@ -5,6 +5,7 @@ import filecmp
 
 import pytest
 import torch
+from common import DEVICE
 from peft import PeftModel, RoadConfig, get_peft_model
 from peft_models import first, layers, randomize
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -43,7 +44,8 @@ def with_adapters(dtype=torch.float32):
 
 @pytest.fixture
 def prompts():
-    return torch.randint(0, 64, (len(NAMES), 6), generator=torch.Generator().manual_seed(1))
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(0, 64, (len(NAMES), 6), generator=generator, device="cpu").to(DEVICE)
 
 
 def generate(model, prompts, **kwargs):
