@@ -41,7 +41,8 @@ ELSEWHERE = {
 REHEARSED = ("test_tables.py", "test_layouts.py")  # with --device cpu
 WORKERS = 15  # processes that test at the same time
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
-SWEEPS = {"gpu_bars": 80, "dispatch": 40, "single_op": 60, "layer": 60}  # seconds at most
+SWEEPS = {"gpu_bars": 80, "dispatch": 40, "single_op": 60, "layer": 60}  # seconds at most, the first ones first
+FOR_BENCHMARKS = 150  # seconds that the tests leave
 # Files that take minutes of compilation with Triton, in how many parts.
 PARTS = {
     "test_backward.py": 5,
@@ -159,18 +160,13 @@ def sanitizer_steps(cuda: bool) -> list[Step]:
     return [*steps, Step("sanitizer: memcheck, triton", triton, 170, environment, judge_sanitizer)]
 
 
-def sweep_steps(cuda: bool, results: Path, left: float) -> list[Step]:
-    """The speed bars, what a call costs the host, and the sweeps, in what is left of the time."""
+def sweep_step(name: str, seconds: float, cuda: bool, results: Path, left: float) -> Step:
+    """A benchmark in what is left of the time: it starts no case later than that, and names those it leaves out."""
     device = ["--device", "cuda", "--gpu-check"] if cuda else ["--device", "cpu", "--quick"]
-    share = min(1.0, max(0.0, left - 15) / (sum(SWEEPS.values()) + 10 * len(SWEEPS)))
-    steps = []
-    for name, seconds in SWEEPS.items():
-        limits = ["--seconds", str(round(seconds * share)), "--results", str(results)]
-        step = Step(f"benchmark: {name}", python("-m", f"benchmarks.{name}", *device, *limits), seconds * share + 25)
-        steps.append(
-            step if (ROOT / "benchmarks" / f"{name}.py").exists() else Step(step.name, None, detail="not there")
-        )
-    return steps
+    seconds = max(0, min(seconds, round(left) - 25))
+    limits = ["--seconds", str(seconds), "--results", str(results)]
+    environment = {"OMP_NUM_THREADS": str(os.cpu_count())}
+    return Step(f"benchmark: {name}", python("-m", f"benchmarks.{name}", *device, *limits), seconds + 25, environment)
 
 
 def options_of(argv: list[str] | None) -> argparse.Namespace:
@@ -214,10 +210,10 @@ def main(argv: list[str] | None = None) -> int:
     info = "import json, road_kernels as rk; print(json.dumps(rk.backend_info(), indent=1))"
     runner.run([Step("backends", python("-c", info), 60, judge=judge_build(cuda))])
     steps = chosen(test_steps(cuda) + sanitizer_steps(cuda))
-    runner.run(steps, WORKERS if cuda else 1)
-    for step in chosen(sweep_steps(cuda, WORK / "results", runner.left())):
-        step.environment = {"OMP_NUM_THREADS": str(os.cpu_count())}
-        runner.run([step])
+    runner.run(steps, WORKERS if cuda else 1, reserve=FOR_BENCHMARKS)
+    for name, seconds in SWEEPS.items():
+        for step in chosen([sweep_step(name, seconds, cuda, WORK / "results", runner.left())]):
+            runner.run([step])
     return write_summary(runner, WORK, options, before, time.monotonic() - start)
 
 
