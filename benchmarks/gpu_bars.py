@@ -89,7 +89,7 @@ def main(argv: list[str] | None = None) -> int:
     options = arguments(__doc__, argv, "python -m benchmarks.gpu_bars", gpu_check_seconds=75)
     device = torch.device(options.device)
     results, bars, failed = Results("gpu_bars", options), [], []
-    path = record.folder(results.machine, options.results) / "gpu_bars.met.json"
+    path = record.folder(results.machine, options.results) / "gpu_bars_met.json"
     for kind, make in progress(list(cases(options.grid == "quick", device)), f"gpu_bars ({options.device})"):
         name = f"{kind} {make.args[:-1]}"
         if results.out_of_time():
@@ -103,7 +103,8 @@ def main(argv: list[str] | None = None) -> int:
         else:
             bars += bars_of(kind, rows, native(device)[0])
             results.add(rows)
-            path.write_text(json.dumps([asdict(b) | {"met": b.met} for b in bars], indent=1) + "\n")
+            found = {"machine": results.machine, "bars": [asdict(b) | {"met": b.met} for b in bars]}
+            path.write_text(json.dumps(found, indent=1) + "\n")
         give_back()
     results.done()
     for b in bars:

@@ -59,8 +59,8 @@ def host_bars(folder: Path) -> list[dict]:
 
 
 def bars(folder: Path) -> list[dict]:
-    path = next(folder.glob("*/gpu_bars.met.json"), None)
-    return (json.loads(path.read_text()) if path else []) + host_bars(folder)
+    path = next(folder.glob("*/gpu_bars_met.json"), None)
+    return (json.loads(path.read_text())["bars"] if path else []) + host_bars(folder)
 
 
 def line_of(step) -> str:
