@@ -24,8 +24,6 @@ def compile_launch(launch, dtypes: list[torch.dtype], target: str, aligned: bool
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from road_kernels.triton.launch import OPTIONS
-
     kernel = launch.kernel
     values = dict(zip(kernel.arg_names[len(dtypes) :], launch.tail, strict=True))
     constants = {p.name for p in kernel.params if p.is_constexpr}
@@ -37,7 +35,7 @@ def compile_launch(launch, dtypes: list[torch.dtype], target: str, aligned: bool
         constexprs={(kernel.arg_names.index(name),): values[name] for name in constants},
         attrs={(i,): [["tt.divisibility", 16]] for i in range(len(dtypes))} if aligned else {},
     )
-    options = {"num_warps": launch.num_warps, "debug": launch.debug, **OPTIONS}
+    options = launch.options(hip=TARGETS[target][0] == "hip")
     return triton.compile(source, target=GPUTarget(*TARGETS[target]), options=options)
 
 

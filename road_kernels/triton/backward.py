@@ -14,7 +14,7 @@ import triton.language as tl
 from .coefficients import first_parameter, load_coefficients, load_value, sin_cos
 from .ids import check_ids, load_id, spread
 from .launch import kernel
-from .pairs import load_pairs, narrow, pack, rotate_pair, row_offsets, store_pairs, unpack
+from .pairs import copy_pairs, load_pairs, narrow, pack, rotate_pair, row_offsets, store_pairs, unpack
 
 
 @triton.jit
@@ -61,8 +61,8 @@ def backward_kernel(
     block_rows: tl.int64,
     adapters: tl.int64,
     rows_per_id: tl.int64,
-    p_stride: tl.int64,
-    q_stride: tl.int64,
+    p_step: tl.int64,  # from one adapter's parameters to the next, in units of P_ALIGN
+    q_step: tl.int64,
     gz_outer: tl.int64,
     gz_inner: tl.int64,
     gz_inner_rows: tl.int64,
@@ -103,7 +103,7 @@ def backward_kernel(
 
     if not BATCHED:
         if NEED_GX:
-            p, q = p + tl.multiple_of(p_stride, P_ALIGN), q + tl.multiple_of(q_stride, P_ALIGN)  # strides of 0
+            p, q = p + p_step * P_ALIGN, q + q_step * P_ALIGN  # by 0, which the compiler must not know: see ops.py
             r1i, r1j, r2i, r2j = load_coefficients(p, q, pair, inside, GROUP, FORM, SHARED, True, ACC)
         sums0, sums1, sums2, sums3 = zeros, zeros, zeros, zeros
         for first in range(start, end, ROWS):
@@ -128,15 +128,16 @@ def backward_kernel(
         if tl.program_id(0) == 0:
             check_ids(ids, at_id, (end - 1) // rows_per_id, adapters)
         following = load_id(ids, at_id, adapters)
-        while start < end:  # a run of rows with one adapter
+        left = end - start
+        while left > 0:  # a run of rows with one adapter
             adapter = following
-            active = spread(adapter >= 0, pair)
+            mask, passing = inside & spread(adapter >= 0, pair), inside & spread(adapter < 0, pair)
             if NEED_GX:
                 r1i, r1j, r2i, r2j = load_coefficients(
-                    p + tl.multiple_of(adapter * p_stride, P_ALIGN),
-                    q + tl.multiple_of(adapter * q_stride, P_ALIGN),
+                    p + adapter * p_step * P_ALIGN,
+                    q + adapter * q_step * P_ALIGN,
                     pair,
-                    inside & active,
+                    mask,
                     GROUP,
                     FORM,
                     SHARED,
@@ -144,29 +145,27 @@ def backward_kernel(
                     ACC,
                 )
             sums0, sums1, sums2, sums3 = zeros, zeros, zeros, zeros
-            while (start < end) & (following == adapter):
+            while (left > 0) & (following == adapter):
                 row = tl.load(positions + at_id) * rows_per_id + phase + tl.arange(0, ROWS)
                 gz_at = row_offsets(row, gz_outer, gz_inner, gz_inner_rows, SPLIT, ALIGN)
                 saved_at = row_offsets(row, saved_outer, saved_inner, saved_inner_rows, SPLIT, ALIGN)
-                raw_gi, raw_gj = load_pairs(gz, gz_at, pair, inside, HALF, LAYOUT, ALIGN)
-                raw_hi, raw_hj = load_pairs(saved, saved_at, pair, inside & active, HALF, LAYOUT, ALIGN)
-                start += 1
+                raw_gi, raw_gj = load_pairs(gz, gz_at, pair, mask, HALF, LAYOUT, ALIGN)
+                raw_hi, raw_hj = load_pairs(saved, saved_at, pair, mask, HALF, LAYOUT, ALIGN)
+                left -= 1
                 phase += 1
                 at_id = tl.where(phase == rows_per_id, at_id + 1, at_id)
                 phase = tl.where(phase == rows_per_id, 0, phase)
-                following = load_id(ids, tl.where(start < end, at_id, 0), adapters)
+                following = load_id(ids, tl.where(left > 0, at_id, 0), adapters)
                 gi, gj = unpack(raw_gi, raw_gj, DTYPE, ACC, LAYOUT)
                 hi, hj = unpack(raw_hi, raw_hj, DTYPE, ACC, LAYOUT)
                 sums0, sums1, sums2, sums3 = _add_moments(gi, gj, hi, hj, sums0, sums1, sums2, sums3, SHARED)
                 if NEED_GX:
                     xi, xj = rotate_pair(gi, gj, r1i, r1j, r2i, r2j)
                     out_i, out_j = pack(xi, xj, DTYPE, LAYOUT)
-                    out_i, out_j = tl.where(active, out_i, raw_gi), tl.where(active, out_j, raw_gj)
                     gx_at = tl.multiple_of(row * gx_outer, ALIGN)
-                    store_pairs(gx, gx_at, pair, inside, out_i, out_j, HALF, LAYOUT, ALIGN)
-            _store_sums(
-                scratch, program + adapter, pair, inside & active, sums0, sums1, sums2, sums3, DIM, SHARED, LANE
-            )
+                    store_pairs(gx, gx_at, pair, mask, out_i, out_j, HALF, LAYOUT, ALIGN)
+                    copy_pairs(gz, gz_at, gx, gx_at, pair, passing, HALF, LAYOUT, ALIGN)
+            _store_sums(scratch, program + adapter, pair, mask, sums0, sums1, sums2, sums3, DIM, SHARED, LANE)
 
 
 @triton.jit
@@ -250,9 +249,9 @@ def reduce_kernel(
     """
     ACC: tl.constexpr = scratch.dtype.element_ty
     COUNT: tl.constexpr = 2 if SHARED else 4
-    pair = tl.program_id(0) * PAIRS + tl.arange(0, PAIRS)
+    pair = tl.program_id(1) * PAIRS + tl.arange(0, PAIRS)
     inside = pair < DIM // 2
-    adapter = tl.program_id(1).to(tl.int64)
+    adapter = tl.program_id(0).to(tl.int64)  # of which there may be more than the second dimension of a grid takes
     begin, end = adapter * 0, rows
     if BATCHED:
         begin, end = tl.load(starts + adapter) * rows_per_id, tl.load(starts + adapter + 1) * rows_per_id

@@ -15,7 +15,8 @@ _LARGE: tl.constexpr = tl.constexpr(2048.0)
 
 @triton.jit
 def _select5(index, a: tl.constexpr, b: tl.constexpr, c: tl.constexpr, d: tl.constexpr, e: tl.constexpr):
-    zero = (index * 0).to(tl.int64)
+    """The index-th of five words of 32 bits."""
+    zero = (index * 0).to(tl.uint32)
     a, b, c, d, e = zero + a, zero + b, zero + c, zero + d, zero + e
     return tl.where(index == 0, a, tl.where(index == 1, b, tl.where(index == 2, c, tl.where(index == 3, d, e))))
 
@@ -25,20 +26,23 @@ def _reduce_large(angle):
     """A finite |angle| >= 2048 brought to [-pi/4, pi/4] in integers (Payne and Hanek), and its quadrant.
 
     angle = m 2^e with a 24-bit m. Bits of 2/pi of weight 2^(2 - e) and above make whole turns only and drop out; m
-    times the next 64 bits, modulo 2^64, is angle * 2/pi mod 4 with 62 bits behind the point, 38 of them right.
+    times the next 64 bits is angle * 2/pi mod 4. Of its upper 32 bits, 2 are the quadrant and 30 the angle in it, off
+    by 2^-30 at most: a twentieth of what rounding a sine near one to float32 may take.
     """
     bits = angle.to(tl.int32, bitcast=True)
     start = ((bits >> 23) & 0xFF) - 120  # e + 30
-    word, shift = start >> 5, (start & 31).to(tl.int64)
+    word, shift = start >> 5, (start & 31).to(tl.uint32)
     # 2/pi in words of 32 bits after the point, behind one word of zeros before it. e < 105 needs no more.
     u0 = _select5(word, 0, 0xA2F9836E, 0x4E441529, 0xFC2757D1, 0xF534DDC0)
     u1 = _select5(word, 0xA2F9836E, 0x4E441529, 0xFC2757D1, 0xF534DDC0, 0xDB629599)
     u2 = _select5(word, 0x4E441529, 0xFC2757D1, 0xF534DDC0, 0xDB629599, 0x3C439041)
-    window = (((u0 << 32) | u1) << shift) | (u2 >> (32 - shift))
-    turns = window * ((bits & 0x7FFFFF) | 0x800000).to(tl.int64)
-    fraction = turns << 2  # signed: from -1/2 to 1/2 of a quadrant, times 2^64
-    nearest = ((turns >> 62) + (fraction < 0).to(tl.int64)).to(tl.int32)
-    r = fraction.to(tl.float32) * 8.515303950216386e-20  # pi/2 2^-64
+    high = (u0 << shift) | ((u1 >> 1) >> (31 - shift))
+    low = (u1 << shift) | ((u2 >> 1) >> (31 - shift))
+    m = ((bits & 0x7FFFFF) | 0x800000).to(tl.uint32)
+    turns = high * m + tl.umulhi(low, m)
+    fraction = (turns << 2).to(tl.int32, bitcast=True)  # from -1/2 to 1/2 of a quadrant, times 2^32
+    nearest = (turns >> 30).to(tl.int32) + (fraction < 0).to(tl.int32)
+    r = fraction.to(tl.float32) * 3.6572951981e-10  # pi/2 2^-32
     return tl.where(angle < 0, -r, r), tl.where(angle < 0, -nearest, nearest)
 
 

@@ -14,7 +14,7 @@ import triton.language as tl
 # The jit functions are interpreted in Python then, on CPU tensors too (TRITON_INTERPRET=1 when they were defined).
 INTERPRETED = triton.knobs.runtime.interpret
 # Fused multiply-adds are written out where bits depend on them; elsewhere they are merely faster.
-OPTIONS = {"enable_fp_fusion": True, "sanitize_overflow": False}
+_OPTIONS = {"enable_fp_fusion": True, "sanitize_overflow": False}
 
 
 def kernel(function):
@@ -28,13 +28,32 @@ def kernel(function):
 class Launch:
     """A kernel with its grid, integers and constants, ready for tensors."""
 
-    __slots__ = ("constants", "debug", "grid", "integers", "kernel", "num_warps", "runners", "tail")
+    __slots__ = ("asserts", "grid", "kernel", "num_warps", "registers", "runners", "tail")
 
-    def __init__(self, kernel, grid, integers: tuple, constants: tuple, num_warps: int, asserts: bool = False):
-        """integers, constants: in the order of the kernel's arguments, behind its tensors. asserts: device_assert."""
-        self.kernel, self.grid, self.num_warps, self.debug = kernel, grid, num_warps, asserts
+    def __init__(
+        self,
+        kernel,
+        grid,
+        integers: tuple,
+        constants: tuple,
+        num_warps: int,
+        asserts: bool = False,
+        registers: int | None = None,
+    ):
+        """integers, constants: in the order of the kernel's arguments, behind its tensors.
+
+        asserts: keeps tl.device_assert. registers: what a lane may take on an NVIDIA GPU; otherwise ptxas chooses, and
+        would rather spill a few than give up a program per multiprocessor.
+        """
+        self.kernel, self.grid, self.num_warps = kernel, grid, num_warps
+        self.asserts, self.registers = asserts, registers
         self.tail = (*integers, *constants)
         self.runners = {}
+
+    def options(self, hip: bool) -> dict:
+        """For Triton's compiler."""
+        limit = {"maxnreg": self.registers} if self.registers and not hip else {}
+        return {"num_warps": self.num_warps, "debug": self.asserts, **_OPTIONS, **limit}
 
     def __call__(self, *tensors: torch.Tensor) -> None:
         if INTERPRETED:
@@ -43,8 +62,7 @@ class Launch:
         alignment = tuple([t.data_ptr() % 16 == 0 for t in tensors])
         runner = self.runners.get(alignment)
         if runner is None:
-            compiled = self.kernel.warmup(
-                *tensors, *self.tail, grid=self.grid, num_warps=self.num_warps, debug=self.debug, **OPTIONS
-            )
+            options = self.options(hip=torch.version.hip is not None)
+            compiled = self.kernel.warmup(*tensors, *self.tail, grid=self.grid, **options)
             runner = self.runners[alignment] = compiled[self.grid]
         runner(*tensors, *self.tail)

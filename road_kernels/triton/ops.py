@@ -9,7 +9,7 @@ from . import rows as layout
 from .backward import backward_kernel, reduce_kernel
 from .launch import Launch
 from .mix import mix_rows_kernel
-from .plan import BACKWARD_WARPS, FORWARD_WARPS, REDUCE_PAIRS, REDUCE_SLICES, make_plan, mix_tile
+from .plan import BACKWARD_REGISTERS, BACKWARD_WARPS, FORWARD_WARPS, REDUCE_PAIRS, REDUCE_SLICES, make_plan, mix_tile
 from .rotate import rotate_kernel
 
 _CACHE = 4096  # prepared launches kept of each kind: some kilobytes each
@@ -35,8 +35,10 @@ def _layout(dim: int, group_size: int, dtype: torch.dtype, aligned: bool, rows: 
 
 
 def _align_parameters(name: str, align: int, p_stride: int, q_stride: int) -> int:
-    """What parameters are aligned to, at most the pairs of a lane's 16 bytes: with more, the compiler would deal them
-    out to lanes in longer runs than those of the row, and take every row through shared memory to match the two.
+    """P_ALIGN, which the parameters of every adapter start at a multiple of: at most the pairs of a lane's 16 bytes.
+
+    With more the compiler would deal them out to lanes in longer runs than the elements of a row, and take every row
+    through shared memory to match the two. Without any it would load them one by one.
     """
     pairs = align // 2 if name == "words" else align
     return pairs if p_stride % pairs == 0 and q_stride % pairs == 0 else 1
@@ -60,13 +62,12 @@ def _prepare_rotate(
     x, z = layout.describe(shape, x_strides), layout.describe(shape, z_strides)
     name, align, split = _layout(dim, group_size, dtype, aligned, [x, z])
     plan = make_plan(rows, dim, dtype.itemsize, ids is not None, *_device(device, FORWARD_WARPS))
-    integers = (
-        rows, plan.block_rows, adapters, rows // (ids or rows), p_stride, q_stride, *x, *z, int(not in_place),
-    )  # fmt: skip
+    p_align = _align_parameters(name, align, p_stride, q_stride)
+    steps = p_stride // p_align, q_stride // p_align
+    integers = (rows, plan.block_rows, adapters, rows // (ids or rows), *steps, *x, *z, int(not in_place))
     shared = layout.has_shared_coefficients(form, p_width, dim)
     constants = (
-        dim, group_size, form, shared, ids is not None, transposed, name, align,
-        _align_parameters(name, align, p_stride, q_stride), split, plan.rows, plan.pairs,
+        dim, group_size, form, shared, ids is not None, transposed, name, align, p_align, split, plan.rows, plan.pairs,
     )  # fmt: skip
     grid = plan.column_blocks, plan.row_blocks, 1
     return Launch(rotate_kernel, grid, integers, constants, plan.num_warps, asserts=ids is not None)
@@ -161,19 +162,23 @@ def _prepare_backward(
         name, align, split = _layout(dim, group_size, dtype, aligned, [gz, saved, gx])
         plan = make_plan(rows, dim, dtype.itemsize, ids is not None, *_device(device, BACKWARD_WARPS))
         row_blocks, block_rows, rows_per_id = plan.row_blocks, plan.block_rows, rows // (ids or rows)
-        integers = (rows, block_rows, adapters, rows_per_id, p_stride, q_stride, *gz, *saved, gx.outer)
+        p_align = _align_parameters(name, align, p_stride, q_stride)
+        steps = p_stride // p_align, q_stride // p_align
+        integers = (rows, block_rows, adapters, rows_per_id, *steps, *gz, *saved, gx.outer)
         constants = (
-            dim, group_size, form, shared, ids is not None, output_mask[0], name, align,
-            _align_parameters(name, align, p_stride, q_stride), split, plan.rows, plan.pairs,
+            dim, group_size, form, shared, ids is not None, output_mask[0], name, align, p_align, split, plan.rows,
+            plan.pairs,
         )  # fmt: skip
         grid = plan.column_blocks, row_blocks, 1
-        first = Launch(backward_kernel, grid, integers, constants, plan.num_warps, asserts=ids is not None)
+        first = Launch(
+            backward_kernel, grid, integers, constants, plan.num_warps, ids is not None, BACKWARD_REGISTERS
+        )  # fmt: skip
     integers = rows, block_rows, rows_per_id, p_stride, q_stride
     constants = (
         dim, group_size, form, shared, ids is not None, from_output, *output_mask[1:], p_width, REDUCE_SLICES,
         REDUCE_PAIRS,
     )  # fmt: skip
-    grid = -(-dim // 2 // REDUCE_PAIRS), adapters, 1
+    grid = adapters, -(-dim // 2 // REDUCE_PAIRS), 1
     reduce = Launch(reduce_kernel, grid, integers, constants, 4) if adapters else None
     return first, reduce, (row_blocks + adapters) * (1 if shared else 2) * dim
 

@@ -6,8 +6,7 @@ A tile is [ROWS, PAIRS]. LAYOUT says how the two features of a pair lie in memor
     "words"    adjacent (group_size 2), in one word: 32 bits for 16-bit types, 64 for float32. One load of 16 bytes a
                thread; tl.join and tl.split would go through shared memory instead.
 
-A raw tile is what was loaded, (i, j) for "halves" and (word, word) for "words": rows without an adapter are stored
-again as they came, so that not even a NaN changes a bit.
+A raw tile is what was loaded, (i, j) for "halves" and (word, word) for "words".
 """
 
 import triton
@@ -75,6 +74,18 @@ def store_pairs(base, offset, pair, mask, raw_i, raw_j, HALF: tl.constexpr, LAYO
     tl.store(at, raw_i, mask=mask)
     if LAYOUT != "words":
         tl.store(at + HALF, raw_j, mask=mask)
+
+
+@triton.jit
+def copy_pairs(
+    base, offset, target, target_offset, pair, mask, HALF: tl.constexpr, LAYOUT: tl.constexpr, ALIGN: tl.constexpr
+):
+    """Rows without an adapter: as they came, so that not even a NaN changes a bit.
+
+    Under a mask of its own. Choosing between what was loaded and what was computed would keep both in registers.
+    """
+    raw_i, raw_j = load_pairs(base, offset, pair, mask, HALF, LAYOUT, ALIGN)
+    store_pairs(target, target_offset, pair, mask, raw_i, raw_j, HALF, LAYOUT, ALIGN)
 
 
 @triton.jit

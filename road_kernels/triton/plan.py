@@ -11,13 +11,15 @@ pairs a lane. A program is
     1 row      in a mixed batch, where every row may have its own adapter: PAIRS, and as many warps as that fills.
 
 Programs are as many as keep `warps` warps on every multiprocessor, and each walks consecutive rows: coefficients and
-sums stay in registers. Chosen by counting bytes in flight, 32 KB a multiprocessor; not measured on a GPU yet.
+sums stay in registers. Chosen by counting bytes in flight, 24 KB and more a multiprocessor; not measured on a GPU.
 """
 
 from typing import NamedTuple
 
 FORWARD_WARPS = 64  # what a multiprocessor holds: 32 bytes a lane in flight
-BACKWARD_WARPS = 16  # 64 bytes a lane in flight, and a quarter of the partial sums that 64 warps would write
+# 64 bytes a lane in flight, and a fifth of the partial sums that 64 warps would write. Three programs of 128 lanes with
+# BACKWARD_REGISTERS each are what a multiprocessor holds at once: one more would run alone after the others.
+BACKWARD_WARPS, BACKWARD_REGISTERS = 12, 168
 REDUCE_PAIRS, REDUCE_SLICES = 32, 16
 
 

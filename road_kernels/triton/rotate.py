@@ -5,7 +5,7 @@ import triton.language as tl
 from .coefficients import load_coefficients
 from .ids import check_ids, load_id, spread
 from .launch import kernel
-from .pairs import load_pairs, pack, rotate_pair, row_offsets, store_pairs, unpack
+from .pairs import copy_pairs, load_pairs, pack, rotate_pair, row_offsets, store_pairs, unpack
 
 
 @kernel
@@ -19,8 +19,8 @@ def rotate_kernel(
     block_rows: tl.int64,
     adapters: tl.int64,
     rows_per_id: tl.int64,
-    p_stride: tl.int64,
-    q_stride: tl.int64,
+    p_step: tl.int64,  # from one adapter's parameters to the next, in units of P_ALIGN
+    q_step: tl.int64,
     x_outer: tl.int64,
     x_inner: tl.int64,
     x_inner_rows: tl.int64,
@@ -52,7 +52,7 @@ def rotate_kernel(
     end = tl.minimum(begin + block_rows, rows)
 
     if not BATCHED:
-        p, q = p + tl.multiple_of(p_stride, P_ALIGN), q + tl.multiple_of(q_stride, P_ALIGN)  # strides of 0
+        p, q = p + p_step * P_ALIGN, q + q_step * P_ALIGN  # by 0, which the compiler must not know: see ops.py
         r1i, r1j, r2i, r2j = load_coefficients(p, q, pair, inside, GROUP, FORM, SHARED, TRANSPOSED, ACC)
         for start in range(begin, end, ROWS):
             row = start + tl.arange(0, ROWS).to(tl.int64)
@@ -73,13 +73,13 @@ def rotate_kernel(
         following = load_id(ids, at_id, adapters)
         while start < end:  # a run of rows with one adapter
             adapter = following
-            active = spread(adapter >= 0, pair)
-            mask = inside & (active | spread(copy_none != 0, pair))
+            mask = inside & spread(adapter >= 0, pair)
+            passing = inside & spread((adapter < 0) & (copy_none != 0), pair)
             r1i, r1j, r2i, r2j = load_coefficients(
-                p + tl.multiple_of(adapter * p_stride, P_ALIGN),
-                q + tl.multiple_of(adapter * q_stride, P_ALIGN),
+                p + adapter * p_step * P_ALIGN,
+                q + adapter * q_step * P_ALIGN,
                 pair,
-                inside & active,
+                mask,
                 GROUP,
                 FORM,
                 SHARED,
@@ -98,6 +98,6 @@ def rotate_kernel(
                 following = load_id(ids, tl.where(start < end, at_id, 0), adapters)
                 hi, hj = unpack(raw_i, raw_j, DTYPE, ACC, LAYOUT)
                 zi, zj = rotate_pair(hi, hj, r1i, r1j, r2i, r2j)
-                out_i, out_j = pack(zi, zj, DTYPE, LAYOUT)
-                out_i, out_j = tl.where(active, out_i, raw_i), tl.where(active, out_j, raw_j)
-                store_pairs(z, z_at, pair, mask, out_i, out_j, GROUP // 2, LAYOUT, ALIGN)
+                raw_i, raw_j = pack(zi, zj, DTYPE, LAYOUT)
+                store_pairs(z, z_at, pair, mask, raw_i, raw_j, GROUP // 2, LAYOUT, ALIGN)
+                copy_pairs(x, x_at, z, z_at, pair, passing, GROUP // 2, LAYOUT, ALIGN)
