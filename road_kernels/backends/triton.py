@@ -3,6 +3,7 @@
 Under TRITON_INTERPRET=1 they run in Triton's interpreter, on CPU tensors too: slow, for tests.
 """
 
+import functools
 import importlib.util
 import os
 
@@ -28,40 +29,38 @@ def _is_batched(grad: torch.Tensor) -> bool:
     return torch._C._functorch.is_legacy_batchedtensor(grad) or torch._C._functorch.is_functorch_wrapped_tensor(grad)
 
 
-# Triton is imported at the first call: importing it takes longer than all of road_kernels.
-def rotate(*args):
+@functools.cache
+def _kernels():
+    """At the first call: importing Triton takes longer than all of road_kernels."""
     from ..triton import ops
 
-    return ops.rotate(*args)
+    return ops
+
+
+def rotate(*args):
+    return _kernels().rotate(*args)
 
 
 def rotate_(*args):
-    from ..triton import ops
-
-    ops.rotate_(*args)
+    _kernels().rotate_(*args)
 
 
 def rotate_backward(grad, *args):
     if _is_batched(grad):  # vmap over a backward, by torch.func or is_grads_batched=True: no data to point a kernel at
         return plain.rotate_backward(grad, *args)
-    from ..triton import ops
-
-    return ops.rotate_backward(grad, *args)
+    return _kernels().rotate_backward(grad, *args)
 
 
 def mix_rows(*args):
-    from ..triton import ops
-
-    return ops.mix_rows(*args)
+    return _kernels().mix_rows(*args)
 
 
 def mix_rows_(*args):
-    from ..triton import ops
-
-    ops.mix_rows_(*args)
+    _kernels().mix_rows_(*args)
 
 
-# What torch.compile and torch.export call: the registered ops, on GPUs without compiled kernels.
+# What torch.compile and torch.export call: the registered ops. Where the extension has CUDA kernels they are those,
+# whatever backend is asked for.
 if unavailable() is None and (EXTENSION is None or EXTENSION.build_info()["cuda"] is None):
     for _op in (rotate, rotate_, rotate_backward, mix_rows, mix_rows_):
         _ops._library.impl(_op.__name__, _op, "CUDA")
