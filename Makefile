@@ -14,7 +14,7 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check -q
 SOURCES = $(wildcard csrc/*/*) setup.py pyproject.toml $(wildcard python_fallback/*.py)
 
-.PHONY: demo test test-python test-shim test-cpp bench bench-check gpu-check lint build clean
+.PHONY: demo test test-python test-triton test-shim test-cpp bench bench-check gpu-check lint build clean
 
 build: $(VENV)/.built
 
@@ -33,12 +33,17 @@ $(VENV)/.built: $(VENV)/.tools $(SOURCES)
 demo: build
 	$(BIN)/python -m road_kernels
 
-test: test-python test-shim test-cpp
+test: test-python test-triton test-shim test-cpp
 
 # The backends that this build must have: a missing one fails the run instead of skipping its tests.
 REQUIRE ?= cpu,python
 test-python: build
 	ROAD_KERNELS_REQUIRE=$(REQUIRE) $(BIN)/python -m pytest tests
+
+# The Triton kernels in Triton's interpreter, on CPU tensors. It is chosen when a process first imports Triton.
+test-triton: build
+	test "$$(uname -sm)" != "Linux x86_64" || TRITON_INTERPRET=1 ROAD_KERNELS_REQUIRE=triton \
+	  $(BIN)/python -m pytest -q -k "triton and not cuda_shim" --ignore tests/gpu tests
 
 # The CUDA kernels on the host, under AddressSanitizer and UBSan (which must be loaded before Python).
 PRELOAD = $(foreach library,libasan.so libubsan.so,$(shell $(or $(CXX),g++) -print-file-name=$(library)))
