@@ -1,9 +1,11 @@
 """The Triton kernels: the same op where no extension was built, on NVIDIA and AMD GPUs.
 
     pairs.py         the 2x2 formula; loading and storing pairs of features
+    ids.py           which adapter a row uses
     coefficients.py  from the parameters to the coefficients of a tile of pairs
     rotate.py        forward and its transpose, one adapter or one per row
-    backward.py      parameter gradients: partial sums, then one reduction in a fixed order
+    backward.py      parameter gradients: partial sums over the rows
+    reduce.py        ... and their reduction in a fixed order
     mix.py           the same formula over the rows of a matrix, for merging
     rows.py          which rows a tensor holds, in plain integers                       (imports no Triton)
     plan.py          the rule that gives tiles and programs from D and the row count    (imports no Triton)

@@ -6,10 +6,11 @@ import torch
 
 from ..backends import python as plain
 from . import rows as layout
-from .backward import backward_kernel, reduce_kernel
+from .backward import backward_kernel
 from .launch import Launch
 from .mix import mix_rows_kernel
 from .plan import BACKWARD_REGISTERS, BACKWARD_WARPS, FORWARD_WARPS, REDUCE_PAIRS, REDUCE_SLICES, make_plan, mix_tile
+from .reduce import reduce_kernel
 from .rotate import rotate_kernel
 
 _CACHE = 4096  # prepared launches kept of each kind: some kilobytes each
