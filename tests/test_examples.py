@@ -157,7 +157,7 @@ def test_quality_by_hand():
 
 def test_kept_for_backward_counts_each_storage_once_and_no_parameter():
     layer = torch.nn.Linear(256, 256, bias=False)
-    x = torch.randn(1024, 256)  # 1 MiB; the layer keeps it for its weight, and the square keeps y
+    x = torch.randn(1024, 256, requires_grad=True)  # 1 MiB; the layer keeps it and its weight, the square keeps y
     assert memory.kept_for_backward(lambda: layer(x).square(), [layer]) == pytest.approx(2.0)
 
 

@@ -27,7 +27,7 @@ class Plan:
     rates: tuple[float, ...]
 
 
-FULL = Plan(400, 100, 200, (0, 1, 2), (1e-2, 3e-2, 1e-1))
+FULL = Plan(400, 100, 200, (0, 1, 2), (1e-2, 3e-2, 1e-1, 3e-1))
 QUICK = Plan(12, 12, 12, (0,), (3e-2,))  # shows that everything runs, nothing about quality
 
 
@@ -182,9 +182,12 @@ def run(plan: Plan) -> dict:
             for candidate in plan.rates:
                 progress.set_description(f"choosing a rate: {candidate:g}")
                 tasks = trained(first, candidate, plan.seeds[0])
-                on_a, on_b = (scores(tasks.predict(parts["validation"], use)[0], parts["validation"]) for use in (A, B))
-                result["validation"][f"{candidate:g}"] = (on_a["spearman"] + on_b["accuracy"]) / 2
-            rate = max(plan.rates, key=lambda r: result["validation"][f"{r:g}"])
+                on = {u: scores(tasks.predict(parts["validation"], u)[0], parts["validation"]) for u in (A, B, BOTH)}
+                result["validation"][f"{candidate:g}"] = {
+                    "alone": {"spearman": on[A]["spearman"], "accuracy": on[B]["accuracy"]},
+                    "both": on[BOTH],
+                }
+            rate = max(plan.rates, key=lambda r: sum(result["validation"][f"{r:g}"]["alone"].values()))
         for seed in plan.seeds:
             for name in MIXES:
                 progress.set_description(f"seed {seed}: {name}")

@@ -9,14 +9,23 @@ from benchmarks.tables import markdown
 from examples.reporting import into_readme, mean_and_spread, newest
 
 RESULTS = Path(__file__).parent / "results"
+MEASURES = ("spearman", "accuracy")
 
 
 def outcome_table(result: dict, mix: str) -> str:
     frozen = result["frozen"]
     rows = [["before training", f"{frozen['spearman']:.3f}", f"{frozen['accuracy']:.3f}"]]
     for use, scores in result["mixes"][mix].items():
-        rows.append([use, *(mean_and_spread([s[measure] for s in scores]) for measure in ("spearman", "accuracy"))])
+        rows.append([use, *(mean_and_spread([s[measure] for s in scores]) for measure in MEASURES)])
     return markdown(["used on the test part", "A: rating, Spearman", "B: origin, accuracy"], rows)
+
+
+def rates_table(result: dict) -> str:
+    rows = [
+        [rate, *(f"{v[how][m]:.3f}" for how in ("alone", "both") for m in MEASURES)]
+        for rate, v in result["validation"].items()
+    ]
+    return markdown(["learning rate", "A alone", "B alone", "A, both halves", "B, both halves"], rows)
 
 
 def measures_table(result: dict, measure: str, digits: int) -> str:
@@ -30,6 +39,12 @@ def text(result: dict) -> str:
     m, sizes, (first, second) = result["machine"], result["sizes"], result["mixes"]
     how = "chosen on the validation part" if result["validation"] else "not chosen in this run"
     checks = "; ".join(f"{what}: {value:.1e}" for what, value in result["checks"].items())
+    rates = [
+        f"The validation part after batches of {first}, first seed (a rate is chosen by each task on its own half):",
+        "",
+        rates_table(result),
+        "",
+    ]
     return "\n".join(
         [
             f"{m['processor']}, {m['threads']} threads, torch {m['torch']}; {result['minutes']:.0f} minutes in all. "
@@ -46,6 +61,7 @@ def text(result: dict) -> str:
             "",
             outcome_table(result, second),
             "",
+            *(rates if result["validation"] else []),
             f"Largest differences, of what has to be equal: {checks}.",
             "",
             "What the adapters did to the last token after each layer, mean over the test part (first table's run, "
