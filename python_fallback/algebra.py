@@ -36,22 +36,20 @@ def transpose_tables(tables: Tables, dim: int, group_size: int) -> Tables:
 
 def inverse_or_refuse(tables: Tables, dim: int, group_size: int, epsilon: float, who: str) -> Tables:
     """R^-1 in float64. ValueError for a block whose rows are parallel to within ``epsilon``."""
-    r1, r2 = expand_tables(tables[0].double(), tables[1].double(), dim, group_size)
-    det = determinants(r1, r2, group_size)
-    if (
-        not det.is_meta and (singular := ~(det.abs() > epsilon * row_norms(r1, r2, group_size))).any()
-    ):  # a NaN is refused too
-        *adapter, i = singular.nonzero()[0].tolist()
+    r1, r2 = (t.double() for t in tables)
+    compact = r1.shape[-1] != dim  # both rows of a pair are then of the same length, and never parallel
+    det = r1 * r1 + r2 * r2 if compact else determinants(r1, r2, group_size)
+    norms = det if compact else row_norms(r1, r2, group_size)
+    if not det.is_meta and not (regular := det.abs() > epsilon * norms).all():  # a NaN is refused too
+        *adapter, i = regular.logical_not().nonzero()[0].tolist()
+        value = det[(*adapter, i)].item()
+        if compact:
+            i += i // (group_size // 2) * (group_size // 2)
         of = f" of adapter {adapter[0]}" if adapter else ""
         raise ValueError(
-            f"{who} cannot invert the block of features ({i}, {i + group_size // 2}){of}: "
-            f"its determinant is {det[(*adapter, i)].item()}"
+            f"{who} cannot invert the block of features ({i}, {i + group_size // 2}){of}: its determinant is {value}"
         )
-    if tables[0].shape[-1] == dim:
-        return invert_tables(r1, r2, group_size)
-    c1, c2 = tables[0].double(), tables[1].double()
-    det = c1 * c1 + c2 * c2
-    return c1 / det, -c2 / det
+    return (r1 / det, -r2 / det) if compact else invert_tables(r1, r2, group_size)
 
 
 def select_pairs(tables: Tables, mask: Tensor, dim: int, group_size: int) -> Tables:

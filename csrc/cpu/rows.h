@@ -86,7 +86,8 @@ void mix_rows(const void* wi_, const void* wj_, void* zi_, void* zj_, int64_t n,
   using A = Acc<T>;
   const T *wi = static_cast<const T*>(wi_), *wj = static_cast<const T*>(wj_);
   T *zi = static_cast<T*>(zi_), *zj = static_cast<T*>(zj_);
-  const A* c = static_cast<const A*>(c_);
+  A c[4];  // copied: for all the compiler knows, a store to z could change them
+  std::memcpy(c, c_, sizeof c);
   for_pairs<A>(n, [&](auto lanes, int64_t k) __attribute__((always_inline)) {
     constexpr int L = decltype(lanes)::value;
     using V = Lanes<A, L>;
