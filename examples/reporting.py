@@ -2,6 +2,8 @@
 
 import json
 import statistics
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import record
@@ -32,5 +34,11 @@ def mean_and_spread(values: list[float]) -> str:
     return f"{statistics.mean(values):.3f}" + (f" ± {half:.3f}" if len(values) > 1 else "")
 
 
-def into_readme(name: str, text: str) -> None:
-    README.write_text(into(README.read_text(), name, text))
+def show(name: str, text: Callable[[dict], str], folder: Path) -> None:
+    """The command line of a report, [--readme] [RESULTS.json]: prints a result, or puts it into README.md."""
+    paths = [Path(p) for p in sys.argv[1:] if p != "--readme"]
+    summary = text(json.loads((paths[0] if paths else newest(folder)).read_text()))
+    if "--readme" in sys.argv:
+        README.write_text(into(README.read_text(), name, summary))
+    else:
+        print(summary)

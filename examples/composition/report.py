@@ -1,12 +1,10 @@
 """From the recorded results to tables and a plot: python -m examples.composition.report [results.json] [--readme]."""
 
-import json
 import statistics
-import sys
 from pathlib import Path
 
 from benchmarks.tables import markdown
-from examples.reporting import into_readme, mean_and_spread, newest
+from examples.reporting import mean_and_spread, show
 
 RESULTS = Path(__file__).parent / "results"
 MEASURES = ("spearman", "accuracy")
@@ -109,15 +107,5 @@ def plot(result: dict, path: Path) -> None:
     plt.close(figure)
 
 
-def main() -> None:
-    paths = [Path(p) for p in sys.argv[1:] if p != "--readme"]
-    path = paths[0] if paths else newest(RESULTS)
-    summary = text(json.loads(path.read_text()))
-    if "--readme" in sys.argv:
-        into_readme("composition", summary)
-    else:
-        print(summary)
-
-
 if __name__ == "__main__":
-    main()
+    show("composition", text, RESULTS)
