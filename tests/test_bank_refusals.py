@@ -199,7 +199,13 @@ def test_bad_calls():
         (lambda: bank.rotate("q", torch.ones(1, 24), out[:1]), KeyError, "no layer 'q'"),
         (lambda: bank.rotate("layers.0.qkv", torch.ones(2, 16), out), ValueError, "r1 must be"),
         *(  # on a GPU an assertion on the device
-            [(lambda: bank.rotate("layers.0.qkv", torch.ones(2, 24), out), IndexError, "adapter_ids holds 7")]
+            [
+                (
+                    lambda: bank.rotate("layers.0.qkv", torch.ones(2, 24), out),
+                    IndexError,
+                    "holds 7|out of range",
+                )
+            ]
             if out.device.type == "cpu"
             else []
         ),

@@ -174,14 +174,22 @@ def test_the_ops_keep_torchs_rules(columns_adjacent):
         torch.library.opcheck(_ops.mix_rows_, (weight.clone(), r1, r2, 6), test_utils=utils)
 
 
-def test_under_compile_and_vmap():
+@pytest.mark.wiring
+def test_under_compile(backend):
     weight, bias = make_x(24, 40), make_x(24, seed=1)
     theta, alpha = make_params("road_1", 3, 24)
     for inplace in (False, True):
-        want = rk.road_merge(weight.clone(), bias.clone(), theta[0], alpha[0], group_size=6, inplace=inplace)
+        options = {"group_size": 6, "inplace": inplace, "backend": backend}
+        want = rk.road_merge(weight.clone(), bias.clone(), theta[0], alpha[0], **options)
         compiled = torch.compile(rk.road_merge, fullgraph=True, backend="aot_eager")
-        got = compiled(weight.clone(), bias.clone(), theta[0], alpha[0], group_size=6, inplace=inplace)
+        got = compiled(weight.clone(), bias.clone(), theta[0], alpha[0], **options)
         torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-6)
+
+
+def test_under_vmap():
+    weight = make_x(24, 40)
+    theta, alpha = make_params("road_1", 3, 24)
+    bias = make_x(24, seed=1)
     stacked, _ = torch.vmap(lambda t, a: rk.road_merge(weight, bias, t, a, group_size=6))(theta, alpha)
     for k in range(3):
         want, _ = rk.road_merge(weight, None, theta[k], alpha[k], group_size=6)

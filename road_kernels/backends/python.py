@@ -34,7 +34,8 @@ def rotate(x, p, q, adapter_ids, form, group_size):
 
 
 def rotate_(x, p, q, adapter_ids, form, group_size, check_invertible):
-    if shares_memory(x, p) or shares_memory(x, q):
+    # Not while it is traced: torch.compile has no addresses, and reads before it writes whatever shares memory.
+    if not torch.compiler.is_compiling() and (shares_memory(x, p) or shares_memory(x, q)):
         raise ValueError("x shares memory with its parameters, so it cannot be written in place: use inplace=False")
     if check_invertible:
         refuse_singular(x, p, q, adapter_ids, form, group_size)
