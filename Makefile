@@ -50,7 +50,7 @@ PRELOAD = $(foreach library,libasan.so libubsan.so,$(shell $(or $(CXX),g++) -pri
 test-shim: build
 	test "$$(uname -m)" != x86_64 || LD_PRELOAD="$(PRELOAD)" ASAN_OPTIONS=detect_leaks=0 ROAD_SHIM_SANITIZE=1 \
 	  $(BIN)/python -m pytest -q -k "cuda_shim and not gradcheck" \
-	  tests/test_forward.py tests/test_backward.py tests/test_layouts.py tests/test_property.py
+	  tests/test_forward.py tests/test_backward.py tests/test_layouts.py tests/test_merge.py tests/test_property.py
 
 # The torch-free core as a C++ library of its own: once as released, once under AddressSanitizer and UBSan.
 test-cpp: $(VENV)/.tools
