@@ -72,3 +72,19 @@ def expect_rotated(h: torch.Tensor, *matrices) -> oracle.Result:
     for m in matrices:
         value, magnitude = value @ m.T, magnitude @ abs(m).T
     return oracle.Result(value, magnitude)
+
+
+# A mixed batch: sample b wants adapter NAMES[b].
+BASE = "__base__"
+NAMES = ["A", "C", BASE, "B", "A", "D"]
+ADAPTERS = (("road_1", 64), ("road_2", 64), ("road_4", 64), ("road_1", 64))
+
+
+def mixed_model(*adapters, **kwargs):
+    return make_model(*(adapters or ADAPTERS), **kwargs).eval()
+
+
+def expect_mixed(layer, x, names):
+    h = layer.base_layer(x)
+    rows = [expect_rotated(h[b], *([] if n == BASE else [matrix_of(layer, n)])) for b, n in enumerate(names)]
+    return h, rows

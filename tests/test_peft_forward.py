@@ -3,7 +3,7 @@
 import pytest
 import torch
 from common import DEVICE, arithmetic_of, assert_close, make_x
-from peft_models import VARIANTS, expect_rotated, first, in_float64, layers, make_model, matrix_of
+from peft_models import VARIANTS, expect_rotated, first, in_float64, make_model, matrix_of
 from torch.utils.checkpoint import checkpoint
 
 from road_kernels.integrations import peft as road_peft
@@ -278,25 +278,3 @@ def test_tensor_subclasses_keep_the_formula_of_peft(calls):
     assert type(z) is Own
     assert torch.equal(z.as_subclass(torch.Tensor), want)
     assert calls == []
-
-
-def test_compile_in_one_graph_and_switching_it():
-    model = make_model(("road_1", 64), ("road_4", 64), ("road_2", 2))
-    model.base_model.set_adapter(["A", "B", "C"])
-    x = make_x(3, 16)
-    ops = []
-
-    def backend(graph, _):
-        ops.append(sum(str(n.target) == "road_kernels.rotate.default" for n in graph.graph.nodes))
-        return graph
-
-    torch._dynamo.reset()
-    compiled = torch.compile(model, backend=backend, fullgraph=True)
-    want = compiled(x)
-    assert ops == [0]
-    with road_peft.enabled():
-        torch.testing.assert_close(compiled(x), want, rtol=1e-5, atol=1e-5)
-        assert ops == [0, 2 * len(layers(model))]
-        compiled(x).sum().backward()
-    compiled(x)
-    assert len(ops) == 2  # PEFT's graph again, without another compilation

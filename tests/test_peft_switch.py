@@ -10,7 +10,7 @@ import pytest
 import torch
 from common import make_x
 from peft.tuners.road import layer as peft_road
-from peft_models import first, make_model, randomize
+from peft_models import first, layers, make_model, randomize
 
 from road_kernels.integrations import peft as road_peft
 from road_kernels.integrations.peft import _options, _switch, _versions
@@ -196,3 +196,25 @@ for instead_of_peft in (None, types.ModuleType("peft")):  # without PEFT, and wi
 """
     result = run(code)
     assert result.returncode == 0, result.stderr
+
+
+def test_compile_in_one_graph_and_switching_it():
+    model = make_model(("road_1", 64), ("road_4", 64), ("road_2", 2))
+    model.base_model.set_adapter(["A", "B", "C"])
+    x = make_x(3, 16)
+    ops = []
+
+    def backend(graph, _):
+        ops.append(sum(str(n.target) == "road_kernels.rotate.default" for n in graph.graph.nodes))
+        return graph
+
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend=backend, fullgraph=True)
+    want = compiled(x)
+    assert ops == [0]
+    with road_peft.enabled():
+        torch.testing.assert_close(compiled(x), want, rtol=1e-5, atol=1e-5)
+        assert ops == [0, 2 * len(layers(model))]
+        compiled(x).sum().backward()
+    compiled(x)
+    assert len(ops) == 2  # PEFT's graph again, without another compilation
