@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -63,6 +65,31 @@ def test_pointers_of_another_alignment_are_compiled_for(recorder):  # noqa: F811
     # x: aligned; pointer off; rows off; the parameters' pointers off.
     assert recorder.loaded == ["rotate_kernel"] * 4
     assert len(recorder.launches) == 4
+
+
+def test_tensors_of_another_dtype_are_compiled_for(recorder):  # noqa: F811
+    """Shapes, strides and alignment being the same: a kernel compiled for int64 ids would read int32 ones as others."""
+    p, q = make_params("road_1", 3, 256)
+    ids = torch.arange(8) % 3
+    for dtype in (torch.int64, torch.int32):
+        ops.rotate(X, p, q, ids.to(dtype), "road_1", 64)
+    assert recorder.loaded == ["rotate_kernel"] * 2
+    for dtype in (torch.bfloat16, torch.float64):
+        ops.rotate(X, p.to(dtype), q, ids, "road_1", 64)
+        ops.rotate(X, p, q.to(dtype), ids, "road_1", 64)
+    assert recorder.loaded == ["rotate_kernel"] * 6
+    recorder.loaded.clear()
+    for dtype in (torch.float32, torch.float16):
+        ops.rotate_backward(X, X, p.to(dtype), q.to(dtype), ids, "road_1", 64, False, [True, True, True])
+    assert sorted(recorder.loaded) == ["backward_kernel"] * 2 + ["reduce_kernel"] * 2
+
+
+def test_threads_at_their_first_call_load_a_kernel_once(recorder):  # noqa: F811
+    load = recorder.utils.load_binary
+    recorder.utils.load_binary = lambda *kernel: (time.sleep(0.05), load(*kernel))[1]
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda _: ops.rotate(X, *PARAMS, None, "road_1", 64), range(4)))
+    assert recorder.loaded == ["rotate_kernel"] and len(recorder.launches) == 4
 
 
 def named(recorder, index=-1):  # noqa: F811

@@ -1,11 +1,12 @@
 """Launches of compiled kernels without what Triton's own launcher recomputes each time.
 
 Triton binds, specialises and looks up the arguments of every call. Here a Launch is prepared once for all calls of
-the same shapes, strides and dtypes (ops.py caches it), and knows its compiled kernel; what is left per call is the
-alignment of the pointers, which the kernels are compiled for.
+the same shapes and strides on a device (ops.py caches it), and knows its compiled kernels; what is left per call is
+what they are compiled for: the dtypes of the tensors and the alignment of their pointers.
 """
 
 import inspect
+import threading
 
 import torch
 import triton
@@ -15,6 +16,8 @@ import triton.language as tl
 INTERPRETED = triton.knobs.runtime.interpret
 # Fused multiply-adds are written out where bits depend on them; elsewhere they are merely faster.
 _OPTIONS = {"enable_fp_fusion": True, "sanitize_overflow": False}
+# Triton loads a kernel in several steps, and threads (autograd has one per device) must not see each other's halves.
+_compiling = threading.Lock()
 
 
 def kernel(function):
@@ -59,10 +62,13 @@ class Launch:
         if INTERPRETED:
             self.kernel[self.grid](*tensors, *self.tail)
             return
-        alignment = tuple([t.data_ptr() % 16 == 0 for t in tensors])
-        runner = self.runners.get(alignment)
+        kind = tuple([(t.dtype, t.data_ptr() % 16 == 0) for t in tensors])
+        runner = self.runners.get(kind)
         if runner is None:
-            options = self.options(hip=torch.version.hip is not None)
-            compiled = self.kernel.warmup(*tensors, *self.tail, grid=self.grid, **options)
-            runner = self.runners[alignment] = compiled[self.grid]
+            runner = self.runners[kind] = self._compile(tensors)
         runner(*tensors, *self.tail)
+
+    def _compile(self, tensors):
+        options = self.options(hip=torch.version.hip is not None)
+        with _compiling:
+            return self.kernel.warmup(*tensors, *self.tail, grid=self.grid, **options)[self.grid]
