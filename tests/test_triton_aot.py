@@ -14,7 +14,7 @@ if INTERPRETED:
 
 from triton_aot import TARGETS, Sass, compile_launch
 
-from road_kernels.triton import ops
+from road_kernels.triton import prepare
 
 F16, BF16, F32, F64, I64 = torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64
 
@@ -54,18 +54,18 @@ class Case:
 
 @pytest.fixture
 def prepared(monkeypatch):
-    """What ops.py would launch for a case on a large GPU: {kernel: (launch, dtypes of its tensors)}."""
+    """What prepare.py makes ready for a case on a large GPU: {kernel: (launch, dtypes of its tensors)}."""
 
-    def prepare(case: Case, target: str):
+    def make_ready(case: Case, target: str):
         lanes = TARGETS[target][2]
-        monkeypatch.setattr(ops, "_device", lambda index, warps: (warps, 132, lanes))
-        for cache in (ops._prepare_rotate, ops._prepare_backward):
+        monkeypatch.setattr(prepare, "_device", lambda index, warps: (warps, 132, lanes))
+        for cache in (prepare.rotate, prepare.backward):
             cache.cache_clear()
         x, shape, strides = case.dtype, case.shape(), case.strides()
-        rotate = ops._prepare_rotate(
+        rotate = prepare.rotate(
             0, shape, strides, strides, x, True, *case.arguments(), case.transposed, case.transposed
         )
-        backward, reduce, _ = ops._prepare_backward(
+        backward, reduce, _ = prepare.backward(
             0, shape, strides, strides, x, True, *case.arguments(), case.from_output, (True, True, True)
         )
         scratch = F64 if x == F64 else F32
@@ -76,8 +76,8 @@ def prepared(monkeypatch):
             "reduce": (reduce, [scratch, ids, F32, F32, F32, F32]),
         }
 
-    yield prepare
-    for cache in (ops._prepare_rotate, ops._prepare_backward):
+    yield make_ready
+    for cache in (prepare.rotate, prepare.backward):
         cache.cache_clear()
 
 
@@ -164,13 +164,26 @@ def test_amd(prepared, case):
             assert "global_load_dwordx4" in assembly and "global_load_ushort" not in assembly
 
 
+@pytest.mark.parametrize("dtype", [torch.int32, I64], ids=str)
+@pytest.mark.parametrize("target", ["sm_80", "sm_90", "gfx942"])
+def test_ordering_keeps_its_counts_in_registers(tmp_path, dtype, target):
+    for aligned in (True, False):  # ids may begin anywhere
+        compiled = compile_launch(prepare.order(0, 4096, 100), [dtype, I64, I64, I64], target, aligned)
+        if target == "gfx942":
+            assert int(re.search(r"\.vgpr_spill_count:\s+(\d+)", compiled.asm["amdgcn"]).group(1)) == 0
+            continue
+        sass = Sass(compiled, tmp_path)
+        assert not sass.stack and not sass.local and sass.registers <= 80, vars(sass)
+        assert not sass.row_loop_uses_shared_memory, vars(sass)
+
+
 @pytest.mark.parametrize("dtype", [BF16, F32], ids=str)
 @pytest.mark.parametrize("target", ["sm_80", "sm_90", "gfx942"])
 def test_mixing_rows(monkeypatch, tmp_path, dtype, target):
-    monkeypatch.setattr(ops, "_device", lambda index, warps: (warps, 132, TARGETS[target][2]))
-    ops._prepare_mix_rows.cache_clear()
-    launch = ops._prepare_mix_rows(0, (4096, 11008), 11008, 11008, dtype, True, 2048, 64)
-    ops._prepare_mix_rows.cache_clear()
+    monkeypatch.setattr(prepare, "_device", lambda index, warps: (warps, 132, TARGETS[target][2]))
+    prepare.mix_rows.cache_clear()
+    launch = prepare.mix_rows(0, (4096, 11008), 11008, 11008, dtype, True, 2048, 64)
+    prepare.mix_rows.cache_clear()
     compiled = compile_launch(launch, [dtype, dtype, F64, F64], target)
     if target == "gfx942":
         assert "global_store_dwordx4" in compiled.asm["amdgcn"]

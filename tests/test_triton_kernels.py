@@ -72,6 +72,46 @@ def test_offsets_beyond_32_bits(ids, group_size):
     assert_close(x, want, torch.float32)
 
 
+ORDERED = {
+    "one id": [2],
+    "none": [],
+    "all the same": [1] * 11,
+    "all different, descending": list(range(30, -1, -1)),
+    "first, last and none in turn": [0, -1, 30, 0, 30, -1, -1],
+    "one fewer than a program places": [3, 1, 2, 3, -1, 0, 1],
+    "as many as a program places": [3, 1, 2, 3, -1, 0, 1, 2],
+    "one more": [3, 1, 2, 3, -1, 0, 1, 2, 0],
+    "one fewer than a tile": [(7 * k) % 32 - 1 for k in range(511)],
+    "a tile": [(7 * k) % 32 - 1 for k in range(512)],
+    "one more than a tile": [(7 * k) % 32 - 1 for k in range(513)],
+    "the most": [(7 * k * k) % 32 - 1 for k in range(4096)],
+    "more than the most": [(7 * k * k) % 32 - 1 for k in range(4097)],
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64], ids=str)
+@pytest.mark.parametrize("ids", ORDERED.values(), ids=ORDERED)
+def test_ordering_is_a_stable_sort(ids, dtype):
+    from road_kernels.triton import ops
+
+    ids = torch.tensor(ids, dtype=dtype)
+    sorted_ids, positions, starts = ops.order(ids, 31)
+    want_ids, want_positions = torch.sort(ids.long(), stable=True)
+    assert torch.equal(sorted_ids, want_ids) and torch.equal(positions, want_positions)
+    assert torch.equal(starts, torch.searchsorted(want_ids, torch.arange(32)))
+
+
+def test_ordering_keeps_ids_outside_the_bank_apart():
+    """For check_ids to report. Every id is written once, those of the bank lie where starts says."""
+    from road_kernels.triton import ops
+
+    far = torch.iinfo(torch.int64)
+    ids = torch.tensor([3, far.max, 0, far.min, -1, 4, 3, -2, 1])
+    sorted_ids, positions, starts = ops.order(ids, 4)
+    assert torch.equal(sorted_ids, ids[positions]) and sorted(positions.tolist()) == list(range(9))
+    assert starts.tolist() == [3, 4, 5, 5, 7] and sorted_ids[3:7].tolist() == [0, 1, 3, 3]
+
+
 ANGLES = [0.0, -0.0, 1e-30, 1e-8, 0.785398, -0.7853983, 1.5707964, 2047.9, -2048.0, 2049.1]
 ANGLES += [5.0e4, 6.5331e12, -3.0e20, 2.0e30, 3.4e38, 16367173 * 2.0**72]  # the last is nearest to a multiple of pi/2
 

@@ -17,7 +17,7 @@ if INTERPRETED:
 from triton_driver import recorder  # noqa: F401
 
 from road_kernels.backends import triton as backend
-from road_kernels.triton import ops
+from road_kernels.triton import ops, prepare
 from road_kernels.triton.plan import make_plan, mix_tile
 
 X, PARAMS = make_x(8, 256, dtype=torch.bfloat16), make_params("road_1", None, 256)
@@ -32,14 +32,15 @@ def call(rows, adapters=None, dim=256):
 
 
 def test_nothing_is_compiled_anew_for_another_number_of_rows_or_adapters(recorder):  # noqa: F811
+    every = ["backward_kernel", "order_kernel", "reduce_kernel", "rotate_kernel"]
     for rows in (1, 7, 16, 33, 100):  # few rows for 132 multiprocessors
         call(rows, adapters=3)
-    assert sorted(recorder.loaded) == ["backward_kernel", "reduce_kernel", "rotate_kernel"]
+    assert sorted(recorder.loaded) == every
     for rows in (2000, 2001, 4096, 70000):
         for adapters in (1, 2, 16, 17, 1000):
             call(rows, adapters)
     # 256 wide rows fill one warp at any number of rows; wider ones have a configuration for few rows and one for many.
-    assert sorted(recorder.loaded) == ["backward_kernel", "reduce_kernel", "rotate_kernel"]
+    assert sorted(recorder.loaded) == every
     recorder.loaded.clear()
     for rows in (8, 9, 8000, 8001, 16384):
         call(rows, adapters=5, dim=2048)
@@ -50,7 +51,7 @@ def test_a_repeated_call_passes_triton_by(recorder, monkeypatch):  # noqa: F811
     """The binder and the key of Triton's own launcher took 5 times what is left."""
     for _ in range(2):
         ops.rotate(X, *PARAMS, None, "road_1", 64)
-        monkeypatch.setattr(type(ops.rotate_kernel), "run", None)
+        monkeypatch.setattr(type(prepare.rotate_kernel), "run", None)
     assert len(recorder.launches) == 2
 
 
@@ -81,7 +82,17 @@ def test_tensors_of_another_dtype_are_compiled_for(recorder):  # noqa: F811
     recorder.loaded.clear()
     for dtype in (torch.float32, torch.float16):
         ops.rotate_backward(X, X, p.to(dtype), q.to(dtype), ids, "road_1", 64, False, [True, True, True])
-    assert sorted(recorder.loaded) == ["backward_kernel"] * 2 + ["reduce_kernel"] * 2
+    assert sorted(recorder.loaded) == ["backward_kernel"] * 2 + ["order_kernel"] + ["reduce_kernel"] * 2
+
+
+def test_ids_are_ordered_by_one_launch_and_many_by_a_sort(recorder):  # noqa: F811
+    for count, kernels in {4096: ["order_kernel"], 4097: []}.items():
+        recorder.launches.clear()
+        ops.order(torch.arange(count) % 5, 5)
+        assert [name for name, *_ in recorder.launches] == kernels
+    ops.order(torch.arange(9) % 5, 5)
+    grid, values = named(recorder)
+    assert grid == (2 + 1, 1, 1) and (values["count"], values["adapters"], values["id_programs"]) == (9, 5, 2)
 
 
 def test_threads_at_their_first_call_load_a_kernel_once(recorder):  # noqa: F811
@@ -94,7 +105,7 @@ def test_threads_at_their_first_call_load_a_kernel_once(recorder):  # noqa: F811
 
 def named(recorder, index=-1):  # noqa: F811
     name, grid, values = recorder.launches[index]
-    kernel = getattr(ops, name)
+    kernel = getattr(prepare, name)
     return grid, dict(zip(kernel.arg_names, values, strict=True))
 
 

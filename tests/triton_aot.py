@@ -1,4 +1,4 @@
-"""Compiles the launches that road_kernels/triton/ops.py prepares, for any GPU and without one."""
+"""Compiles the launches that road_kernels/triton/prepare.py makes ready, for any GPU and without one."""
 
 import collections
 import re

@@ -6,7 +6,9 @@ import pytest
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
-from road_kernels.triton import ops
+from road_kernels.triton import prepare
+
+KERNELS = "rotate_kernel", "backward_kernel", "reduce_kernel", "order_kernel", "mix_rows_kernel"
 
 
 class RecordingDriver:
@@ -44,12 +46,12 @@ def recorder(monkeypatch):
     """Calls of road_kernels.triton.ops on CPU tensors, planned for an H100, reach a RecordingDriver."""
     recording = RecordingDriver()
     monkeypatch.setattr(driver, "_active", recording)
-    monkeypatch.setattr(ops, "_device", lambda index, warps: (warps, 132, 32))
-    caches = ops._prepare_rotate, ops._prepare_backward, ops._prepare_mix_rows
+    monkeypatch.setattr(prepare, "_device", lambda index, warps: (warps, 132, 32))
+    caches = prepare.rotate, prepare.backward, prepare.order, prepare.mix_rows
     for cache in caches:
         cache.cache_clear()
-    for kernel in (ops.rotate_kernel, ops.backward_kernel, ops.reduce_kernel, ops.mix_rows_kernel):
-        kernel.device_caches.clear()
+    for name in KERNELS:
+        getattr(prepare, name).device_caches.clear()
     yield recording
     for cache in caches:
         cache.cache_clear()

@@ -6,10 +6,13 @@
     rotate.py        forward and its transpose, one adapter or one per row
     backward.py      parameter gradients: partial sums over the rows
     reduce.py        ... and their reduction in a fixed order
+    order.py         the rows of a mixed batch in the order of their adapters
     mix.py           the same formula over the rows of a matrix, for merging
     rows.py          which rows a tensor holds, in plain integers                       (imports no Triton)
     plan.py          the rule that gives tiles and programs from D and the row count    (imports no Triton)
     launch.py        compiles a kernel once per configuration and launches it
+    prepare.py       the launch of each kernel for given shapes and strides
+    ops.py           the ops: checks, allocates, launches
 
 Nothing here is imported before the first call (road_kernels/backends/triton.py).
 """
