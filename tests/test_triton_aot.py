@@ -15,6 +15,7 @@ if INTERPRETED:
 from triton_aot import TARGETS, Sass, compile_launch
 
 from road_kernels.triton import prepare
+from road_kernels.triton.plan import FORWARD_WARPS, forward_warps
 
 F16, BF16, F32, F64, I64 = torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64
 
@@ -118,6 +119,9 @@ def test_rows_move_16_bytes_at_a_time_and_nothing_spills(prepared, tmp_path, cas
     # 3 programs of 128 threads fit a multiprocessor with 168 registers each; 5 with 96, as serving from tables needs.
     serving = kernel == "rotate" and case.form.startswith("table")
     assert sass.registers <= (96 if serving else 168), vars(sass)
+    warps, _ = forward_warps(op_form(case.form), case.batched)
+    if kernel == "rotate" and warps != FORWARD_WARPS:  # as many as a multiprocessor holds at once, of 65536 registers
+        assert sass.registers * 32 * warps <= 65536, vars(sass)
     vector = 4 if case.group_size == 40 else 8  # 20 elements of a half-group are no multiple of 8
     wanted = "64" if vector == 4 else "128"
     assert wanted in sass.widths("LDG"), vars(sass)

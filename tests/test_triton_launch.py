@@ -18,7 +18,7 @@ from triton_driver import recorder  # noqa: F401
 
 from road_kernels.backends import triton as backend
 from road_kernels.triton import ops, prepare
-from road_kernels.triton.plan import make_plan, mix_tile
+from road_kernels.triton.plan import forward_warps, make_plan, mix_tile
 
 X, PARAMS = make_x(8, 256, dtype=torch.bfloat16), make_params("road_1", None, 256)
 
@@ -159,6 +159,9 @@ def test_the_plans_of_common_layers():
     }
     for (rows, dim), plan in common.items():
         assert tuple(make_plan(rows, dim, 2, False, 64, 132)) == plan, (rows, dim)
+    assert forward_warps("road_4", False) == (16, 2)
+    assert tuple(make_plan(4096, 4096, 2, False, 16, 132, lane_rows=2)) == (2, 1024, 4, 2, 256, 16)
+    assert make_plan(8, 4096, 2, False, 16, 132, lane_rows=2).rows == 1
     assert mix_tile(4096, 4096, 2) == (8, 256)
     assert mix_tile(4096, 10, 2) == (128, 16)
 

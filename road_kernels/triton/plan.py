@@ -17,6 +17,10 @@ sums stay in registers. Chosen by counting bytes in flight, 24 KB and more a mul
 from typing import NamedTuple
 
 FORWARD_WARPS = 64  # what a multiprocessor holds: 32 bytes a lane in flight
+# Making coefficients from angles takes a program some 370 instructions in road_1, 740 in road_2 and 1080 in road_4, and
+# up to 158 registers a lane. Where that leaves few programs on a multiprocessor, it gets no more than it holds at once,
+# so that they walk many rows each; (warps, rows of a lane), the latter to have 64 bytes a lane in flight.
+FEW_FORWARD_WARPS = {("road_4", False): (16, 2), ("road_4", True): (12, 1), ("road_2", True): (16, 1)}
 # 64 bytes a lane in flight, and a fifth of the partial sums that 64 warps would write. Three programs of 128 lanes with
 # BACKWARD_REGISTERS each are what a multiprocessor holds at once: one more would run alone after the others.
 BACKWARD_WARPS, BACKWARD_REGISTERS = 12, 168
@@ -37,8 +41,17 @@ def power_of_two(n: int) -> int:
     return 1 << max(n - 1, 0).bit_length()
 
 
-def make_plan(rows: int, dim: int, itemsize: int, batched: bool, warps: int, processors: int, lanes: int = 32) -> Plan:
-    """rows > 0. `warps`: wanted on each of the `processors` multiprocessors; `lanes`: of a warp."""
+def forward_warps(form: str, batched: bool) -> tuple[int, int]:
+    """(warps wanted on each multiprocessor, rows of a lane) to rotate with parameters of this form."""
+    return FEW_FORWARD_WARPS.get((form, batched), (FORWARD_WARPS, 1))
+
+
+def make_plan(
+    rows: int, dim: int, itemsize: int, batched: bool, warps: int, processors: int, lanes: int = 32, lane_rows: int = 1
+) -> Plan:
+    """rows > 0. `warps`: wanted on each of the `processors` multiprocessors; `lanes`: of a warp; `lane_rows`: that a
+    lane moves at a time where rows are many.
+    """
     pairs, warp_pairs = dim // 2, lanes * 16 // itemsize
     widest = power_of_two(pairs)
     few = rows * -(-pairs // (4 * warp_pairs)) < 2 * processors
@@ -52,7 +65,7 @@ def make_plan(rows: int, dim: int, itemsize: int, batched: bool, warps: int, pro
     if batched:
         tile_rows, num_warps = 1, max(1, tile // warp_pairs)
     else:
-        tile_rows, num_warps = max(1, most_warps * warp_pairs // tile), most_warps
+        tile_rows, num_warps = max(1, most_warps * warp_pairs // tile) * (1 if few else lane_rows), most_warps
         tile_rows = min(tile_rows, power_of_two(rows))
         num_warps = min(num_warps, max(1, tile_rows * tile // warp_pairs))
 

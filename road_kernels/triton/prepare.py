@@ -9,7 +9,16 @@ from .backward import backward_kernel
 from .launch import Launch
 from .mix import mix_rows_kernel
 from .order import MOST_IDS, PLACES, TILE, order_kernel
-from .plan import BACKWARD_REGISTERS, BACKWARD_WARPS, FORWARD_WARPS, REDUCE_PAIRS, REDUCE_SLICES, make_plan, mix_tile
+from .plan import (
+    BACKWARD_REGISTERS,
+    BACKWARD_WARPS,
+    FORWARD_WARPS,
+    REDUCE_PAIRS,
+    REDUCE_SLICES,
+    forward_warps,
+    make_plan,
+    mix_tile,
+)
 from .reduce import reduce_kernel
 from .rotate import rotate_kernel
 
@@ -62,7 +71,8 @@ def rotate(
     rows, dim = _row_count(shape), shape[-1]
     x, z = layout.describe(shape, x_strides), layout.describe(shape, z_strides)
     name, align, split = _layout(dim, group_size, dtype, aligned, [x, z])
-    plan = make_plan(rows, dim, dtype.itemsize, ids is not None, *_device(device, FORWARD_WARPS))
+    warps, lane_rows = forward_warps(form, ids is not None)
+    plan = make_plan(rows, dim, dtype.itemsize, ids is not None, *_device(device, warps), lane_rows)
     p_align = _align_parameters(name, align, p_stride, q_stride)
     steps = p_stride // p_align, q_stride // p_align
     integers = (rows, plan.block_rows, adapters, rows // (ids or rows), *steps, *x, *z, int(not in_place))
