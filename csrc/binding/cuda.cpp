@@ -54,7 +54,11 @@ struct Cuda {
     Tensor ids, positions, starts, scratch;
     cuda::Order order;
     const bool parameters = out.gp || out.gq;
-    if (parameters && problem.ids.data && problem.rows > 0) {  // torch's sort: stable, and it never waits
+    const bool sorted = parameters && problem.ids.data && problem.rows > 0;
+    if (sorted && cuda::orders(problem)) {
+      ids = at::empty({cuda::order_scratch(problem)}, arguments.options().dtype(at::kLong));
+      check_launch(cuda::order(problem, ids.mutable_data_ptr<int64_t>(), order, current_stream()));
+    } else if (sorted) {  // torch's sort: stable, and it never waits; but six kernels or more
       std::tie(ids, positions) = at::sort(arguments.ids().reshape({-1}).to(at::kLong), /*stable=*/true, /*dim=*/0, false);
       starts = at::searchsorted(ids, at::arange(problem.params.adapters + 1, ids.options()));
       order = {ids.const_data_ptr<int64_t>(), positions.const_data_ptr<int64_t>(), starts.const_data_ptr<int64_t>()};

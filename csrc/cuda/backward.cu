@@ -16,72 +16,114 @@ __device__ __forceinline__ int64_t row_at(const Problem& problem, const Order& o
 // writes them out and starts anew.  The sums of block b and adapter a go to slot b + a: along the sorted rows one of
 // the two grows at every change and neither shrinks, so no two share a slot, and row_blocks + adapters slots do.
 template <class T, class P, bool Shared>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(kThreads, Shared ? 3 : 2)
 backward_kernel(Problem problem, Rows gz, Rows saved, Rows gx, Order order, int64_t block_rows, Acc<T>* scratch) {
   using A = Acc<T>;
+  using Packs = typename P::Packs;
   using Moments = MomentsOf<A, Shared>;
-  constexpr int K = P::kPairs;
-  __shared__ A shared_sums[kThreads];
+  constexpr int K = P::kPairs, kAhead = 2 * sizeof(Packs) < kBytesInFlight ? 2 : 1;
+  __shared__ A shared_sums[K * kMoments<Shared> * kThreads / 2];
+  __shared__ int64_t gz_offsets[kNotedRows], saved_offsets[kNotedRows], gx_offsets[kNotedRows];
   const int half = static_cast<int>(problem.group_size / 2), pairs = static_cast<int>(problem.dim / 2);
-  const int pair = static_cast<int>(blockIdx.y * blockDim.x + threadIdx.x) * K;
-  const bool active = pair < pairs;  // idle threads stay for the barriers
-  const int at = P::first_element(active ? pair : 0, half);
-  const int64_t begin = int64_t{blockIdx.x} * block_rows;
-  const int64_t end = begin + block_rows < problem.rows ? begin + block_rows : problem.rows;
+  const int pair = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x) * K;
+  const int at = pair < pairs ? P::first_element(pair, half) : -1;  // -1: idle, there for the barriers
+  const bool batched = order.ids, need_gx = gx.data;
+  const int64_t begin = int64_t{blockIdx.y} * block_rows;
+  // A block has fewer than 2^31 rows: they would not fit a device.
+  const int end = static_cast<int>(begin + block_rows < problem.rows ? block_rows : problem.rows - begin);
 
-  for (int64_t run = begin; run < end;) {
-    int64_t adapter = 0, run_end = end;
-    if (order.ids) {
-      adapter = checked_id(order.ids[run / problem.ids.rows_per_id], problem.params.adapters);
+  for (int run = 0; run < end;) {
+    int adapter = 0, run_end = end;
+    if (batched) {
+      adapter = checked_id(order.ids[(begin + run) / problem.ids.rows_per_id], problem.params.adapters);
       // The -1 rows end where adapter 0 starts.
-      const int64_t next = order.starts[adapter + 1] * problem.ids.rows_per_id;
-      run_end = next < end ? next : end;
+      const int64_t next = order.starts[adapter + 1] * problem.ids.rows_per_id - begin;
+      if (next < end) run_end = static_cast<int>(next);
     }
     Moments sums[K] = {};
     PairCoefs<A, K, Shared> coefs;
-    if (active && adapter >= 0 && gx.data) load_coefs<A, P, Shared>(problem, adapter, pair, half, true, coefs);
-    for (int64_t k = run + threadIdx.y; active && k < run_end; k += blockDim.y) {
-      const int64_t row = row_at(problem, order, k);
-      typename P::Packs g, h;
-      P::load(static_cast<const T*>(gz.data) + gz.offset(row), at, half, g);
-      if (adapter >= 0) {
-        P::load(static_cast<const T*>(saved.data) + saved.offset(row), at, half, h);
+    if (at >= 0 && adapter >= 0 && need_gx) load_coefs<A, P, Shared>(problem, adapter, pair, half, /*transposed=*/false, coefs);
+
+    for (int chunk = run; chunk < run_end;) {
+      int count = run_end - chunk;
+      const int64_t first = begin + chunk;
+      count = count < kNotedRows ? count : kNotedRows;
+      note_rows(count, [&](int k) {
+        const int64_t row = row_at(problem, order, first + k);
+        gz_offsets[k] = gz.offset(row);
+        saved_offsets[k] = saved.offset(row);
+        gx_offsets[k] = gx.offset(row);
+      });
+      const auto gz_row = [&](int k) { return static_cast<const T*>(gz.data) + gz_offsets[k] + at; };
+      const auto saved_row = [&](int k) { return static_cast<const T*>(saved.data) + saved_offsets[k] + at; };
+      const auto gx_row = [&](int k) { return static_cast<T*>(gx.data) + gx_offsets[k] + at; };
+      // `ahead` rows at once, a step apart, from row k of the chunk on.
+      const int step = blockDim.y;
+      const auto take = [&](auto ahead, int k) {
+        constexpr int U = decltype(ahead)::value;
+        Packs g[U], h[U];
 #pragma unroll
-        for (int p = 0; p < K; ++p) {
-          const A gi = widen(P::i(g, p)), gj = widen(P::j(g, p));
-          sums[p].add(gi, gj, widen(P::i(h, p)), widen(P::j(h, p)));
-          if (!gx.data) continue;
-          A hi, hj;
-          rotate_pair<A>(gi, gj, coefs.r1i[p], coefs.r1_j(p), coefs.r2i[p], coefs.r2_j(p), hi, hj);
-          narrow(hi, P::i(g, p));
-          narrow(hj, P::j(g, p));
+        for (int u = 0; u < U; ++u) {
+          P::load(gz_row(k + u * step), half, g[u]);
+          P::load(saved_row(k + u * step), half, h[u]);
         }
+#pragma unroll
+        for (int u = 0; u < U; ++u) {
+#pragma unroll
+          for (int p = 0; p < K; p += P::kUnit) {
+            A gi[P::kUnit], gj[P::kUnit], hi[P::kUnit], hj[P::kUnit];
+            P::get(g[u], p, gi, gj);
+            P::get(h[u], p, hi, hj);
+#pragma unroll
+            for (int n = 0; n < P::kUnit; ++n) {
+              sums[p + n].add(gi[n], gj[n], hi[n], hj[n]);
+              if (need_gx)
+                rotate_pair_transposed<A>(gi[n], gj[n], coefs.r1i[p + n], coefs.r1_j(p + n), coefs.r2i[p + n],
+                                          coefs.r2_j(p + n), gi[n], gj[n]);
+            }
+            if (need_gx) P::set(g[u], p, gi, gj);
+          }
+          if (need_gx) P::store(gx_row(k + u * step), half, g[u]);
+        }
+      };
+      int k = at >= 0 ? threadIdx.y : count;
+      if (adapter < 0) {  // passed through
+        for (; need_gx && k < count; k += step) {
+          Packs packs;
+          P::load(gz_row(k), half, packs);
+          P::store(gx_row(k), half, packs);
+        }
+      } else {
+        if constexpr (kAhead > 1)
+          for (; k + (kAhead - 1) * step < count; k += kAhead * step) take(std::integral_constant<int, kAhead>{}, k);
+        for (; k < count; k += step) take(std::integral_constant<int, 1>{}, k);
       }
-      if (gx.data) P::store(static_cast<T*>(gx.data) + gx.offset(row), at, half, g);
+      chunk += count;
     }
-    if (adapter >= 0)
-      write_sums<A, K>(sums, scratch + (int64_t{blockIdx.x} + adapter) * kMoments<Shared> * pairs, pair, pairs, active, shared_sums);
+    if (adapter >= 0) {
+      if (blockDim.y > 1) add_columns(sums, shared_sums);
+      A* slot = scratch + (int64_t{blockIdx.y} + adapter) * kMoments<Shared> * pairs + pair;
+      // at >= 0 and threadIdx.y == 0, in one comparison: two are kept in a register across the loops, one too many.
+      if (static_cast<int>(threadIdx.y) <= at >> 31) write_sums<P::kAligned>(sums, slot, pairs);
+    }
     run = run_end;
   }
 }
 
 namespace {
 
-// What both the scratch size and the launch follow from.
-struct Shape {
-  bool wide;
-  Plan plan;
-};
-
-template <class T>
-Shape shape_of(const Problem& problem, const Rows& gz, const Rows& saved, const Gradients& out) {
-  Shape shape;
-  shape.wide = vectorizes(problem, gz, sizeof(T)) && vectorizes(problem, saved, sizeof(T)) &&
-               (!out.gx.data || vectorizes(problem, out.gx, sizeof(T)));
-  const bool adjacent = problem.group_size == 2;
-  const int n = 16 / sizeof(T), pairs = shape.wide ? (adjacent ? n / 2 : n) : 1;
-  shape.plan = make_plan(problem.rows, problem.dim / 2 / pairs, 4 * multiprocessors());
-  return shape;
+// use(choice, plan): the instance of the kernel, and how its rows are dealt out.  Scratch and launch both follow from it.
+template <class T, class Use>
+void with_plan(const Problem& problem, const Rows& gz, const Rows& saved, const Gradients& out, const Use& use) {
+  const bool wide = vectorizes(problem, gz, sizeof(T)) && vectorizes(problem, saved, sizeof(T)) &&
+                    (!out.gx.data || vectorizes(problem, out.gx, sizeof(T)));
+  with_choice<T>(wide, problem.group_size == 2, is_shared(problem.form), [&](auto choice) {
+    using C = decltype(choice);
+    using P = typename C::Pairing;
+    // What fits at once and no more: every block writes sums that the reduction reads again.
+    static const int blocks = resident_blocks(&backward_kernel<T, P, C::kShared>);
+    use(choice, make_plan(problem.rows, problem.dim / 2 / P::kPairs, blocks));
+  });
 }
 
 }  // namespace
@@ -90,28 +132,29 @@ int64_t backward_scratch(const Problem& problem, const Rows& gz, const Rows& sav
   if (!out.gp && !out.gq) return 0;
   int64_t blocks = 0;
   if (problem.rows > 0)
-    with_dtype(problem.dtype, [&](auto t) { blocks = shape_of<decltype(t)>(problem, gz, saved, out).plan.row_blocks; });
+    with_dtype(problem.dtype, [&](auto t) {
+      with_plan<decltype(t)>(problem, gz, saved, out, [&](auto, const Plan& plan) { blocks = plan.row_blocks; });
+    });
   return (blocks + problem.params.adapters) * (is_shared(problem.form) ? 1 : 2) * problem.dim;
 }
 
 cudaError_t backward(const Problem& problem, const Rows& gz, const Rows& saved, bool from_output, const Gradients& out,
                      const Order& order, void* scratch, cudaStream_t stream) {
+  if (problem.params.adapters > kMostAdapters) return cudaErrorInvalidValue;
   if (!out.gp && !out.gq) return out.gx.data ? rotate(problem, gz, out.gx, /*transposed=*/true, stream) : cudaSuccess;
   with_dtype(problem.dtype, [&](auto t) {
     using T = decltype(t);
+    auto* sums = static_cast<Acc<T>*>(scratch);
     int64_t block_rows = 1;
-    if (problem.rows > 0) {
-      const Shape shape = shape_of<T>(problem, gz, saved, out);
-      const Plan& plan = shape.plan;
-      block_rows = plan.block_rows;
-      with_choice<T>(shape.wide, problem.group_size == 2, is_shared(problem.form), [&](auto choice) {
+    if (problem.rows > 0)
+      with_plan<T>(problem, gz, saved, out, [&](auto choice, const Plan& plan) {
         using C = decltype(choice);
-        const dim3 grid(static_cast<unsigned>(plan.row_blocks), plan.column_blocks), block(plan.columns, plan.rows);
-        ROAD_LAUNCH((backward_kernel<T, typename C::Pairing, C::kShared>), grid, block, stream, problem, gz, saved, out.gx,
-                    order, plan.block_rows, static_cast<Acc<T>*>(scratch));
+        block_rows = plan.block_rows;
+        const dim3 grid(static_cast<unsigned>(plan.column_blocks), static_cast<unsigned>(plan.row_blocks));
+        ROAD_LAUNCH((backward_kernel<T, typename C::Pairing, C::kShared>), grid, dim3(plan.columns, plan.rows), stream, problem,
+                    gz, saved, out.gx, order, plan.block_rows, sums);
       });
-    }
-    launch_reduce(problem, order, block_rows, from_output, static_cast<const Acc<T>*>(scratch), out, stream);
+    launch_reduce(problem, order, block_rows, from_output, static_cast<const Acc<T>*>(sums), out, stream);
   });
   return cudaGetLastError();
 }

@@ -13,6 +13,14 @@ inline int multiprocessors() {
   return count;
 }
 
+// How many blocks of `kernel` the device holds at once.  The registers that the compiler took decide it.
+template <class Kernel>
+int resident_blocks(Kernel* kernel) {
+  int blocks = 0;
+  if (cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, kThreads, 0) != cudaSuccess || blocks < 1) blocks = 1;
+  return blocks * multiprocessors();
+}
+
 template <class Use>
 void with_dtype(DType dtype, const Use& use) {
   switch (dtype) {

@@ -13,34 +13,57 @@ namespace road::cuda {
 template <class T, int N, bool Aligned>
 struct Halves {
   static constexpr int kPairs = N, kStep = 1;
+  static constexpr bool kAligned = Aligned;
   using Packs = Pack<T, N>[2];
   static __device__ __forceinline__ int first_element(int pair, int half) { return pair / half * 2 * half + pair % half; }
-  static __device__ __forceinline__ void load(const T* row, int at, int half, Packs& packs) {
-    packs[0] = load_pack<T, N, Aligned>(row + at);
-    packs[1] = load_pack<T, N, Aligned>(row + at + half);
+  static __device__ __forceinline__ void load(const T* first, int half, Packs& packs) {
+    packs[0] = load_pack<T, N, Aligned>(first);
+    packs[1] = load_pack<T, N, Aligned>(first + half);
   }
-  static __device__ __forceinline__ void store(T* row, int at, int half, const Packs& packs) {
-    store_pack<T, N, Aligned>(row + at, packs[0]);
-    store_pack<T, N, Aligned>(row + at + half, packs[1]);
+  static __device__ __forceinline__ void store(T* first, int half, const Packs& packs) {
+    store_pack<T, N, Aligned>(first, packs[0]);
+    store_pack<T, N, Aligned>(first + half, packs[1]);
   }
-  static __device__ __forceinline__ T& i(Packs& packs, int k) { return packs[0].v[k]; }
-  static __device__ __forceinline__ T& j(Packs& packs, int k) { return packs[1].v[k]; }
+  // The pairs [k, k + kUnit), as numbers.
+  static constexpr int kUnit = N == 1 ? 1 : 2;
+  template <class A>
+  static __device__ __forceinline__ void get(const Packs& packs, int k, A (&i)[kUnit], A (&j)[kUnit]) {
+    widen(packs[0].v + k, i);
+    widen(packs[1].v + k, j);
+  }
+  template <class A>
+  static __device__ __forceinline__ void set(Packs& packs, int k, const A (&i)[kUnit], const A (&j)[kUnit]) {
+    narrow(i, packs[0].v + k);
+    narrow(j, packs[1].v + k);
+  }
 };
 
 // half = 1: one pack of N elements holds N / 2 pairs side by side.
 template <class T, int N, bool Aligned>
 struct Adjacent {
   static constexpr int kPairs = N / 2, kStep = 2;
+  static constexpr bool kAligned = Aligned;
   using Packs = Pack<T, N>[1];
   static __device__ __forceinline__ int first_element(int pair, int) { return 2 * pair; }
-  static __device__ __forceinline__ void load(const T* row, int at, int, Packs& packs) {
-    packs[0] = load_pack<T, N, Aligned>(row + at);
+  static __device__ __forceinline__ void load(const T* first, int, Packs& packs) {
+    packs[0] = load_pack<T, N, Aligned>(first);
   }
-  static __device__ __forceinline__ void store(T* row, int at, int, const Packs& packs) {
-    store_pack<T, N, Aligned>(row + at, packs[0]);
+  static __device__ __forceinline__ void store(T* first, int, const Packs& packs) {
+    store_pack<T, N, Aligned>(first, packs[0]);
   }
-  static __device__ __forceinline__ T& i(Packs& packs, int k) { return packs[0].v[2 * k]; }
-  static __device__ __forceinline__ T& j(Packs& packs, int k) { return packs[0].v[2 * k + 1]; }
+  static constexpr int kUnit = 1;
+  template <class A>
+  static __device__ __forceinline__ void get(const Packs& packs, int k, A (&i)[1], A (&j)[1]) {
+    A both[2];
+    widen(packs[0].v + 2 * k, both);
+    i[0] = both[0];
+    j[0] = both[1];
+  }
+  template <class A>
+  static __device__ __forceinline__ void set(Packs& packs, int k, const A (&i)[1], const A (&j)[1]) {
+    const A both[2] = {i[0], j[0]};
+    narrow(both, packs[0].v + 2 * k);
+  }
 };
 
 // The coefficients of K pairs.  Shared: both rows of a pair have the same, kept once.
@@ -131,10 +154,26 @@ __device__ __forceinline__ void load_coefs(const Problem& problem, int64_t adapt
   }
 }
 
-// The id of a row, checked: a bad one ends the kernel with an assertion before anything is read with it.
-__device__ __forceinline__ int64_t checked_id(int64_t id, int64_t adapters) {
+// The id of a row, checked: a bad one ends the kernel with an assertion before anything is read with it.  The
+// launchers refuse banks of more than kMostAdapters.
+__device__ __forceinline__ int checked_id(int64_t id, int64_t adapters) {
   assert(id >= -1 && id < adapters && "road_kernels: adapter_ids holds an id outside -1 .. A-1");
-  return id;
+  return static_cast<int>(id);
 }
+
+// Loads of a thread that are in flight at a time, in bytes: 30 KB a multiprocessor keep an H200's memory busy
+// (4.8 TB/s x 0.8 us / 132), and three blocks of 256 threads with 64 bytes each have 48 KB.
+constexpr int kBytesInFlight = 64;
+
+// note(k) for the next `count` rows of a block, shared among its threads.  What it finds goes to shared memory: ids and
+// addresses that cost 64-bit divisions and loads are worked out once for the block, not by every thread in its loop.
+template <class Note>
+__device__ __forceinline__ void note_rows(int count, const Note& note) {
+  __syncthreads();  // what stands there is not read any more
+#pragma unroll 1  // divisions beside each other would take the registers that the sums are in
+  for (int k = threadIdx.y * blockDim.x + threadIdx.x; k < count; k += blockDim.x * blockDim.y) note(k);
+  __syncthreads();
+}
+constexpr int kNotedRows = 256;
 
 }  // namespace road::cuda

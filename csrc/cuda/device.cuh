@@ -13,6 +13,9 @@
 #define ROAD_LAUNCH(kernel, grid, block, stream, ...) kernel<<<grid, block, 0, stream>>>(__VA_ARGS__)
 #endif
 
+#include <cstring>
+#include <type_traits>
+
 #include "float16.h"
 #include "problem.h"
 
@@ -33,6 +36,52 @@ __device__ __forceinline__ float widen(float v) { return v; }
 __device__ __forceinline__ double widen(double v) { return v; }
 __device__ __forceinline__ void narrow(float v, float& out) { out = v; }
 __device__ __forceinline__ void narrow(double v, double& out) { out = v; }
+
+template <class T, class A>
+__device__ __forceinline__ void widen(const T* from, A (&to)[1]) { to[0] = widen(from[0]); }
+template <class T, class A>
+__device__ __forceinline__ void narrow(const A (&from)[1], T* to) { narrow(from[0], to[0]); }
+
+// Two neighbours at once: 16-bit numbers stand two in a register, and taking them apart one by one costs permutes and
+// registers.
+template <class T, class A>
+__device__ __forceinline__ void widen(const T* from, A (&to)[2]) {
+#if !defined(ROAD_CUDA_SHIM)
+  if constexpr (sizeof(T) == 2) {
+    uint32_t word;
+    memcpy(&word, from, sizeof word);
+    if constexpr (std::is_same_v<T, BFloat16>) {
+      to[0] = __uint_as_float(word << 16);
+      to[1] = __uint_as_float(word & 0xffff0000u);
+    } else {
+      const float2 both = __half22float2(*reinterpret_cast<const __half2*>(&word));
+      to[0] = both.x;
+      to[1] = both.y;
+    }
+    return;
+  }
+#endif
+  to[0] = widen(from[0]);
+  to[1] = widen(from[1]);
+}
+
+template <class T, class A>
+__device__ __forceinline__ void narrow(const A (&from)[2], T* to) {
+#if !defined(ROAD_CUDA_SHIM)
+  if constexpr (sizeof(T) == 2) {
+    if constexpr (std::is_same_v<T, BFloat16>) {
+      const __nv_bfloat162 both = __floats2bfloat162_rn(from[0], from[1]);
+      memcpy(to, &both, sizeof both);
+    } else {
+      const __half2 both = __floats2half2_rn(from[0], from[1]);
+      memcpy(to, &both, sizeof both);
+    }
+    return;
+  }
+#endif
+  narrow(from[0], to[0]);
+  narrow(from[1], to[1]);
+}
 
 // The arithmetic type: double for double, float for everything else.
 template <class T>

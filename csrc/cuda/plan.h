@@ -10,22 +10,23 @@ namespace road::cuda {
 constexpr int kThreads = 256;
 
 struct Plan {
-  int columns;          // threads side by side in a row (blockDim.x); the rest of kThreads is rows (blockDim.y)
-  int rows;             // blockDim.y
-  int column_blocks;    // gridDim.y
-  int64_t row_blocks;   // gridDim.x
-  int64_t block_rows;   // consecutive rows that a block walks
+  int columns;            // threads side by side in a row (blockDim.x)
+  int rows;               // rows side by side (blockDim.y): with `columns`, kThreads at most
+  int64_t column_blocks;  // gridDim.x
+  int64_t row_blocks;     // gridDim.y: `blocks_wanted` at most
+  int64_t block_rows;     // consecutive rows that a block walks
 };
 
-// `threads_per_row`: pairs in a row / pairs per thread.  `blocks_wanted`: enough to fill the device once.
+// `threads_per_row`: pairs in a row / pairs per thread.  `blocks_wanted`: enough to fill the device, below 2^16.
 inline Plan make_plan(int64_t rows, int64_t threads_per_row, int64_t blocks_wanted) {
   Plan plan;
+  plan.column_blocks = (threads_per_row + kThreads - 1) / kThreads;
+  const int64_t share = (threads_per_row + plan.column_blocks - 1) / plan.column_blocks;
   plan.columns = 1;
-  while (plan.columns < threads_per_row && plan.columns < 32) plan.columns *= 2;
-  // Whole warps beyond that: a row of 96 threads takes 96, not 128.
-  while (plan.columns < threads_per_row && plan.columns < kThreads) plan.columns += 32;
+  while (plan.columns < share && plan.columns < 32) plan.columns *= 2;
+  // Whole warps beyond that: a row of 96 threads takes 96, not 128; one of 896 takes four blocks of 224, not 256.
+  while (plan.columns < share) plan.columns += 32;
   plan.rows = kThreads / plan.columns;
-  plan.column_blocks = static_cast<int>((threads_per_row + plan.columns - 1) / plan.columns);
   const int64_t most = (rows + plan.rows - 1) / plan.rows;  // one row per thread: what a decode step gets
   int64_t row_blocks = (blocks_wanted + plan.column_blocks - 1) / plan.column_blocks;
   row_blocks = row_blocks < 1 ? 1 : row_blocks > most ? most : row_blocks;

@@ -22,23 +22,35 @@ struct MomentsOf<A, true> : SharedMoments<A> {
   __device__ __forceinline__ A& at(int m) { return m == 0 ? this->dot : this->cross; }
 };
 
-// Adds up the rows of the block (threadIdx.y, in order) and writes kCount arrays of `pairs` sums to `slot`.
+// Adds up the sums of the threads that share a column (threadIdx.y, in order); the first of them gets the totals.
+// `shared` holds those of one row of threads: half of kThreads at most, where there is more than one row.
 template <class A, int K, class Moments>
-__device__ __forceinline__ void write_sums(Moments (&sums)[K], A* slot, int pair, int pairs, bool active, A* shared_sums) {
-  const int lane = threadIdx.y * blockDim.x + threadIdx.x;
+__device__ __forceinline__ void add_columns(Moments (&sums)[K], A* shared) {
+#pragma unroll 1
+  for (unsigned y = 1; y < blockDim.y; ++y) {
+    __syncthreads();
 #pragma unroll
-  for (int k = 0; k < K; ++k) {
+    for (int n = 0; n < K * Moments::kCount; ++n)
+      if (threadIdx.y == y) shared[n * blockDim.x + threadIdx.x] = sums[n % K].at(n / K);
+    __syncthreads();
 #pragma unroll
-    for (int m = 0; m < Moments::kCount; ++m) {
-      A total = sums[k].at(m);
-      if (blockDim.y > 1) {
-        __syncthreads();
-        shared_sums[lane] = total;
-        __syncthreads();
-        if (threadIdx.y == 0)
-          for (unsigned y = 1; y < blockDim.y; ++y) total += shared_sums[y * blockDim.x + threadIdx.x];
-      }
-      if (active && threadIdx.y == 0) slot[int64_t{m} * pairs + pair + k] = total;
+    for (int n = 0; n < K * Moments::kCount; ++n)
+      if (threadIdx.y == 0) sums[n % K].at(n / K) += shared[n * blockDim.x + threadIdx.x];
+  }
+}
+
+// Writes kCount arrays of `pairs` sums to `slot`, which is aligned to 16 bytes if Aligned.
+template <bool Aligned, class A, int K, class Moments>
+__device__ __forceinline__ void write_sums(Moments (&sums)[K], A* slot, int pairs) {
+  constexpr int N = K * sizeof(A) <= 16 ? K : 16 / sizeof(A);
+#pragma unroll
+  for (int m = 0; m < Moments::kCount; ++m) {
+#pragma unroll
+    for (int k = 0; k < K; k += N) {
+      Pack<A, N> pack;
+#pragma unroll
+      for (int n = 0; n < N; ++n) pack.v[n] = sums[k + n].at(m);
+      store_pack<A, N, Aligned>(slot + int64_t{m} * pairs + k, pack);
     }
   }
 }

@@ -5,58 +5,95 @@
 namespace road::cuda {
 
 // A block walks consecutive rows; a thread keeps the coefficients of its pairs while the adapter stays the same, so
-// that parameters cost nothing on long inputs.  kAhead rows are in flight at a time.
+// that parameters cost nothing on long inputs.  kAhead rows of one adapter are loaded at once; where the adapter
+// changes, one row and the coefficients.
 template <class T, class P, bool Shared>
-__global__ void __launch_bounds__(kThreads, 2) rotate_kernel(Problem problem, Rows x, Rows z, bool transposed, int64_t block_rows) {
+__global__ void __launch_bounds__(kThreads, Shared ? 3 : 2)
+rotate_kernel(Problem problem, Rows x, Rows z, bool transposed, int64_t block_rows) {
   using A = Acc<T>;
-  // Two would need more registers than 8 pairs with four coefficients each leave.
-  constexpr int kAhead = Shared || P::kPairs < 8 ? 2 : 1;
+  using Packs = typename P::Packs;
+  constexpr int K = P::kPairs, kAhead = sizeof(Packs) < kBytesInFlight / 4 ? 4 : kBytesInFlight / sizeof(Packs);
+  __shared__ int row_ids[kNotedRows];
+  __shared__ int64_t x_offsets[kNotedRows], z_offsets[kNotedRows];
   const int half = static_cast<int>(problem.group_size / 2);
-  const int pair = static_cast<int>(blockIdx.y * blockDim.x + threadIdx.x) * P::kPairs;
-  if (pair >= problem.dim / 2) return;
-  const int at = P::first_element(pair, half);
-  const T* source = static_cast<const T*>(x.data);
-  T* target = static_cast<T*>(z.data);
-  const bool in_place = source == target;
-  const int64_t begin = int64_t{blockIdx.x} * block_rows;
-  const int64_t end = begin + block_rows < problem.rows ? begin + block_rows : problem.rows;
+  const int pair = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x) * K;
+  const int at = pair < problem.dim / 2 ? P::first_element(pair, half) : -1;  // -1: idle, there for the barriers
+  const bool in_place = x.data == z.data, batched = problem.ids.data;
+  const bool noted = batched || x.inner_rows != 1 || z.inner_rows != 1;
+  const int64_t begin = int64_t{blockIdx.y} * block_rows;
+  // A block has fewer than 2^31 rows: they would not fit a device.
+  const int end = static_cast<int>(begin + block_rows < problem.rows ? block_rows : problem.rows - begin);
 
-  PairCoefs<A, P::kPairs, Shared> coefs;
-  int64_t loaded = -1;
-  for (int64_t row = begin + threadIdx.y; row < end; row += kAhead * blockDim.y) {
-    typename P::Packs packs[kAhead];
-    int64_t ids[kAhead];
+  PairCoefs<A, K, Shared> coefs;
+  int loaded = -2;  // none; -1 is an id
+  const auto turn = [&](Packs& packs) {
 #pragma unroll
-    for (int u = 0; u < kAhead; ++u) {
-      const int64_t r = row + u * int64_t{blockDim.y};
-      if (r >= end) break;
-      ids[u] = problem.ids.data ? checked_id(problem.ids[r / problem.ids.rows_per_id], problem.params.adapters) : 0;
-      if (ids[u] >= 0 || !in_place) P::load(source + x.offset(r), at, half, packs[u]);
+    for (int k = 0; k < K; k += P::kUnit) {
+      A i[P::kUnit], j[P::kUnit];
+      P::get(packs, k, i, j);
+#pragma unroll
+      for (int n = 0; n < P::kUnit; ++n)
+        rotate_pair<A>(i[n], j[n], coefs.r1i[k + n], coefs.r1_j(k + n), coefs.r2i[k + n], coefs.r2_j(k + n), i[n], j[n]);
+      P::set(packs, k, i, j);
     }
+  };
+
+  for (int chunk = 0; chunk < end;) {
+    int count = end - chunk;
+    const T* source = static_cast<const T*>(x.data) + at;
+    T* target = static_cast<T*>(z.data) + at;
+    if (noted) {
+      count = count < kNotedRows ? count : kNotedRows;
+      note_rows(count, [&](int k) {
+        const int64_t row = begin + chunk + k;
+        if (batched) row_ids[k] = checked_id(problem.ids[row / problem.ids.rows_per_id], problem.params.adapters);
+        x_offsets[k] = x.offset(row);
+        z_offsets[k] = z.offset(row);
+      });
+    } else {
+      source += (begin + chunk) * x.outer_stride;
+      target += (begin + chunk) * z.outer_stride;
+    }
+    const auto id_of = [&](int k) { return batched ? row_ids[k] : 0; };
+    const auto x_row = [&](int k) { return source + (noted ? x_offsets[k] : k * x.outer_stride); };
+    const auto z_row = [&](int k) { return target + (noted ? z_offsets[k] : k * z.outer_stride); };
+    const int step = blockDim.y;
+    for (int k = threadIdx.y; at >= 0 && k < count;) {
+      const int id = id_of(k);
+      bool same = k + (kAhead - 1) * step < count && (id == loaded || id < 0);
 #pragma unroll
-    for (int u = 0; u < kAhead; ++u) {
-      const int64_t r = row + u * int64_t{blockDim.y};
-      if (r >= end) break;
-      if (ids[u] < 0) {
-        if (!in_place) P::store(target + z.offset(r), at, half, packs[u]);
+      for (int u = 1; u < kAhead; ++u) same = same && id_of(k + u * step) == id;
+      if (same) {
+        if (id >= 0 || !in_place) {
+          Packs packs[kAhead];
+#pragma unroll
+          for (int u = 0; u < kAhead; ++u) P::load(x_row(k + u * step), half, packs[u]);
+#pragma unroll
+          for (int u = 0; u < kAhead; ++u) {
+            if (id >= 0) turn(packs[u]);
+            P::store(z_row(k + u * step), half, packs[u]);
+          }
+        }
+        k += kAhead * step;
         continue;
       }
-      if (ids[u] != loaded) load_coefs<A, P, Shared>(problem, ids[u], pair, half, transposed, coefs);
-      loaded = ids[u];
-#pragma unroll
-      for (int k = 0; k < P::kPairs; ++k) {
-        A zi, zj;
-        rotate_pair<A>(widen(P::i(packs[u], k)), widen(P::j(packs[u], k)), coefs.r1i[k], coefs.r1_j(k), coefs.r2i[k],
-                       coefs.r2_j(k), zi, zj);
-        narrow(zi, P::i(packs[u], k));
-        narrow(zj, P::j(packs[u], k));
+      if (id >= 0 || !in_place) {
+        Packs packs;
+        P::load(x_row(k), half, packs);  // in flight while the coefficients are made
+        if (id >= 0) {
+          if (id != loaded) load_coefs<A, P, Shared>(problem, loaded = id, pair, half, transposed, coefs);
+          turn(packs);
+        }
+        P::store(z_row(k), half, packs);
       }
-      P::store(target + z.offset(r), at, half, packs[u]);
+      k += step;
     }
+    chunk += count;
   }
 }
 
 cudaError_t rotate(const Problem& problem, const Rows& x, const Rows& z, bool transposed, cudaStream_t stream) {
+  if (problem.params.adapters > kMostAdapters) return cudaErrorInvalidValue;
   if (problem.rows == 0) return cudaSuccess;
   with_dtype(problem.dtype, [&](auto t) {
     using T = decltype(t);
@@ -64,10 +101,13 @@ cudaError_t rotate(const Problem& problem, const Rows& x, const Rows& z, bool tr
     with_choice<T>(wide, problem.group_size == 2, is_shared(problem.form), [&](auto choice) {
       using C = decltype(choice);
       using P = typename C::Pairing;
-      // 8 blocks of 256 threads are what a multiprocessor holds at most.
-      const Plan plan = make_plan(problem.rows, problem.dim / 2 / P::kPairs, 8 * multiprocessors());
-      const dim3 grid(static_cast<unsigned>(plan.row_blocks), plan.column_blocks), block(plan.columns, plan.rows);
-      ROAD_LAUNCH((rotate_kernel<T, P, C::kShared>), grid, block, stream, problem, x, z, transposed, plan.block_rows);
+      const auto kernel = &rotate_kernel<T, P, C::kShared>;
+      // Four times what fits: blocks that end early make room for others, and each still walks enough rows to pay
+      // for its coefficients.
+      static const int blocks = 4 * resident_blocks(kernel);
+      const Plan plan = make_plan(problem.rows, problem.dim / 2 / P::kPairs, blocks);
+      const dim3 grid(static_cast<unsigned>(plan.column_blocks), static_cast<unsigned>(plan.row_blocks));
+      ROAD_LAUNCH(kernel, grid, dim3(plan.columns, plan.rows), stream, problem, x, z, transposed, plan.block_rows);
     });
   });
   return cudaGetLastError();

@@ -1,4 +1,5 @@
 // The CUDA kernels and their launchers, word for word, as host code.
 #include "backward.cu"
 #include "mix_rows.cu"
+#include "order.cu"
 #include "rotate.cu"
