@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from common import assert_close, make_x
+from common import DEVICE, assert_close, make_x
 from peft import set_peft_model_state_dict
 from peft_models import NAMES, config, expect_mixed, first, mixed_model, randomize
 
@@ -80,6 +80,8 @@ CHANGES = [function for name, function in sorted(globals().items()) if name.star
 @pytest.mark.parametrize("change", CHANGES, ids=lambda f: f.__name__.strip("_"))
 def test_never_stale(change, mode):
     assert len(CHANGES) == 12
+    if change is _through_numpy and DEVICE != "cpu":
+        pytest.skip("NumPy shares memory with CPU tensors only")
     model = mixed_model()
     layer, x = first(model), make_x(6, 16)
     with mode():

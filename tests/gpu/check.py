@@ -31,6 +31,7 @@ SITE = WORK / "site"
 # Tests that say nothing about a GPU.
 ELSEWHERE = {
     "test_packaging.py": "wheels and installing",
+    "test_bank*_checkpoints.py": "files, read on the CPU",
     "test_cuda_sources.py": "what nvcc makes of the sources",
     "test_demo.py": "the demonstration, on the CPU",
     "test_examples.py": "the examples, on the CPU",
@@ -43,6 +44,7 @@ WORKERS = 15  # processes that test at the same time
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 SWEEPS = {"gpu_bars": 80, "dispatch": 40, "single_op": 60, "layer": 60}  # seconds at most, the first ones first
 FOR_BENCHMARKS = 150  # seconds that the tests leave
+LIMIT = 240  # seconds of one process that tests
 # Files that take minutes of compilation with Triton, in how many parts.
 PARTS = {
     "test_backward.py": 5,
@@ -89,7 +91,7 @@ def judge_build(cuda: bool) -> Callable[[Step, int, str], None]:
         if missing := sorted(str(package) for package in want if not (SITE / package / "__init__.py").exists()):
             step.failures.append(f"not in the build, see pyproject.toml: {', '.join(missing)}")
         if status == 0:
-            info = json.loads(output[output.index("{") :])
+            info, _ = json.JSONDecoder().raw_decode(output[output.index("{") :])
             step.detail = f"{info['build']}, torch {info['torch']}"
             needed = ("cuda", "triton", "python", "cpu") if cuda else ("python", "cpu")
             reasons = {name: info["backends"][name]["reason"] for name in needed}
@@ -112,7 +114,7 @@ def pytest_step(path: Path, backend: str, select: str | None, part: int = 0, par
     command += [str(path), *(["-k", select] if select else [])]
     required = {"all": "python", "shim": "cuda_shim"}.get(backend, backend)
     environment = {"ROAD_KERNELS_TEST_PART": f"{part}/{parts}", "ROAD_KERNELS_REQUIRE": required}
-    return Step(name, command, 170, environment, judge_pytest(report))
+    return Step(name, command, LIMIT, environment, judge_pytest(report))
 
 
 def test_steps(cuda: bool) -> list[Step]:
@@ -131,13 +133,19 @@ def test_steps(cuda: bool) -> list[Step]:
             shared += [pytest_step(path, backend, select, part, count) for part in range(count)]
     if cuda:  # where there is a GPU, CPU tensors must go on as before
         on_cpu = pytest_step(ROOT / "tests" / "test_backends.py", "cpu", None)
-        on_cpu.name, on_cpu.environment = "test_backends.py on the CPU", {"ROAD_KERNELS_TEST_DEVICE": "cpu"}
+        on_cpu.name = "test_backends.py on the CPU"
+        on_cpu.environment = {"ROAD_KERNELS_TEST_DEVICE": "cpu", "ROAD_KERNELS_TEST_SHIM": "0"}
         shared.append(on_cpu)
     else:  # they skip themselves
         for step in gpu:
             step.environment["ROAD_KERNELS_REQUIRE"] = "python"
-    # What takes longest first, so that nothing long is left for the end.
-    return sorted(gpu + shared, key=lambda step: "[triton]" not in step.name)
+    return gpu + shared
+
+
+def longest_first(steps: list[Step]) -> list[Step]:
+    """So that nothing long is left for the end: the checkers, tests that start processes, what Triton compiles."""
+    words = ("sanitizer", "assertions", "[triton]", "gpu_", "")
+    return sorted(steps, key=lambda step: next(k for k, word in enumerate(words) if word in step.name))
 
 
 def sanitizer_steps(cuda: bool) -> list[Step]:
@@ -152,12 +160,16 @@ def sanitizer_steps(cuda: bool) -> list[Step]:
     environment = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     steps = [
         Step(
-            f"sanitizer: {tool}", [checker, "--tool", tool, *common, *python(script)], 170, environment, judge_sanitizer
+            f"sanitizer: {tool}",
+            [checker, "--tool", tool, *common, *python(script)],
+            LIMIT,
+            environment,
+            judge_sanitizer,
         )
         for tool in TOOLS
     ]
     triton = [checker, "--tool", "memcheck", *common, *python(script, "triton", "--few")]
-    return [*steps, Step("sanitizer: memcheck, triton", triton, 170, environment, judge_sanitizer)]
+    return [*steps, Step("sanitizer: memcheck, triton", triton, LIMIT, environment, judge_sanitizer)]
 
 
 def sweep_step(name: str, seconds: float, cuda: bool, results: Path, left: float) -> Step:
@@ -186,12 +198,16 @@ def main(argv: list[str] | None = None) -> int:
     for folder in ("logs", "reports", "results"):
         shutil.rmtree(WORK / folder, ignore_errors=True)
         (WORK / folder).mkdir(parents=True)
+    sanitizers = os.path.dirname(find_tool("compute-sanitizer") or "")
     environment = {
         # The build before the checkout, whose road_kernels is the source without its extension.
         "PYTHONPATH": os.pathsep.join(map(str, (SITE, ROOT, ROOT / "tests", HERE))),
         "PYTHONSAFEPATH": "1",
-        # Where ninja is, if this Python was called by its path.
-        "PATH": os.pathsep.join((os.path.dirname(sys.executable), os.environ.get("PATH", ""))),
+        # Where ninja is, if this Python was called by its path; and compute-sanitizer, for the tests that call it.
+        "PATH": os.pathsep.join(filter(None, (os.path.dirname(sys.executable), os.environ.get("PATH"), sanitizers))),
+        # Home may be read-only, and what one process compiled serves the others.
+        "TRITON_CACHE_DIR": str(WORK / "triton"),
+        "TORCHINDUCTOR_CACHE_DIR": str(WORK / "inductor"),
         "PYTHONUNBUFFERED": "1",
         "ROAD_KERNELS_TEST_DEVICE": options.device,
         "OMP_NUM_THREADS": "2",
@@ -209,7 +225,7 @@ def main(argv: list[str] | None = None) -> int:
             first.status = "replaced"
     info = "import json, road_kernels as rk; print(json.dumps(rk.backend_info(), indent=1))"
     runner.run([Step("backends", python("-c", info), 60, judge=judge_build(cuda))])
-    steps = chosen(test_steps(cuda) + sanitizer_steps(cuda))
+    steps = longest_first(chosen(test_steps(cuda) + sanitizer_steps(cuda)))
     runner.run(steps, WORKERS if cuda else 1, reserve=FOR_BENCHMARKS)
     for name, seconds in SWEEPS.items():
         for step in chosen([sweep_step(name, seconds, cuda, WORK / "results", runner.left())]):

@@ -1,5 +1,6 @@
 """Steps of make gpu-check: each a command with a log and a time limit of its own, and what it came to."""
 
+import contextlib
 import os
 import re
 import signal
@@ -68,9 +69,8 @@ class Runner:
             try:
                 status = process.wait(limit)
             except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
                 status = None
+            end(process)
         step.seconds = time.monotonic() - start
         output = log.read_text(errors="replace")
         if status is None:
@@ -79,8 +79,19 @@ class Runner:
             step.status = "ok" if status == 0 else "FAILED"
             step.detail = last_line(output) if status else ""
         if step.judge:
-            step.judge(step, -1 if status is None else status, output)
+            try:
+                step.judge(step, -1 if status is None else status, output)
+            except Exception as error:  # of one step, which must not keep the others from being judged
+                step.status, step.detail = "FAILED", f"{type(error).__name__} in what it wrote: {error}"[:200]
         print(f"{step.status:8} {step.seconds:6.1f} s  {step.name}  {step.detail[:120]}", flush=True)
+
+
+def end(process: subprocess.Popen) -> None:
+    """With all its children, also those that a process leaves behind that ended by itself."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    with contextlib.suppress(subprocess.TimeoutExpired):  # one that the driver does not let go must not hold us
+        process.wait(10)
 
 
 def last_line(output: str) -> str:

@@ -8,22 +8,29 @@ from gpu_work import FORWARD, WORK, device_events, is_torchs, make_work, request
 import road_kernels as rk
 from road_kernels import _backends
 
+MOST_ORDERED = 4096  # ids that the kernels put in order themselves
+
 
 def kernels_of(name: str) -> int:
-    return 1 if name in FORWARD or name.endswith("of x") else 2
+    """A mixed batch has its ids put in order before the backward proper, which is two."""
+    return 1 if name in FORWARD or name.endswith("of x") else 3 if "batched" in name else 2
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", WORK)
 def test_one_kernel_forward_two_backward(kernels, name, form):
+    """And one more for the order of a mixed batch; none of torch's, no copy and no fill."""
     events = device_events(make_work(name, kernels, form))
-    ours = [e for e in events if not is_torchs(e)]
-    assert len(ours) == kernels_of(name), events
-    if "batched" in name and kernels_of(name) == 2:  # torch sorts the ids, on the device
-        assert len(events) <= 16, events
-        assert not any("HtoD" in e or "DtoH" in e for e in events), events
-    else:
-        assert events == ours
+    assert len(events) == kernels_of(name), events
+    assert not any(map(is_torchs, events)), events
+
+
+def test_many_ids_are_sorted_on_the_device(kernels):
+    """By torch, whose kernels are a fixed number too; nothing passes between the device and the host."""
+    events = device_events(make_work("batched backward", kernels, rows=MOST_ORDERED + 1, dim=64))
+    assert len([e for e in events if not is_torchs(e)]) == 2, events
+    assert len(events) <= 16, events
+    assert not any("HtoD" in e or "DtoH" in e for e in events), events
 
 
 @pytest.mark.parametrize("inplace", [False, True], ids=["out of place", "in place"])
@@ -37,7 +44,8 @@ def test_autograd_adds_no_kernel(kernels, inplace):
     leaves = [t for t in (x, theta, alpha) if t.requires_grad]
 
     def step():
-        z = rk.road_apply(x, theta, alpha, inplace=inplace, backend=kernels)
+        # Without the history that x itself would get in place: a second step went back through the first one.
+        z = rk.road_apply(x.detach() if inplace else x, theta, alpha, inplace=inplace, backend=kernels)
         torch.autograd.grad(z, leaves, gz)
 
     assert len(device_events(step)) == 3
@@ -93,10 +101,10 @@ def test_memory(name, form):
     rows, dim = work.x.shape
     adapters = work.p.shape[0] if work.ids is not None else 1
     sums = dim if form in ("road_1", "table_half") else 2 * dim
-    blocks = 4 * torch.cuda.get_device_properties(0).multi_processor_count
+    blocks = 8 * torch.cuda.get_device_properties(0).multi_processor_count
     scratch = 4 * (blocks + adapters) * sums
-    sorting = 0 if work.ids is None else 128 * rows + 16 * adapters + (1 << 20)  # torch's, with its workspace
-    assert outputs < requested <= outputs + scratch + sorting
+    order = 0 if work.ids is None else 8 * (2 * rows + adapters + 1)
+    assert outputs < requested <= outputs + scratch + order
 
 
 @pytest.mark.parametrize("name", WORK)
@@ -117,14 +125,14 @@ def test_bitwise_repeatable(kernels, name, form):
     torch.cuda.synchronize()
 
 
-def test_a_launch_that_fails_says_so():
-    """A row of more blocks than a grid's second dimension may have: 2^25 features and more, not aligned."""
+def test_what_cannot_be_launched_says_so():
+    """A bank of more adapters than the kernels count to, which as an expanded one takes no memory."""
     if "cuda" not in [n for n, (module, _) in _backends._loaded.items() if module]:
         pytest.skip("the CUDA kernels are not usable here")
-    dim = 512 * 65536
-    x = torch.ones(dim + 1, dtype=torch.bfloat16)[1:]
-    theta, alpha = torch.zeros(dim // 2), torch.ones(dim // 2)
-    with pytest.raises(RuntimeError, match=r"invalid.* configuration"):
-        rk.road_apply(x, theta, alpha, group_size=2, backend="cuda")
-    y = torch.ones(dim, dtype=torch.bfloat16)  # and the next call works
-    assert torch.equal(rk.road_apply(y, theta, alpha, group_size=2, backend="cuda"), y)
+    x, ids, (theta, alpha) = make_x(4, 64), torch.tensor([0, 2, -1, 1]), make_params("road_1", 1, 64)
+    bank = [t.expand(2**31 - 1, -1) for t in (theta, alpha)]
+    with pytest.raises(RuntimeError, match="invalid argument"):
+        rk.road_apply_batched(x, *bank, ids, backend="cuda")
+    bank = [t.expand(3, -1) for t in (theta, alpha)]  # and the next call works
+    z = rk.road_apply_batched(x, *bank, ids, backend="cuda")
+    assert torch.equal(z[[0, 1, 3]], rk.road_apply(x[[0, 1, 3]], theta[0], alpha[0], backend="cuda"))

@@ -102,6 +102,8 @@ import os, sys
 import road_kernels as rk
 import torch
 assert not torch.cuda.is_initialized()
+if torch.cuda._device_count_nvml() < 0:
+    sys.exit(77)
 child = os.fork()
 if child == 0:
     x, theta, alpha = torch.ones(2, 64, device="cuda"), torch.zeros(32, device="cuda"), torch.ones(32, device="cuda")
@@ -113,4 +115,6 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 def test_importing_leaves_cuda_usable_after_a_fork():
     """Servers and data loaders fork: whoever asked the CUDA runtime for its devices before cannot use one after."""
     run = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, timeout=120)
+    if run.returncode == 77:
+        pytest.skip("without NVML, torch itself starts the CUDA runtime to count the devices")
     assert run.returncode == 0, run.stderr
