@@ -18,7 +18,7 @@ from triton_driver import recorder  # noqa: F401
 
 from road_kernels.backends import triton as backend
 from road_kernels.triton import ops, prepare
-from road_kernels.triton.plan import forward_warps, make_plan, mix_tile
+from road_kernels.triton.plan import forward_warps, make_plan, mix_tile, reduce_tile
 
 X, PARAMS = make_x(8, 256, dtype=torch.bfloat16), make_params("road_1", None, 256)
 
@@ -33,18 +33,19 @@ def call(rows, adapters=None, dim=256):
 
 def test_nothing_is_compiled_anew_for_another_number_of_rows_or_adapters(recorder):  # noqa: F811
     every = ["backward_kernel", "order_kernel", "reduce_kernel", "rotate_kernel"]
-    for rows in (1, 7, 16, 33, 100):  # few rows for 132 multiprocessors
+    for rows in (1, 7, 16, 33, 48):  # few rows for 132 multiprocessors
         call(rows, adapters=3)
     assert sorted(recorder.loaded) == every
     for rows in (2000, 2001, 4096, 70000):
         for adapters in (1, 2, 16, 17, 1000):
             call(rows, adapters)
     # 256 wide rows fill one warp at any number of rows; wider ones have a configuration for few rows and one for many.
-    assert sorted(recorder.loaded) == every
+    # The reduction has one for few sums of an adapter and one for many.
+    assert sorted(recorder.loaded) == sorted([*every, "reduce_kernel"])
     recorder.loaded.clear()
     for rows in (8, 9, 8000, 8001, 16384):
         call(rows, adapters=5, dim=2048)
-    assert sorted(recorder.loaded) == ["backward_kernel"] * 2 + ["reduce_kernel"] + ["rotate_kernel"] * 2
+    assert sorted(recorder.loaded) == ["backward_kernel"] * 2 + ["reduce_kernel"] * 2 + ["rotate_kernel"] * 2
 
 
 def test_a_repeated_call_passes_triton_by(recorder, monkeypatch):  # noqa: F811
@@ -162,6 +163,8 @@ def test_the_plans_of_common_layers():
     assert forward_warps("road_4", False) == (16, 2)
     assert tuple(make_plan(4096, 4096, 2, False, 16, 132, lane_rows=2)) == (2, 1024, 4, 2, 256, 16)
     assert make_plan(8, 4096, 2, False, 16, 132, lane_rows=2).rows == 1
+    assert reduce_tile(196, 1) == reduce_tile(196, 12) == (64, 16, 8)
+    assert reduce_tile(196, 100) == reduce_tile(0, 1) == (8, 128, 4)
     assert mix_tile(4096, 4096, 2) == (8, 256)
     assert mix_tile(4096, 10, 2) == (128, 16)
 

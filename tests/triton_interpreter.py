@@ -14,6 +14,10 @@ _TOO_LONG = {
     "test_a_slice_of_a_packed_projection": "numerical derivatives call the op a thousand times",
     "test_sums_over_many_rows[triton-batched": "3000 rows",
     "test_repeated_runs": "1500 rows",
+    "test_forward_over_runs": "2300 rows and more",
+    "test_slices_of_requests": "3000 rows",
+    "test_every_row_counts_for_its_own_adapter": "up to 4097 rows",
+    "test_backward_over_runs": "1500 rows",
     "test_more_than_two_to_the_31_elements": "two million rows",
 }
 

@@ -24,7 +24,6 @@ FEW_FORWARD_WARPS = {("road_4", False): (16, 2), ("road_4", True): (12, 1), ("ro
 # 64 bytes a lane in flight, and a fifth of the partial sums that 64 warps would write. Three programs of 128 lanes with
 # BACKWARD_REGISTERS each are what a multiprocessor holds at once: one more would run alone after the others.
 BACKWARD_WARPS, BACKWARD_REGISTERS = 12, 168
-REDUCE_PAIRS, REDUCE_SLICES = 32, 16
 
 
 class Plan(NamedTuple):
@@ -75,6 +74,15 @@ def make_plan(
     block_rows = -(-rows // row_blocks)
     block_rows += -block_rows % tile_rows
     return Plan(tile_rows, tile, num_warps, column_blocks, -(-rows // block_rows), block_rows)
+
+
+def reduce_tile(row_blocks: int, adapters: int) -> tuple[int, int, int]:
+    """(slices, pairs, warps) of a program that adds up an adapter's sums, from `row_blocks` programs for all adapters.
+
+    Its time is that of its loads, one after the other. Many sums: so many of them at a time that 200 take four turns.
+    A few of each of many adapters: wide, as it is the number of programs that counts then.
+    """
+    return (64, 16, 8) if row_blocks > 16 * adapters else (8, 128, 4)
 
 
 def mix_tile(dim: int, columns: int, itemsize: int, lanes: int = 32) -> tuple[int, int]:

@@ -9,16 +9,7 @@ from .backward import backward_kernel
 from .launch import Launch
 from .mix import mix_rows_kernel
 from .order import MOST_IDS, PLACES, TILE, order_kernel
-from .plan import (
-    BACKWARD_REGISTERS,
-    BACKWARD_WARPS,
-    FORWARD_WARPS,
-    REDUCE_PAIRS,
-    REDUCE_SLICES,
-    forward_warps,
-    make_plan,
-    mix_tile,
-)
+from .plan import BACKWARD_REGISTERS, BACKWARD_WARPS, FORWARD_WARPS, forward_warps, make_plan, mix_tile, reduce_tile
 from .reduce import reduce_kernel
 from .rotate import rotate_kernel
 
@@ -118,13 +109,15 @@ def backward(
         first = Launch(
             backward_kernel, grid, integers, constants, plan.num_warps, ids is not None, BACKWARD_REGISTERS
         )  # fmt: skip
+    if not adapters:
+        return first, None, row_blocks * (1 if shared else 2) * dim
+    slices, pairs, warps = reduce_tile(row_blocks, adapters)
     integers = rows, block_rows, rows_per_id, p_stride, q_stride
     constants = (
-        dim, group_size, form, shared, ids is not None, from_output, *output_mask[1:], p_width, REDUCE_SLICES,
-        REDUCE_PAIRS,
+        dim, group_size, form, shared, ids is not None, from_output, *output_mask[1:], p_width, slices, pairs,
     )  # fmt: skip
-    grid = adapters, -(-dim // 2 // REDUCE_PAIRS), 1
-    reduce = Launch(reduce_kernel, grid, integers, constants, 4) if adapters else None
+    grid = adapters, -(-dim // 2 // pairs), 1
+    reduce = Launch(reduce_kernel, grid, integers, constants, warps)
     return first, reduce, (row_blocks + adapters) * (1 if shared else 2) * dim
 
 
