@@ -13,6 +13,7 @@ from common import DEVICE, make_params, make_x
 import road_kernels as rk
 from road_kernels import _backends
 
+ISAS = ("default", "avx2", "avx512", "avx512_bf16")
 X, (THETA, ALPHA) = make_x(2, 64), make_params("road_1", None, 64)
 
 
@@ -25,7 +26,7 @@ def test_info_names_every_backend_and_why_not():
     assert info["backends"]["python"]["usable"]
     if info["build"]:
         assert info["build"]["torch"].split(".")[:2] == torch.__version__.split(".")[:2]
-        assert info["build"]["cpu_isa"] in ("default", "avx2", "avx512")
+        assert info["build"]["cpu_isa"] in ISAS
         assert info["build"]["openmp"]
 
 
@@ -97,7 +98,7 @@ def test_unknown_names():
 
 
 @pytest.mark.cpu_only
-@pytest.mark.parametrize("isa", ["default", "avx2", "avx512"])
+@pytest.mark.parametrize("isa", ISAS)
 def test_every_instruction_set_gives_the_same_numbers_up_to_rounding(isa):
     """Each in a process of its own: the choice is made once."""
     script = """
@@ -115,6 +116,12 @@ for dtype in DTYPES:
             assert_close(z, expect_forward(x, p, q, form, g), arithmetic_of(dtype))
             for got, want in zip((x.grad, p.grad, q.grad), expect_backward(gz, x, p, q, form, g)):
                 assert_close(got, want, arithmetic_of(dtype), units=7)
+for g in (2, 64):  # every finite bfloat16, scaled and rounded: subnormal ones are where instructions differ
+    every = torch.arange(1 << 16, dtype=torch.int32).to(torch.int16).view(torch.bfloat16).reshape(-1, 128)
+    every = torch.where(every.isfinite(), every, 0)
+    for scale in (1.0, 0.7, 3e-39):
+        z = rk.rotate(every, torch.full((64,), scale), torch.zeros(64), group_size=g, backend="cpu")
+        assert torch.equal(z.view(torch.int16), (every.float() * scale).bfloat16().view(torch.int16))
 print(rk.backend_info()["build"]["cpu_isa"])
 """
     run = subprocess.run(

@@ -39,7 +39,7 @@ struct Kernels {
   void (*sincos_float)(const float* angle, int64_t n, float* sin, float* cos);
 };
 
-// The best set for this processor.  ROAD_KERNELS_ISA=default|avx2|avx512 asks for a lower one (for tests).
+// The best set for this processor.  ROAD_KERNELS_ISA=default|avx2|avx512|avx512_bf16 asks for a lower one (for tests).
 const Kernels& kernels();
 
 namespace isa_default { const Kernels& kernels(); }
@@ -47,6 +47,7 @@ namespace isa_default { const Kernels& kernels(); }
 #define ROAD_X86_DISPATCH 1
 namespace isa_avx2 { const Kernels& kernels(); }
 namespace isa_avx512 { const Kernels& kernels(); }
+namespace isa_avx512_bf16 { const Kernels& kernels(); }
 #endif
 
 }  // namespace road::cpu

@@ -1,5 +1,5 @@
 // The C++ library, used as a C++ user uses it.  No framework: prints a line per regime, exits with 1 if one failed.
-// ROAD_KERNELS_ISA=default|avx2|avx512 chooses the instruction set under test.
+// ROAD_KERNELS_ISA=default|avx2|avx512|avx512_bf16 chooses the instruction set under test.
 #include "test_road_cpu.h"
 
 #include <cstdlib>
@@ -13,7 +13,7 @@ static void test_isa() {
   Regime regime("instruction set ", road::cpu::isa());
   const char* wanted = std::getenv("ROAD_KERNELS_ISA");
   const std::string isa = road::cpu::isa();
-  CHECK(regime, isa == "default" || isa == "avx2" || isa == "avx512", isa);
+  CHECK(regime, isa == "default" || isa == "avx2" || isa == "avx512" || isa == "avx512_bf16", isa);
   if (wanted) CHECK(regime, isa == wanted || isa == "default", isa, " instead of ", wanted);
   if (wanted && isa != wanted) std::cout << "note: this processor has no " << wanted << "\n";
 }
