@@ -106,9 +106,9 @@ OTHERS = [
 NARROW = [Case(dim=70, group_size=2, form="road_2"), Case(gap=1, batched=True), Case(dim=64), Case(dtype=F64)]
 
 
-def compile_case(prepared, case, target, kernel):
+def compile_case(prepared, case, target, kernel, **known):
     launch, dtypes = prepared(case, target)[kernel]
-    return compile_launch(launch, dtypes, target)
+    return compile_launch(launch, dtypes, target, **known)
 
 
 @pytest.mark.parametrize("kernel", ["rotate", "backward"])
@@ -166,6 +166,8 @@ def test_amd(prepared, case):
         assert int(usage["vgpr_spill_count"]) == 0, usage
         if kernel == "rotate" and not case.batched:
             assert "global_load_dwordx4" in assembly and "global_load_ushort" not in assembly
+        assembly = compile_case(prepared, case, "gfx942", kernel, small=True).asm["amdgcn"]
+        assert "buffer_load_dword" in assembly and re.search(r"\.vgpr_spill_count:\s+0\n", assembly)
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, I64], ids=str)

@@ -18,8 +18,11 @@ _NAMES = {
 }
 
 
-def compile_launch(launch, dtypes: list[torch.dtype], target: str, aligned: bool = True):
-    """What launch(*tensors) would compile for tensors of these dtypes on 16-byte boundaries (or not)."""
+def compile_launch(launch, dtypes: list[torch.dtype], target: str, aligned: bool = True, small: bool = False):
+    """What launch(*tensors) would compile for tensors of these dtypes on 16-byte boundaries (or not).
+
+    small: in storages of less than 2 GB each, which Triton's AMD backend reaches by buffer instructions.
+    """
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -29,11 +32,12 @@ def compile_launch(launch, dtypes: list[torch.dtype], target: str, aligned: bool
     constants = {p.name for p in kernel.params if p.is_constexpr}
     pointers = {name: "*" + _NAMES[dtype] for name, dtype in zip(kernel.arg_names, dtypes, strict=False)}
     signature = {name: pointers.get(name, "constexpr" if name in constants else "i64") for name in kernel.arg_names}
+    known = [["tt.divisibility", 16]] * aligned + [["tt.pointer_range", 32]] * small
     source = ASTSource(
         fn=kernel,
         signature=signature,
         constexprs={(kernel.arg_names.index(name),): values[name] for name in constants},
-        attrs={(i,): [["tt.divisibility", 16]] for i in range(len(dtypes))} if aligned else {},
+        attrs={(i,): known for i in range(len(dtypes))},
     )
     options = launch.options(hip=TARGETS[target][0] == "hip")
     return triton.compile(source, target=GPUTarget(*TARGETS[target]), options=options)
