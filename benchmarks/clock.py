@@ -9,8 +9,11 @@ import time
 from collections.abc import Callable, Sequence
 
 import torch
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
 
 Calls = Callable[[int], None]
+WARM_UP_SECONDS = 0.1  # before a GPU is timed: from idle, its clocks rise within some tens of milliseconds
 
 
 def turns(run: Callable[[object], object], states: Sequence) -> Calls:
@@ -55,6 +58,16 @@ def issue_sample(calls: Calls, n: int) -> float:
     sample = host_sample(calls, n)
     torch.cuda.synchronize()
     return sample
+
+
+def kernel_samples(calls: Calls, n: int) -> list[float]:
+    """Seconds of each kernel of n calls by the profiler: without what lies between kernels, which in a graph of small
+    ones is as long as they are."""
+    torch.cuda.synchronize()
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        calls(n)
+        torch.cuda.synchronize()
+    return [e.time_range.elapsed_us() / 1e6 for e in profiler.events() if e.device_type == DeviceType.CUDA]
 
 
 class Graph:
@@ -117,19 +130,31 @@ def interleave(
 
 
 def interleave_graphs(graphs: dict[str, Graph], *, seconds: float, rounds: tuple[int, int]) -> dict[str, list[float]]:
-    """The same for captured graphs: a round launches all of them before it reads any clock. Warm-up is two rounds."""
+    """The same for captured graphs: a round launches all of them before it reads any clock. Warm-up is two rounds and
+    more, until a GPU that was idle has had time to raise its clocks."""
     runway = torch.empty(512 << 20, dtype=torch.uint8, device="cuda")
     samples: dict[str, list[float]] = {name: [] for name in graphs}
-    names, stop = list(graphs), time.perf_counter() + seconds
-    for k in range(-2, rounds[1]):
-        if k >= rounds[0] and time.perf_counter() > stop:
-            break
+    names = list(graphs)
+
+    def launch_all(k: int) -> None:
         for name in names[k % len(names) :] + names[: k % len(names)]:
             graphs[name].launch(runway)
         torch.cuda.synchronize()
-        if k >= 0:
-            for name, graph in graphs.items():
-                samples[name].append(graph.sample())
+
+    if not graphs:
+        return samples
+    warm = time.perf_counter() + WARM_UP_SECONDS
+    launch_all(0)
+    launch_all(1)
+    while time.perf_counter() < warm:
+        launch_all(0)
+    stop = time.perf_counter() + seconds
+    for k in range(rounds[1]):
+        if k >= rounds[0] and time.perf_counter() > stop:
+            break
+        launch_all(k)
+        for name, graph in graphs.items():
+            samples[name].append(graph.sample())
     return samples
 
 

@@ -7,6 +7,7 @@ not failed. Written for an H200; the bars are ratios, but for decoding.
 """
 
 import json
+import statistics
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -14,7 +15,7 @@ from functools import partial
 
 import torch
 
-from . import record
+from . import clock, record
 from .gpu_cases import (
     RANDOM,
     RIVAL,
@@ -27,7 +28,8 @@ from .gpu_cases import (
     native,
     training_case,
 )
-from .method import CLONE, EFFORTS, Case, give_back, measure
+from .method import CLONE, EFFORTS, Case, first_line, give_back, measure
+from .rotation import copied
 from .sweep import Results, arguments, progress
 
 SHAPES, SMALL_SHAPES, DECODE_ROWS = ((16384, 4096), (8192, 14336)), ((64, 256),), (1, 16, 64, 256)
@@ -79,10 +81,22 @@ def bars_of(kind: str, rows: list[dict], best: str) -> list[Bar]:
             required = 0.15 if kind == "batched backward" or name == RANDOM else 0.03
             found.append(Bar(f"{work}, {name}", best, "overhead", required, row["overhead"], False))
         elif kind == "decode" and name != CLONE:
-            found.append(Bar(work, name, "us", 2.0, row["us"], False))
+            alone = f", {row['kernel_us']} us of it in the kernel" if row.get("kernel_us") else ""
+            found.append(Bar(work + alone, name, "us", 2.0, row["us"], False))
         elif kind == "training" and name not in (CLONE, RIVAL):
             found.append(Bar(work, name, "speedup", 8.0, round(named[RIVAL]["us"] / row["us"], 2), True))
     return found
+
+
+def add_kernel_times(rows: list[dict], case: Case) -> None:
+    """The median of the kernel alone, its data in the cache: what of ``us`` is not the gap between two kernels."""
+    for row in rows:
+        for p in case.providers:
+            if p.name == row["provider"]:
+                state = p.prepare(copied(case.inputs))
+                p.run(state)
+                found = clock.kernel_samples(clock.repeats(partial(p.run, state)), 30)
+                row["kernel_us"] = round(1e6 * statistics.median(found), 2) if found else None
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -96,10 +110,13 @@ def main(argv: list[str] | None = None) -> int:
             results.left_out.append(f"{name}: after the limit of {options.seconds:g} s")
             continue
         try:
-            rows = measure(make(), device, EFFORTS[options.grid])
+            case = make()
+            rows = measure(case, device, EFFORTS[options.grid])
+            if kind == "decode" and device.type == "cuda":
+                add_kernel_times(rows, case)
         except Exception as error:  # the other cases are still worth having; the exit status tells
             failed.append(name)
-            results.left_out.append(f"{name}: {type(error).__name__}: {str(error).strip().splitlines()[0]}")
+            results.left_out.append(f"{name}: {type(error).__name__}: {first_line(error)}")
         else:
             bars += bars_of(kind, rows, native(device)[0])
             results.add(rows)

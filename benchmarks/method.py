@@ -76,7 +76,7 @@ class Effort:
 EFFORTS = {
     "quick": Effort(0.3, (3, 5), 0.0005, sets=4),
     "default": Effort(4.0, (5, 25), 0.002),
-    "gpu-check": Effort(0.2, (7, 15), 0.001, eager_rounds=3),
+    "gpu-check": Effort(0.2, (7, 15), 0.003, eager_rounds=3),
     "full": Effort(2.0, (9, 41), 0.002),
 }
 
@@ -101,6 +101,11 @@ def measure(case: Case, device: torch.device | str, effort: Effort, clone: bool 
     return rows
 
 
+def first_line(error: BaseException) -> str:
+    """Of what it says; its type if it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
 def give_back() -> None:
     """Memory of a case that is done, or that failed, to the GPU."""
     gc.collect()
@@ -117,7 +122,7 @@ def check(case: Case) -> tuple[dict[str, float], dict[str, str]]:
         except (RuntimeError, NotImplementedError, AssertionError) as error:
             if not p.may_fail or isinstance(error, torch.OutOfMemoryError):
                 raise
-            failed[p.name] = f"failed: {str(error).strip().splitlines()[0]}"
+            failed[p.name] = f"failed: {first_line(error)}"
             continue
         if p.expect is not None:
             if p.expect not in expected:  # what several providers expect is computed once
@@ -198,7 +203,7 @@ def _on_gpu(providers: list[Provider], states: dict[str, list], effort: Effort) 
             except RuntimeError as error:
                 if not p.may_fail or isinstance(error, torch.OutOfMemoryError):
                     raise
-                uncaptured[p.name] = f"capture failed: {str(error).strip().splitlines()[0]}"
+                uncaptured[p.name] = f"capture failed: {first_line(error)}"
     found = clock.interleave_graphs(graphs, seconds=effort.seconds, rounds=effort.rounds)
     return {name: s | ({"us": found[name]} if name in found else {}) for name, s in samples.items()}, uncaptured
 

@@ -35,8 +35,9 @@ def sets_needed(touched: int, held: int, working_set: int, memory: int, most: in
 
 
 def working_set(device: torch.device) -> int:
-    """More than twice the last level of cache: half of what a call reads may be left from the call before."""
-    return max(256 << 20, 3 * cache_bytes(device)) if device.type == "cuda" else 3 * cache_bytes(device)
+    """More than twice the last level of cache: half of what a call reads may be left from the call before. On a GPU
+    so much that the largest calls have two sets, too: a cache may keep a part of what no longer fits."""
+    return max(512 << 20, 3 * cache_bytes(device)) if device.type == "cuda" else 3 * cache_bytes(device)
 
 
 def cache_bytes(device: torch.device) -> int:

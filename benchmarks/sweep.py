@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from . import record
-from .method import EFFORTS, Case, give_back, measure
+from .method import EFFORTS, Case, first_line, give_back, measure
 
 GRIDS = tuple(EFFORTS)  # "quick", "default", "gpu-check", "full"
 
@@ -95,9 +95,9 @@ def sweep(name: str, grid: list[dict], build: Callable[..., Case], options: argp
     """Measures build(device=..., **axes) for the axes of each point of the grid.
 
     A case that does not fit into memory, or comes after the time limit, is named in the results: none is dropped in
-    silence.
+    silence. One that fails is too, and RuntimeError is raised in the end: the others are still worth having.
     """
-    results = Results(name, options)
+    results, failed = Results(name, options), []
     for axes in progress(grid, f"{name} ({options.grid}, {options.device})"):
         if results.out_of_time():
             results.left_out.append(f"{label(axes)}: after the limit of {options.seconds:g} s")
@@ -107,6 +107,12 @@ def sweep(name: str, grid: list[dict], build: Callable[..., Case], options: argp
                 measure(build(device=torch.device(options.device), **axes), options.device, EFFORTS[options.grid])
             )
         except torch.OutOfMemoryError as error:
-            results.left_out.append(f"{label(axes)}: {str(error).splitlines()[0]}")
+            results.left_out.append(f"{label(axes)}: {first_line(error)}")
+        except Exception as error:
+            failed.append(f"{label(axes)}: {type(error).__name__}: {first_line(error)}")
+            results.left_out.append(failed[-1])
         give_back()
-    return results.done()
+    rows = results.done()
+    if failed:
+        raise RuntimeError(f"{name}: {len(failed)} cases failed, first {failed[0]}")
+    return rows

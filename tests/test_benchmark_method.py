@@ -10,7 +10,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # benchmarks is no part of the installed package
 
-from benchmarks import clock, method, record, sweep
+from benchmarks import clock, dispatch, method, record, sweep
 from benchmarks.accuracy import require_close, rounding, row_error
 from benchmarks.method import CLONE, EFFORTS, Case, Effort, Inputs, Provider, add_bandwidth, check, measure
 from benchmarks.rotation import copied, held_bytes, sets_needed
@@ -200,6 +200,30 @@ def test_a_sweep_names_what_the_time_limit_left_out(tmp_path, monkeypatch, capsy
     assert "left out: k 3" in capsys.readouterr().err
 
 
+def test_a_case_that_fails_does_not_take_the_others_with_it(tmp_path, monkeypatch):
+    def build(k, device):
+        if k == 2:
+            raise AssertionError
+        return k
+
+    monkeypatch.setattr(sweep, "measure", lambda case, *_: [{"k": case, "us": 1.0}])
+    with pytest.raises(RuntimeError, match="thing: 1 cases failed, first k 2: AssertionError: AssertionError"):
+        sweep.sweep("thing", [{"k": 1}, {"k": 2}, {"k": 3}], build, sweep.arguments("", ["--results", str(tmp_path)]))
+    (path,) = tmp_path.glob("*/thing.json")
+    assert [r["k"] for r in record.load(path)["rows"]] == [1, 3]
+    assert record.load(path)["left_out"] == ["k 2: AssertionError: AssertionError"]
+
+
+def test_no_compilation_starts_after_the_time_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(dispatch, "entries", lambda device: [dispatch.Entry(n, None) for n in "abc"])
+    monkeypatch.setattr(dispatch, "prepare", lambda *_: lambda: None)
+    monkeypatch.setattr(dispatch, "require_right", lambda *_: None)
+    results = sweep.Results("thing", sweep.arguments("", ["--seconds", "0", "--results", str(tmp_path)]))
+    rows = dispatch.measure_mode("compiled", torch.device("cpu"), SHORT, results)
+    assert [r["provider"] for r in rows] == ["a"]
+    assert results.left_out == [f"compiled, {n}: after the limit of 0 s" for n in "bc"]
+
+
 def test_every_grid_has_its_effort():
     assert set(sweep.GRIDS) == set(EFFORTS) == {"quick", "default", "gpu-check", "full"}
 
@@ -228,6 +252,7 @@ def pretended_gpu(monkeypatch):
 
     monkeypatch.setattr(clock, "Graph", Graph)
     monkeypatch.setattr(clock, "eager_sample", lambda calls, n: 5e-6)
+    monkeypatch.setattr(clock, "WARM_UP_SECONDS", 0.0)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     monkeypatch.setattr(clock.torch, "empty", lambda *a, **k: None)
     return graphs
