@@ -59,6 +59,9 @@ def version(package: str) -> str | None:
 
 @functools.cache
 def _commit() -> str:
+    """ROAD_KERNELS_COMMIT, for a copy of the sources where git is not; else what git says."""
+    if given := os.environ.get("ROAD_KERNELS_COMMIT"):
+        return given
     commit = _output("git", "rev-parse", "--short", "HEAD")
     generated = (":(top,exclude)benchmarks/results", ":(top,exclude)benchmarks/RESULTS.md", ":(top,exclude)README.md")
     changed = _output("git", "status", "--porcelain", "--untracked-files=no", "--", ":/", *generated)

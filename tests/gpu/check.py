@@ -37,6 +37,7 @@ ELSEWHERE = {
     "test_examples.py": "the examples, on the CPU",
     "test_docs.py": "the documentation, on the CPU",
     "test_benchmark_*.py": "the benchmarks' own code",
+    "test_gpu_check.py": "this program",
     "test_triton_*.py": "Triton without a GPU",
 }
 REHEARSED = ("test_tables.py", "test_layouts.py")  # with --device cpu
@@ -52,6 +53,9 @@ PARTS = {
     "test_inplace.py": 3,
     "test_determinism.py": 2,
     "test_layouts.py": 2,
+    "test_gpu_training.py": 4,
+    "test_gpu_launches.py": 2,
+    "test_gpu_streams_and_graphs.py": 2,
 }
 BACKENDS = {"cuda": "not triton and not python", "triton": "triton", "python": "python and not triton"}
 
@@ -119,11 +123,11 @@ def pytest_step(path: Path, backend: str, select: str | None, part: int = 0, par
 
 def test_steps(cuda: bool) -> list[Step]:
     """A process per file and backend: a device-side error ends one process, and no other test."""
-    gpu = [
-        pytest_step(path, name, select)
-        for path in sorted(HERE.glob("test_*.py"))
-        for name, select in (("triton", "triton"), ("cuda", "not triton"))
-    ]
+    gpu = []
+    for path in sorted(HERE.glob("test_*.py")):
+        for name, select in (("triton", "triton"), ("cuda", "not triton")):
+            count = PARTS.get(path.name, 1) if cuda and name == "triton" else 1
+            gpu += [pytest_step(path, name, select, part, count) for part in range(count)]
     shared = []
     for path in test_files(cuda):
         parts = BACKENDS if "(backend" in path.read_text() else {"all": None}
@@ -212,6 +216,7 @@ def main(argv: list[str] | None = None) -> int:
         "ROAD_KERNELS_TEST_DEVICE": options.device,
         "OMP_NUM_THREADS": "2",
         "TORCHINDUCTOR_COMPILE_THREADS": "2",
+        **({"ROAD_KERNELS_COMMIT": options.commit} if options.commit else {}),
     }
     runner = Runner(ROOT, WORK / "logs", environment, options.seconds)
     chosen = lambda steps: [s for s in steps if not options.only or any(w in s.name for w in options.only)]  # noqa: E731

@@ -29,7 +29,7 @@ def said_by(*command: str, **kw) -> str:
 
 def state_of_gpu() -> dict:
     line = said_by("nvidia-smi", f"--query-gpu={','.join(SMI)}", "--format=csv,noheader").splitlines()
-    return dict(zip(SMI, (v.strip() for v in line[0].split(",")), strict=True)) if line else {}
+    return dict(zip(SMI, (v.strip() for v in line[0].split(",")), strict=False)) if line else {}
 
 
 def machine(runner, options) -> dict:
@@ -39,11 +39,7 @@ def machine(runner, options) -> dict:
     said = said_by(sys.executable, "-c", code, env=environment, cwd=runner.root)
     found = json.loads(said.splitlines()[-1]) if said else {"processor": platform.processor()}
     nvcc = re.search(r"V(\d+\.\d+\.\d+)", said_by(shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc", "--version"))
-    return (
-        found
-        | {"nvcc": nvcc and nvcc[1], "python": platform.python_version()}
-        | ({"commit": options.commit} if options.commit else {})
-    )
+    return found | {"nvcc": nvcc and nvcc[1], "python": platform.python_version()}
 
 
 def host_bars(folder: Path) -> list[dict]:
