@@ -133,6 +133,17 @@ def test_only_what_is_asked_for_is_launched(recorder):  # noqa: F811
     assert kernels([True, True, True], rows=0) == ["reduce_kernel"]  # writes zeros
 
 
+def test_many_aligned_rows_are_moved_two_at_a_time(recorder):  # noqa: F811
+    """Where a program would have too few bytes in flight; unaligned, two rows would not fit into its registers."""
+    p, q = make_params("road_4", None, 2048)
+    for pitch, tile in (2048, 2), (2049, 1):
+        x = torch.zeros(600, pitch, dtype=torch.bfloat16)[:, :2048]
+        ops.rotate(x, p, q, None, "road_4", 64)
+        assert named(recorder)[1]["ROWS"] == tile
+        ops.rotate_backward(x, x, p, q, None, "road_4", 64, False, [True, True, True])
+        assert named(recorder, -2)[1]["ROWS"] == tile
+
+
 @pytest.mark.parametrize("batched", [False, True], ids=["single", "batched"])
 @pytest.mark.parametrize("itemsize", [2, 4, 8])
 def test_plans_cover_every_row_and_pair(batched, itemsize):

@@ -19,11 +19,18 @@ from typing import NamedTuple
 FORWARD_WARPS = 64  # what a multiprocessor holds: 32 bytes a lane in flight
 # Making coefficients from angles takes a program some 370 instructions in road_1, 740 in road_2 and 1080 in road_4, and
 # up to 158 registers a lane. Where that leaves few programs on a multiprocessor, it gets no more than it holds at once,
-# so that they walk many rows each; (warps, rows of a lane), the latter to have 64 bytes a lane in flight.
-FEW_FORWARD_WARPS = {("road_4", False): (16, 2), ("road_4", True): (12, 1), ("road_2", True): (16, 1)}
-# 64 bytes a lane in flight, and a fifth of the partial sums that 64 warps would write. Three programs of 128 lanes with
-# BACKWARD_REGISTERS each are what a multiprocessor holds at once: one more would run alone after the others.
-BACKWARD_WARPS, BACKWARD_REGISTERS = 12, 168
+# so that they walk many rows each. Two rows of a lane, 64 bytes, make up for the few. By form and whether batched:
+# (warps, rows of a lane).
+FORWARD = {
+    ("road_2", False): (FORWARD_WARPS, 2),
+    ("road_4", False): (16, 2),
+    ("road_2", True): (16, 1),
+    ("road_4", True): (12, 1),
+}
+# 128 bytes a lane in flight, 64 in a mixed batch, and a fifth of the partial sums that 64 warps would write. Three
+# programs of 128 lanes with BACKWARD_REGISTERS each are what a multiprocessor holds at once: one more would run alone
+# after the others.
+BACKWARD_WARPS, BACKWARD_REGISTERS, BACKWARD_LANE_ROWS = 12, 168, 2
 
 
 class Plan(NamedTuple):
@@ -42,14 +49,14 @@ def power_of_two(n: int) -> int:
 
 def forward_warps(form: str, batched: bool) -> tuple[int, int]:
     """(warps wanted on each multiprocessor, rows of a lane) to rotate with parameters of this form."""
-    return FEW_FORWARD_WARPS.get((form, batched), (FORWARD_WARPS, 1))
+    return FORWARD.get((form, batched), (FORWARD_WARPS, 1))
 
 
 def make_plan(
     rows: int, dim: int, itemsize: int, batched: bool, warps: int, processors: int, lanes: int = 32, lane_rows: int = 1
 ) -> Plan:
     """rows > 0. `warps`: wanted on each of the `processors` multiprocessors; `lanes`: of a warp; `lane_rows`: that a
-    lane moves at a time where rows are many.
+    lane moves at a time where rows are many (and aligned: one by one, elements of two rows take too many registers).
     """
     pairs, warp_pairs = dim // 2, lanes * 16 // itemsize
     widest = power_of_two(pairs)

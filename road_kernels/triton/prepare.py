@@ -9,7 +9,16 @@ from .backward import backward_kernel
 from .launch import Launch
 from .mix import mix_rows_kernel
 from .order import MOST_IDS, PLACES, TILE, order_kernel
-from .plan import BACKWARD_REGISTERS, BACKWARD_WARPS, FORWARD_WARPS, forward_warps, make_plan, mix_tile, reduce_tile
+from .plan import (
+    BACKWARD_LANE_ROWS,
+    BACKWARD_REGISTERS,
+    BACKWARD_WARPS,
+    FORWARD_WARPS,
+    forward_warps,
+    make_plan,
+    mix_tile,
+    reduce_tile,
+)
 from .reduce import reduce_kernel
 from .rotate import rotate_kernel
 
@@ -63,7 +72,7 @@ def rotate(
     x, z = layout.describe(shape, x_strides), layout.describe(shape, z_strides)
     name, align, split = _layout(dim, group_size, dtype, aligned, [x, z])
     warps, lane_rows = forward_warps(form, ids is not None)
-    plan = make_plan(rows, dim, dtype.itemsize, ids is not None, *_device(device, warps), lane_rows)
+    plan = make_plan(rows, dim, dtype.itemsize, ids is not None, *_device(device, warps), lane_rows if align > 1 else 1)
     p_align = _align_parameters(name, align, p_stride, q_stride)
     steps = p_stride // p_align, q_stride // p_align
     integers = (rows, plan.block_rows, adapters, rows // (ids or rows), *steps, *x, *z, int(not in_place))
@@ -96,7 +105,8 @@ def backward(
         gz, saved = layout.describe(shape, gz_strides), layout.describe(shape, saved_strides)
         gx = _contiguous(shape)
         name, align, split = _layout(dim, group_size, dtype, aligned, [gz, saved, gx])
-        plan = make_plan(rows, dim, dtype.itemsize, ids is not None, *_device(device, BACKWARD_WARPS))
+        lane_rows = BACKWARD_LANE_ROWS if align > 1 else 1
+        plan = make_plan(rows, dim, dtype.itemsize, ids is not None, *_device(device, BACKWARD_WARPS), lane_rows)
         row_blocks, block_rows, rows_per_id = plan.row_blocks, plan.block_rows, rows // (ids or rows)
         p_align = _align_parameters(name, align, p_stride, q_stride)
         steps = p_stride // p_align, q_stride // p_align
