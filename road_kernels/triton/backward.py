@@ -134,7 +134,7 @@ def backward_kernel(
 
     if not BATCHED:
         if NEED_GX:
-            p, q = p + p_step * P_ALIGN, q + q_step * P_ALIGN  # by 0, which the compiler must not know: see ops.py
+            p, q = p + p_step * P_ALIGN, q + q_step * P_ALIGN  # by 0, which the compiler must not know: see prepare.py
             coefficients = load_coefficients(p, q, pair, inside, GROUP, FORM, SHARED, True, ACC)
         sums = zeros, zeros, zeros, zeros
         for first in range(start, end, ROWS):

@@ -1,7 +1,7 @@
 """Launches of compiled kernels without what Triton's own launcher recomputes each time.
 
 Triton binds, specialises and looks up the arguments of every call. Here a Launch is prepared once for all calls of
-the same shapes and strides on a device (ops.py caches it), and knows its compiled kernels; what is left per call is
+the same shapes and strides on a device (prepare.py caches it), and knows its compiled kernels; what is left per call is
 what they are compiled for: the dtypes of the tensors and the alignment of their pointers.
 """
 

@@ -52,7 +52,7 @@ def rotate_kernel(
     end = tl.minimum(begin + block_rows, rows)
 
     if not BATCHED:
-        p, q = p + p_step * P_ALIGN, q + q_step * P_ALIGN  # by 0, which the compiler must not know: see ops.py
+        p, q = p + p_step * P_ALIGN, q + q_step * P_ALIGN  # by 0, which the compiler must not know: see prepare.py
         r1i, r1j, r2i, r2j = load_coefficients(p, q, pair, inside, GROUP, FORM, SHARED, TRANSPOSED, ACC)
         for start in range(begin, end, ROWS):
             row = start + tl.arange(0, ROWS).to(tl.int64)
