@@ -60,6 +60,13 @@ struct Ids {
   ROAD_INLINE int64_t operator[](int64_t k) const {
     return is_int64 ? static_cast<const int64_t*>(data)[k] : static_cast<const int32_t*>(data)[k];
   }
+
+  // For ids that were checked before: whoever rewrites them during the call gets a row without an adapter, never a
+  // read outside the bank.
+  ROAD_INLINE int64_t held_to(int64_t adapters, int64_t k) const {
+    const int64_t id = (*this)[k];
+    return id >= -1 && id < adapters ? id : -1;
+  }
 };
 
 struct Problem {

@@ -45,6 +45,11 @@ class AdapterCoefs {
  public:
   explicit AdapterCoefs(const Problem& problem) : problem_(problem) {}
 
+  static bool are_ready(const Problem& problem) {
+    const Params& params = problem.params;
+    return !has_angles(problem.form) && params.p_dtype == kDTypeOf<A> && params.q_dtype == kDTypeOf<A>;
+  }
+
   const Coefs& load(int64_t adapter) {
     if (adapter != loaded_) build(adapter);
     loaded_ = adapter;

@@ -13,12 +13,9 @@ Grouping::Grouping(const Problem& problem) : rows_per_id_(problem.ids.rows_per_i
     std::fill(starts_.begin() + 2, starts_.end(), problem.rows);
     return;
   }
-  // Each id is read once more and held to the bank: whoever rewrites the ids during the call gets rows without an
-  // adapter, never a read outside.
   std::vector<int64_t> read(ids.count);
   for (int64_t k = 0; k < ids.count; ++k) {
-    const int64_t id = ids[k];
-    read[k] = id >= -1 && id < adapters ? id : -1;
+    read[k] = ids.held_to(adapters, k);
     ++starts_[read[k] + 2];
   }
   for (int64_t a = 1; a < adapters + 2; ++a) starts_[a] += starts_[a - 1];

@@ -38,18 +38,34 @@ static void rotate_as(const Problem& problem, const Rows& x, const Rows& z, bool
     return;
   }
 
-  const Grouping grouping(problem);
+  const auto turn = [&](int64_t r, int64_t adapter, AdapterCoefs<A>& coefs) {
+    const char* from = source + x.offset(r) * width;
+    char* to = target + z.offset(r) * width;
+    if (adapter >= 0) rotate_row(from, to, coefs.load(adapter), problem.dim, half);
+    else if (!in_place) std::memcpy(to, from, problem.dim * width);
+  };
+
+  // Where coefficients are ready and no more than twice the bytes of a row, rows come in the order of memory: 4096 x 4096,
+  // adapters at random, takes 0.65 to 0.75 x the time of adapter by adapter with 8 of them, and 0.7 to 1.0 x with 1000.
+  // With four times the bytes it took 0.9 and 1.15 x (AMD EPYC, one thread).
+  const int64_t coefs_width = 2 * static_cast<int64_t>(sizeof(A)) / (is_shared(problem.form) ? 2 : 1);
+  if (AdapterCoefs<A>::are_ready(problem) && coefs_width <= 2 * width) {
+    parallel(0, problem.rows, rows_per_task(problem.dim), [&](int64_t begin, int64_t end) {
+      AdapterCoefs<A> coefs(problem);
+      for (int64_t r = begin; r < end; ++r)
+        turn(r, problem.ids.held_to(problem.params.adapters, r / problem.ids.rows_per_id), coefs);
+    });
+    return;
+  }
+
+  const Grouping grouping(problem);  // adapter by adapter: each one's coefficients are built once
   const int64_t first = in_place ? grouping.begin(0) : 0;  // rows without an adapter stay as they are
   parallel(first, problem.rows, rows_per_task(problem.dim), [&](int64_t begin, int64_t end) {
     AdapterCoefs<A> coefs(problem);
     int64_t adapter = grouping.adapter_at(begin);
     for (int64_t k = begin; k < end; ++k) {
       adapter = grouping.adapter_from(k, adapter);
-      const int64_t r = grouping.row(k);
-      const char* from = source + x.offset(r) * width;
-      char* to = target + z.offset(r) * width;
-      if (adapter < 0) std::memcpy(to, from, problem.dim * width);
-      else rotate_row(from, to, coefs.load(adapter), problem.dim, half);
+      turn(grouping.row(k), adapter, coefs);
     }
   });
 }
