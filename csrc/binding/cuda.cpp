@@ -41,8 +41,10 @@ struct Cuda {
     return at::empty(like.sizes(), like.options().memory_format(at::MemoryFormat::Contiguous));
   }
 
-  static void check_ids(const Problem&) {}         // the kernels assert: reading ids here would wait for the device
-  static void check_invertible(const Problem&) {}  // backends/cuda.py asserts on the device
+  static void check_ids(const Problem&) {}  // the kernels assert: reading ids here would wait for the device
+  static void check_invertible(const Problem& problem) {
+    check_launch(cuda::refuse_singular(problem, current_stream()));
+  }
 
   static void rotate(const Problem& problem, const Rows& x, const Rows& z, bool transposed) {
     check_launch(cuda::rotate(problem, x, z, transposed, current_stream()));

@@ -1,11 +1,10 @@
 // Forward, single adapter and mixed batch alike.
-#include <cmath>
 #include <cstring>
-#include <limits>
 
 #include "adapter.h"
 #include "grouping.h"
 #include "road_cpu.h"
+#include "singular.h"
 
 namespace road::cpu {
 
@@ -75,26 +74,11 @@ void rotate(const Problem& problem, const Rows& x, const Rows& z, bool transpose
   with_arithmetic(problem.dtype, [&](auto a) { rotate_as<decltype(a)>(problem, x, z, transposed, parallel); });
 }
 
-static double epsilon_of(DType dtype) {
-  switch (dtype) {
-    case DType::kFloat16: return 0x1p-10;
-    case DType::kBFloat16: return 0x1p-7;
-    case DType::kFloat32: return std::numeric_limits<float>::epsilon();
-    default: return std::numeric_limits<double>::epsilon();
-  }
-}
-
-// road_1 divides by alpha alone; every other form by the determinant of its blocks.
-static bool is_singular(const Problem& problem, const double* r1, const double* r2, int64_t i, int64_t j, double& det) {
-  det = r1[i] * r1[j] + r2[i] * r2[j];
-  // Rows of the block that are parallel to within the rounding error of the stored output: the inverse would be noise.
-  return std::fabs(det) <= epsilon_of(problem.dtype) * std::hypot(r1[i], r2[i]) * std::hypot(r1[j], r2[j]);
-}
-
 Singular find_singular(const Problem& problem) {
   if (problem.rows == 0) return {};
   const Grouping grouping(problem);
   AdapterCoefs<double> adapter_coefs(problem);
+  const double epsilon = epsilon_of(problem.dtype);
   const int64_t g = problem.group_size, half = g / 2;
   for (int64_t a = 0; a < problem.params.adapters; ++a) {
     if (grouping.begin(a) == grouping.end(a)) continue;
@@ -103,8 +87,8 @@ Singular find_singular(const Problem& problem) {
     for (int64_t base = 0; base < problem.dim; base += g)
       for (int64_t k = 0; k < half; ++k) {
         const int64_t i = coefs.shared ? base / 2 + k : base + k, j = coefs.shared ? i : i + half;
-        double det;
-        if (is_singular(problem, r1, r2, i, j, det)) return {a, base + k, det};
+        if (is_singular(r1[i], r1[j], r2[i], r2[j], epsilon))
+          return {a, base + k, determinant(r1[i], r1[j], r2[i], r2[j])};
       }
   }
   return {};

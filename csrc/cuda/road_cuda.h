@@ -17,6 +17,9 @@ constexpr int64_t kMostAdapters = (int64_t{1} << 31) - 2;
 // z = R x for every row, or R^T x if `transposed`; z may be x.  One kernel.
 cudaError_t rotate(const Problem& problem, const Rows& x, const Rows& z, bool transposed, cudaStream_t stream);
 
+// Ends the device's work with an assertion if a block, of an adapter in use, cannot be inverted.  One kernel.
+cudaError_t refuse_singular(const Problem& problem, cudaStream_t stream);
+
 // Z = R W, as road::cpu::mix_rows.  One kernel.
 cudaError_t mix_rows(const Problem& problem, const Matrix& w, const Matrix& z, cudaStream_t stream);
 

@@ -4,7 +4,6 @@ import torch
 
 from .._extension import EXTENSION, REASON
 from .._ops import mix_rows, mix_rows_  # noqa: F401  the dispatcher finds the kernel of the device
-from . import python as plain
 
 DEVICES = ("cuda",)
 
@@ -22,10 +21,5 @@ def unavailable() -> str | None:
 
 if EXTENSION is not None:
     rotate = EXTENSION.rotate
+    rotate_ = EXTENSION.rotate_
     rotate_backward = EXTENSION.rotate_backward
-
-
-def rotate_(x, p, q, adapter_ids, form, group_size, check_invertible):
-    if check_invertible:
-        plain.refuse_singular(x, p, q, adapter_ids, form, group_size)
-    EXTENSION.rotate_(x, p, q, adapter_ids, form, group_size, False)

@@ -170,6 +170,15 @@ void launch(dim3 grid, dim3 block, const F& f) {
 }  // namespace shim
 
 inline void __syncthreads() { shim::barrier(); }
+inline bool __syncthreads_or(bool mine) {
+  static bool any = false;
+  any = any || mine;
+  __syncthreads();
+  const bool result = any;
+  __syncthreads();
+  if (threadIdx.x + threadIdx.y + threadIdx.z == 0) any = false;  // the first thread to go on, before any other counts
+  return result;
+}
 
 #undef assert
 #define assert(condition) ((condition) ? void() : throw shim::DeviceAssert("device-side assertion: " #condition))

@@ -3,3 +3,4 @@
 #include "mix_rows.cu"
 #include "order.cu"
 #include "rotate.cu"
+#include "singular.cu"

@@ -35,12 +35,15 @@ def test_many_ids_are_sorted_on_the_device(kernels):
 
 @pytest.mark.parametrize("inplace", [False, True], ids=["out of place", "in place"])
 def test_autograd_adds_no_kernel(kernels, inplace):
-    """In place only theta is trained: alpha's gradient needs the check that no alpha is zero, which is several."""
+    """Training alpha in place checks that no block is singular: one kernel with cuda, several of torch with triton."""
     x, gz = make_x(300, 512, dtype=torch.bfloat16), make_x(300, 512, dtype=torch.bfloat16, seed=1)
     theta, alpha = make_params("road_1", None, 512)
     theta.requires_grad_()
+    checked = inplace and kernels == "cuda"
     if not inplace:
-        x.requires_grad_(), alpha.requires_grad_()
+        x.requires_grad_()
+    if not inplace or checked:
+        alpha.requires_grad_()
     leaves = [t for t in (x, theta, alpha) if t.requires_grad]
 
     def step():
@@ -48,7 +51,7 @@ def test_autograd_adds_no_kernel(kernels, inplace):
         z = rk.road_apply(x.detach() if inplace else x, theta, alpha, inplace=inplace, backend=kernels)
         torch.autograd.grad(z, leaves, gz)
 
-    assert len(device_events(step)) == 3
+    assert len(device_events(step)) == 3 + checked
 
 
 def test_merging_is_one_kernel(kernels):
