@@ -11,10 +11,7 @@ import triton.language as tl
 from .launch import kernel
 
 MOST_IDS = 4096  # beyond, ops.py calls torch's sort
-PLACES, TILE = (
-    8,
-    512,
-)  # ids placed by a program of 4 warps, and those that it compares with at a time: 32 of them a lane
+PLACES, TILE = 8, 512  # ids placed by a program of 4 warps, and those it compares with at a time: 32 a lane
 
 
 @triton.jit
