@@ -3,6 +3,7 @@
 #   make test     all tests, Python and C++
 #   make bench    every benchmark, with tables and plots, in benchmarks/results (minutes)
 #   make gpu-check    builds, tests and measures on the GPU of this machine, with its own python3: no network
+#   make gpu-tune     compares the choices of csrc/cuda/tuning.h there
 #   make lint     ruff
 # Another Python or torch (2.11 or newer):  make test PYTHON=python3.12 TORCH='torch==2.11.0' VENV=.venv312
 # An environment of yours, as it is:        make test VENV=/path/to/venv TORCH=
@@ -14,7 +15,7 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check -q
 SOURCES = $(wildcard csrc/*/*) setup.py pyproject.toml $(wildcard python_fallback/*.py)
 
-.PHONY: demo test test-python test-triton test-shim test-cpp bench bench-check gpu-check lint build clean
+.PHONY: demo test test-python test-triton test-shim test-cpp bench bench-check gpu-check gpu-tune lint build clean
 
 build: $(VENV)/.built
 
@@ -76,6 +77,9 @@ bench-check: build
 # Needs torch with CUDA, nvcc, triton, pytest, hypothesis and numpy in $(PYTHON); GPU_CHECK="--device cpu" rehearses it.
 gpu-check:
 	$(PYTHON) tests/gpu/check.py $(GPU_CHECK)
+
+gpu-tune:
+	$(PYTHON) -m benchmarks.gpu_tune $(GPU_TUNE)
 
 lint: $(VENV)/.tools
 	$(BIN)/ruff check .

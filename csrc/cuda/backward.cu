@@ -16,7 +16,7 @@ __device__ __forceinline__ int64_t row_at(const Problem& problem, const Order& o
 // writes them out and starts anew.  The sums of block b and adapter a go to slot b + a: along the sorted rows one of
 // the two grows at every change and neither shrinks, so no two share a slot, and row_blocks + adapters slots do.
 template <class T, class P, bool Shared>
-__global__ void __launch_bounds__(kThreads, Shared ? 3 : 2)
+__global__ void __launch_bounds__(kThreads, kResidentBlocks<Shared>)
 backward_kernel(Problem problem, Rows gz, Rows saved, Rows gx, Order order, int64_t block_rows, Acc<T>* scratch) {
   using A = Acc<T>;
   using Packs = typename P::Packs;
@@ -120,8 +120,7 @@ void with_plan(const Problem& problem, const Rows& gz, const Rows& saved, const 
   with_choice<T>(wide, problem.group_size == 2, is_shared(problem.form), [&](auto choice) {
     using C = decltype(choice);
     using P = typename C::Pairing;
-    // What fits at once and no more: every block writes sums that the reduction reads again.
-    static const int blocks = resident_blocks(&backward_kernel<T, P, C::kShared>);
+    static const int blocks = kBackwardWaves * resident_blocks(&backward_kernel<T, P, C::kShared>);
     use(choice, make_plan(problem.rows, problem.dim / 2 / P::kPairs, blocks));
   });
 }

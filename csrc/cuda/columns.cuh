@@ -161,11 +161,6 @@ __device__ __forceinline__ int checked_id(int64_t id, int64_t adapters) {
   return static_cast<int>(id);
 }
 
-// Loads of a thread that are in flight at a time, in bytes.  An H200's memory moves 29 KB a multiprocessor in its latency
-// (4.8 TB/s x 0.8 us / 132), half to two thirds of them loads; three blocks of 256 threads with 64 bytes each have 48 KB.
-// Counted, not yet measured on a GPU.
-constexpr int kBytesInFlight = 64;
-
 // note(k) for the next `count` rows of a block, shared among its threads.  What it finds goes to shared memory: ids and
 // addresses that cost 64-bit divisions and loads are worked out once for the block, not by every thread in its loop.
 template <class Note>

@@ -4,10 +4,9 @@
 #include <cstdint>
 
 #include "problem.h"
+#include "tuning.h"
 
 namespace road::cuda {
-
-constexpr int kThreads = 256;
 
 struct Plan {
   int columns;            // threads side by side in a row (blockDim.x)

@@ -38,8 +38,8 @@ int64_t order_scratch(const Problem& problem);  // int64s that `order` needs, an
 cudaError_t order(const Problem& problem, int64_t* scratch, Order& out, cudaStream_t stream);
 
 // Floats (doubles for float64) of scratch that backward needs: (row blocks + adapters) * sums, where sums is D, or
-// 2 D if the rows of a pair do not share their coefficients, and row blocks is at most what the device holds at once
-// (8 per multiprocessor).  Its address is a multiple of 16.
+// 2 D if the rows of a pair do not share their coefficients, and row blocks is at most what the device holds at once, of
+// kThreads each (8 per multiprocessor).  Its address is a multiple of 16.
 int64_t backward_scratch(const Problem& problem, const Rows& gz, const Rows& saved, const Gradients& out);
 
 // As road::cpu::backward.  Two kernels, no atomics, bitwise repeatable; gradients of x alone are one kernel.

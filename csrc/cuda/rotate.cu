@@ -8,7 +8,7 @@ namespace road::cuda {
 // that parameters cost nothing on long inputs.  kAhead rows of one adapter are loaded at once; where the adapter
 // changes, one row and the coefficients.
 template <class T, class P, bool Shared>
-__global__ void __launch_bounds__(kThreads, Shared ? 3 : 2)
+__global__ void __launch_bounds__(kThreads, kResidentBlocks<Shared>)
 rotate_kernel(Problem problem, Rows x, Rows z, bool transposed, int64_t block_rows) {
   using A = Acc<T>;
   using Packs = typename P::Packs;
@@ -102,9 +102,7 @@ cudaError_t rotate(const Problem& problem, const Rows& x, const Rows& z, bool tr
       using C = decltype(choice);
       using P = typename C::Pairing;
       const auto kernel = &rotate_kernel<T, P, C::kShared>;
-      // Four times what fits: blocks that end early make room for others, and each still walks enough rows to pay
-      // for its coefficients.
-      static const int blocks = 4 * resident_blocks(kernel);
+      static const int blocks = kForwardWaves * resident_blocks(kernel);
       const Plan plan = make_plan(problem.rows, problem.dim / 2 / P::kPairs, blocks);
       const dim3 grid(static_cast<unsigned>(plan.column_blocks), static_cast<unsigned>(plan.row_blocks));
       ROAD_LAUNCH(kernel, grid, dim3(plan.columns, plan.rows), stream, problem, x, z, transposed, plan.block_rows);

@@ -37,7 +37,8 @@ ELSEWHERE = {
     "test_examples.py": "the examples, on the CPU",
     "test_docs.py": "the documentation, on the CPU",
     "test_benchmark_*.py": "the benchmarks' own code",
-    "test_gpu_check.py": "this program",
+    "test_gpu_*.py": "this program and gpu_tune.py",
+    "test_cuda_shim.py": "the CUDA kernels on the host",
     "test_triton_*.py": "Triton without a GPU",
 }
 REHEARSED = ("test_tables.py", "test_layouts.py")  # with --device cpu

@@ -1,0 +1,143 @@
+"""Compares the choices of csrc/cuda/tuning.h on the GPU of this machine: one build for each, all of them measured.
+
+    python3 -m benchmarks.gpu_tune [--only WORD ...] [--seconds S] [--results FOLDER]
+
+In the repository, with what make gpu-check needs; builds go to build/gpu-tune. Each variant is measured in a process of
+its own, the choices as they stand first and last: a difference smaller than between those two is noise.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from . import record
+from .gpu_bars import SHAPES, SMALL_SHAPES
+from .gpu_cases import backward_case, batched_backward_case, batched_case, forward_case
+from .method import CLONE, EFFORTS, give_back, measure
+
+ROOT = Path(__file__).resolve().parent.parent
+WORK = ROOT / "build" / "gpu-tune"
+SOURCES = ("csrc", "road_kernels", "python_fallback", "setup.py", "pyproject.toml", "README.md", "LICENSE")
+STANDING = "as it stands"
+# What nvcc is told beyond the defaults of tuning.h, without the ROAD_ that all names begin with.
+VARIANTS = {
+    STANDING: {},
+    "forward: 1 wave": {"FORWARD_WAVES": 1},
+    "forward: 2 waves": {"FORWARD_WAVES": 2},
+    "forward: 8 waves": {"FORWARD_WAVES": 8},
+    "backward: 2 waves": {"BACKWARD_WAVES": 2},
+    "32 bytes in flight": {"BYTES_IN_FLIGHT": 32},
+    "128 bytes in flight": {"BYTES_IN_FLIGHT": 128},
+    "128 threads": {"THREADS": 128},
+    "512 resident threads": {"RESIDENT_SHARED": 512},
+    "1024 resident threads": {"RESIDENT_SHARED": 1024},
+}
+
+
+def folder_of(name: str) -> Path:
+    return WORK / name.replace(":", "").replace(" ", "-")
+
+
+def build(name: str) -> str | None:
+    """Builds a variant for this GPU only, in a copy of the sources; what went wrong, if something did."""
+    folder = folder_of(name)
+    shutil.rmtree(folder, ignore_errors=True)
+    for part in SOURCES:
+        copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
+        (folder / part).parent.mkdir(parents=True, exist_ok=True)
+        copy(ROOT / part, folder / part)
+    flags = " ".join(f"-DROAD_{macro}={value}" for macro, value in VARIANTS[name].items())
+    environment = {"ROAD_KERNELS_BUILD": "1", "ROAD_KERNELS_CUDA": "1", "NVCC_APPEND_FLAGS": flags, "MAX_JOBS": "4"}
+    environment["TORCH_CUDA_ARCH_LIST"] = "{}.{}".format(*torch.cuda.get_device_capability())
+    command = [sys.executable, "setup.py", "-q", "build", "--build-lib", "site"]
+    run = subprocess.run(command, cwd=folder, env=os.environ | environment, capture_output=True, text=True)
+    return None if run.returncode == 0 else (run.stdout + run.stderr)[-2000:]
+
+
+def cases(device: torch.device, small: bool):
+    shapes = SMALL_SHAPES if small else SHAPES
+    for group_size in (64, 2):
+        for shape in shapes:
+            yield partial(forward_case, *shape, group_size, device)
+            yield partial(backward_case, *shape, group_size, device)
+    backend = "cpu" if device.type == "cpu" else "cuda"
+    yield partial(batched_case, *shapes[0], backend, True, device)
+    yield partial(batched_backward_case, *shapes[0], backend, device)
+
+
+def times(device: torch.device, small: bool = False) -> dict[str, dict[str, float]]:
+    """By work and provider: the percentage of torch.clone's bandwidth."""
+    found = {}
+    for make in cases(device, small):
+        case = make()
+        case.providers = [p for p in case.providers if p.name not in ("triton", "python")]
+        for row in measure(case, device, EFFORTS["quick" if small else "gpu-check"]):
+            if row["provider"] != CLONE:
+                found[f"{row['work']}: {row['provider']}"] = row["percent_of_clone"]
+        del case
+        give_back()
+    return found
+
+
+def measured(name: str) -> dict | None:
+    environment = {"PYTHONPATH": f"{folder_of(name) / 'site'}{os.pathsep}{ROOT}", "PYTHONSAFEPATH": "1"}
+    command = [sys.executable, "-m", "benchmarks.gpu_tune", "--measure"]
+    run = subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True)
+    if run.returncode:
+        print(f"{name}: {run.stderr[-2000:]}", file=sys.stderr)
+        return None
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def table(results: dict[str, dict]) -> str:
+    """Percent of clone's bandwidth: a line per work, a column per variant."""
+    works = list(next(iter(results.values())))
+    width = max(map(len, works))
+    keys = [f"[{k}]" for k in range(len(results))]
+    lines = [f"{key} {name}" for key, name in zip(keys, results, strict=True)]
+    lines.append(" " * width + "".join(f"{key:>8}" for key in keys))
+    for work in works:
+        lines.append(f"{work:{width}}" + "".join(f"{found.get(work, float('nan')):8.1f}" for found in results.values()))
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", default=[], help="variants whose name has one of these words")
+    parser.add_argument("--seconds", type=float, default=420, help="no variant is measured after that")
+    parser.add_argument("--results", type=Path, default=Path(os.environ.get("OUT", WORK)))
+    parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args(argv)
+    if options.measure:
+        print(json.dumps(times(torch.device("cuda"))))
+        return 0
+    start = time.monotonic()
+    names = [n for n in VARIANTS if n == STANDING or not options.only or any(w in n for w in options.only)]
+    with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // 4)) as pool:
+        failures = dict(zip(names, pool.map(build, names), strict=True))
+    for name in [n for n in names if failures[n]]:
+        print(f"{name} was not built: {failures[name]}", file=sys.stderr)
+    results = {}
+    for name in [n for n in names if not failures[n]] + [STANDING]:
+        if time.monotonic() - start > options.seconds:
+            print(f"left out, after {options.seconds:g} s: {name}", file=sys.stderr)
+        elif found := measured(name):
+            results[f"{name}, again" if name in results else name] = found
+    options.results.mkdir(parents=True, exist_ok=True)
+    about = {"machine": record.machine("cuda"), "variants": VARIANTS, "percent_of_clone": results}
+    (options.results / "gpu_tune.json").write_text(json.dumps(about, indent=1) + "\n")
+    print(table(results) if results else "nothing was measured")
+    return 0 if results else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
