@@ -49,10 +49,17 @@ static void rotate_as(const Problem& problem, const Rows& x, const Rows& z, bool
   // With four times the bytes it took 0.9 and 1.15 x (AMD EPYC, one thread).
   const int64_t coefs_width = 2 * static_cast<int64_t>(sizeof(A)) / (is_shared(problem.form) ? 2 : 1);
   if (AdapterCoefs<A>::are_ready(problem) && coefs_width <= 2 * width) {
-    parallel(0, problem.rows, rows_per_task(problem.dim), [&](int64_t begin, int64_t end) {
+    const Ids& ids = problem.ids;
+    int64_t first = 0, last = ids.count;
+    if (in_place) {  // what stays as it is at either end, which may be all of it, wakes no thread
+      while (first < last && ids[first] < 0) ++first;
+      while (first < last && ids[last - 1] < 0) --last;
+    }
+    first *= ids.rows_per_id, last *= ids.rows_per_id;
+    parallel(first, last, rows_per_task(problem.dim), [&](int64_t begin, int64_t end) {
       AdapterCoefs<A> coefs(problem);
       for (int64_t r = begin; r < end; ++r)
-        turn(r, problem.ids.held_to(problem.params.adapters, r / problem.ids.rows_per_id), coefs);
+        turn(r, ids.held_to(problem.params.adapters, r / ids.rows_per_id), coefs);
     });
     return;
   }
