@@ -46,12 +46,13 @@ test-triton: build
 	test "$$(uname -sm)" != "Linux x86_64" || TRITON_INTERPRET=1 ROAD_KERNELS_REQUIRE=triton \
 	  $(BIN)/python -m pytest -q -k "triton and not cuda_shim" --ignore tests/gpu tests
 
-# The CUDA kernels on the host, under AddressSanitizer and UBSan (which must be loaded before Python).
+# The CUDA kernels on the host, threads in reverse order, under AddressSanitizer and UBSan (loaded before Python).
 PRELOAD = $(foreach library,libasan.so libubsan.so,$(shell $(or $(CXX),g++) -print-file-name=$(library)))
 test-shim: build
-	test "$$(uname -m)" != x86_64 || LD_PRELOAD="$(PRELOAD)" ASAN_OPTIONS=detect_leaks=0 ROAD_SHIM_SANITIZE=1 \
+	test "$$(uname -m)" != x86_64 || LD_PRELOAD="$(PRELOAD)" ASAN_OPTIONS=detect_leaks=0 ROAD_SHIM_SANITIZE=1 ROAD_SHIM_REVERSE=1 \
 	  $(BIN)/python -m pytest -q -k "cuda_shim and not gradcheck" \
-	  tests/test_forward.py tests/test_backward.py tests/test_layouts.py tests/test_merge.py tests/test_property.py
+	  tests/test_forward.py tests/test_backward.py tests/test_layouts.py tests/test_merge.py tests/test_property.py \
+	  tests/test_many_rows.py tests/test_cuda_shim.py
 
 # The torch-free core as a C++ library of its own: once as released, once under AddressSanitizer and UBSan.
 test-cpp: $(VENV)/.tools

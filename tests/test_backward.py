@@ -2,7 +2,9 @@
 
 import pytest
 import torch
-from common import DTYPES, FORMS, apply, arithmetic_of, assert_close, expect_backward, make_params, make_x
+from common import DTYPES, FORMS, apply, arithmetic_of, assert_close, expect_backward, make_params, make_x, op_form
+
+from road_kernels import _backends
 
 
 def run(x, p, q, form, gz, ids=None, wanted=(True, True, True), **kw):
@@ -136,3 +138,22 @@ def test_rows_without_an_adapter_leak_nothing(backend, value):
     (gx,) = torch.autograd.grad(z, x, gz, create_graph=True)
     for g in torch.autograd.grad(gx[[0, 2]].sum(), params):
         assert g.isfinite().all()
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("from_output", [False, True], ids=["from x", "from z"])
+def test_adapters_without_a_row_may_hold_anything(backend, form, from_output):
+    """Their gradients are 0, not 0 times what they hold."""
+    p, q = make_params(form, 4, 16)
+    p[1], q[2] = float("nan"), float("nan")
+    p[3], q[3] = float("inf"), 0.0
+    x, gz, ids = make_x(4, 16), make_x(4, 16, seed=5), torch.tensor([0, 0, -1, 0])
+    module = _backends._loaded[backend][0]
+    for rows in (4, 0):
+        name = op_form(form)
+        _, gp, gq = module.rotate_backward(
+            gz[:rows], x[:rows], p, q, ids[:rows], name, 4, from_output, [True, True, True]
+        )
+        for g in (gp, gq):
+            assert torch.equal(g[1:], torch.zeros_like(g[1:]))
+            assert g[0].isfinite().all()

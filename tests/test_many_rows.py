@@ -2,15 +2,22 @@
 
 import pytest
 import torch
-from common import FORMS, apply, assert_close, expect_backward, expect_forward, make_params, make_x
+from common import DEVICE, FORMS, apply, assert_close, expect_backward, expect_forward, make_params, make_x
 
 ADAPTERS = 4
+# By width. A thread of an H200, which holds 1584 blocks of a forward and 396 of a backward, takes several rows at once
+# then, and of the widths that have 450,000 rows a block takes more than the 256 whose addresses it notes at a time.
+ON_CPU = {16: 5000, 18: 5000, 64: 5000, 1088: 2300}
+ON_GPU = {16: 450_000, 18: 450_000, 64: 450_000, 1088: 20_000}
+FORWARD_ROWS = ON_CPU if DEVICE == "cpu" else ON_GPU
+BACKWARD_ROWS = 1500 if DEVICE == "cpu" else 110_000
+COMPARED = 5000  # rows, drawn where there are more
 
 
 def runs(rows: int) -> torch.Tensor:
     """Adapters in runs of 1, 2, 3, ... rows, runs without an adapter among them."""
-    lengths = torch.arange(1, rows)
-    ids = torch.repeat_interleave(torch.arange(rows - 1) % (ADAPTERS + 1) - 1, lengths)
+    lengths = torch.arange(1, int((2 * rows) ** 0.5) + 2)
+    ids = torch.repeat_interleave(torch.arange(len(lengths)) % (ADAPTERS + 1) - 1, lengths)
     return ids[:rows]
 
 
@@ -19,14 +26,14 @@ def runs(rows: int) -> torch.Tensor:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 @pytest.mark.parametrize(("dim", "group_size"), [(16, 2), (64, 32), (1088, 64), (18, 6)], ids=str)
 def test_forward_over_runs(backend, dim, group_size, dtype, form, inplace):
-    rows = 2300 if dim == 1088 else 5000
+    rows = FORWARD_ROWS[dim]
     x, ids = make_x(rows, dim, dtype=dtype), runs(rows)
     p, q = make_params(form, ADAPTERS, dim)
-    want = expect_forward(x, p, q, form, group_size, ids)
     y = x.clone()
     z = apply(y, p, q, form, ids, group_size=group_size, inplace=inplace, backend=backend)
     assert (z is y) == inplace
-    assert_close(z, want, torch.float32)
+    some = torch.randperm(rows)[:COMPARED]
+    assert_close(z[some], expect_forward(x[some], p, q, form, group_size, ids[some]), torch.float32)
     assert torch.equal(z[ids == -1], x[ids == -1])
 
 
@@ -75,7 +82,7 @@ def test_every_row_counts_for_its_own_adapter(backend, order, count):
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("dim", "group_size"), [(64, 2), (64, 32), (520, 8)], ids=str)
 def test_backward_over_runs(backend, dim, group_size, form):
-    rows = 1500
+    rows = BACKWARD_ROWS if dim == 64 else 1500
     x, gz = (make_x(rows, dim, dtype=torch.bfloat16, seed=seed) for seed in (0, 5))
     p, q = make_params(form, ADAPTERS, dim)
     ids = runs(rows)[torch.randperm(rows)]

@@ -21,7 +21,7 @@ backward_kernel(Problem problem, Rows gz, Rows saved, Rows gx, Order order, int6
   using A = Acc<T>;
   using Packs = typename P::Packs;
   using Moments = MomentsOf<A, Shared>;
-  constexpr int K = P::kPairs, kAhead = 2 * sizeof(Packs) < kBytesInFlight ? 2 : 1;
+  constexpr int K = P::kPairs, kAhead = kRowsAhead<sizeof(Packs), 2>;
   __shared__ A shared_sums[K * kMoments<Shared> * kThreads / 2];
   __shared__ int64_t gz_offsets[kNotedRows], saved_offsets[kNotedRows], gx_offsets[kNotedRows];
   const int half = static_cast<int>(problem.group_size / 2), pairs = static_cast<int>(problem.dim / 2);
@@ -103,7 +103,8 @@ backward_kernel(Problem problem, Rows gz, Rows saved, Rows gx, Order order, int6
     if (adapter >= 0) {
       if (blockDim.y > 1) add_columns(sums, shared_sums);
       A* slot = scratch + (int64_t{blockIdx.y} + adapter) * kMoments<Shared> * pairs + pair;
-      // at >= 0 and threadIdx.y == 0, in one comparison: two are kept in a register across the loops, one too many.
+      // at >= 0 and threadIdx.y == 0, in one comparison: two are kept in a register across the loops, one too many on
+      // compute capability 10.0.
       if (static_cast<int>(threadIdx.y) <= at >> 31) write_sums<P::kAligned>(sums, slot, pairs);
     }
     run = run_end;
@@ -111,6 +112,13 @@ backward_kernel(Problem problem, Rows gz, Rows saved, Rows gx, Order order, int6
 }
 
 namespace {
+
+// Asked once, for the scratch and for the launch alike.
+template <class T, class P, bool Shared>
+int most_blocks() {
+  static const int blocks = kBackwardWaves * resident_blocks(&backward_kernel<T, P, Shared>);
+  return blocks;
+}
 
 // use(choice, plan): the instance of the kernel, and how its rows are dealt out.  Scratch and launch both follow from it.
 template <class T, class Use>
@@ -120,8 +128,7 @@ void with_plan(const Problem& problem, const Rows& gz, const Rows& saved, const 
   with_choice<T>(wide, problem.group_size == 2, is_shared(problem.form), [&](auto choice) {
     using C = decltype(choice);
     using P = typename C::Pairing;
-    static const int blocks = kBackwardWaves * resident_blocks(&backward_kernel<T, P, C::kShared>);
-    use(choice, make_plan(problem.rows, problem.dim / 2 / P::kPairs, blocks));
+    use(choice, make_plan(problem.rows, problem.dim / 2 / P::kPairs, most_blocks<T, P, C::kShared>()));
   });
 }
 
@@ -139,7 +146,7 @@ int64_t backward_scratch(const Problem& problem, const Rows& gz, const Rows& sav
 
 cudaError_t backward(const Problem& problem, const Rows& gz, const Rows& saved, bool from_output, const Gradients& out,
                      const Order& order, void* scratch, cudaStream_t stream) {
-  if (problem.params.adapters > kMostAdapters) return cudaErrorInvalidValue;
+  if (!fits(problem)) return cudaErrorInvalidValue;
   if (!out.gp && !out.gq) return out.gx.data ? rotate(problem, gz, out.gx, /*transposed=*/true, stream) : cudaSuccess;
   with_dtype(problem.dtype, [&](auto t) {
     using T = decltype(t);

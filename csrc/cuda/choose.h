@@ -13,11 +13,15 @@ inline int multiprocessors() {
   return count;
 }
 
-// How many blocks of `kernel` the device holds at once.  The registers that the compiler took decide it.
+// How many blocks of `kernel` the device holds at once.  The registers that the compiler took decide it.  Callers ask
+// once: of several different devices in a machine the first answers for all, at the cost of speed only.
 template <class Kernel>
 int resident_blocks(Kernel* kernel) {
   int blocks = 0;
-  if (cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, kThreads, 0) != cudaSuccess || blocks < 1) blocks = 1;
+  if (cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, kThreads, 0) != cudaSuccess || blocks < 1) {
+    blocks = 1;
+    cudaGetLastError();  // taken off, or the launch that follows would be reported as failed
+  }
   return blocks * multiprocessors();
 }
 

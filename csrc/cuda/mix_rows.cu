@@ -39,6 +39,7 @@ static bool vectorizes(const Problem& problem, const Matrix& m, int64_t n) {
 }
 
 cudaError_t mix_rows(const Problem& problem, const Matrix& w, const Matrix& z, cudaStream_t stream) {
+  if (!fits(problem)) return cudaErrorInvalidValue;
   if (problem.rows == 0) return cudaSuccess;
   with_dtype(problem.dtype, [&](auto t) {
     using T = decltype(t);

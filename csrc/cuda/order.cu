@@ -1,6 +1,5 @@
 // The rows of a mixed batch in the order of their adapters: a stable sort of the ids by counting, in one kernel.
 #include "columns.cuh"
-#include "plan.h"
 #include "road_cuda.h"
 
 namespace road::cuda {
@@ -22,7 +21,7 @@ order_kernel(Ids ids, int64_t adapters, int64_t* sorted, int64_t* positions, int
     __syncthreads();
     for (int k = threadIdx.x; k < n; k += kOrderThreads) tile[k] = checked_id(ids[first + k], adapters);
     __syncthreads();
-    const int ties = !is_id ? 0 : query - first < 0 ? 0 : static_cast<int>(query - first);  // equal ids that count
+    const int ties = is_id && query > first ? static_cast<int>(query - first) : 0;  // equal ids that count
 #pragma unroll 8
     for (int k = 0; k < n; ++k) before += tile[k] < value + (k < ties);
   }
@@ -39,7 +38,7 @@ bool orders(const Problem& problem) { return problem.ids.count <= kMostOrdered; 
 int64_t order_scratch(const Problem& problem) { return 2 * problem.ids.count + problem.params.adapters + 1; }
 
 cudaError_t order(const Problem& problem, int64_t* scratch, Order& out, cudaStream_t stream) {
-  if (problem.params.adapters > kMostAdapters) return cudaErrorInvalidValue;
+  if (!fits(problem)) return cudaErrorInvalidValue;
   int64_t *sorted = scratch, *positions = sorted + problem.ids.count, *starts = positions + problem.ids.count;
   out = {sorted, positions, starts};
   const int64_t queries = problem.ids.count + problem.params.adapters + 1;

@@ -27,6 +27,8 @@ inline Plan make_plan(int64_t rows, int64_t threads_per_row, int64_t blocks_want
   while (plan.columns < share) plan.columns += 32;
   plan.rows = kThreads / plan.columns;
   const int64_t most = (rows + plan.rows - 1) / plan.rows;  // one row per thread: what a decode step gets
+  // Blocks of fewer than kThreads (160 for rows of 5120 in 16 bits, group_size 64) must be more: below 2^17 here.
+  blocks_wanted = blocks_wanted * kThreads / (plan.columns * plan.rows);
   int64_t row_blocks = (blocks_wanted + plan.column_blocks - 1) / plan.column_blocks;
   row_blocks = row_blocks < 1 ? 1 : row_blocks > most ? most : row_blocks;
   plan.block_rows = (rows + row_blocks - 1) / row_blocks;

@@ -122,6 +122,13 @@ __device__ __forceinline__ void finish(const Problem& problem, const Gradients& 
   }
 }
 
+// Those of an adapter without a row, whatever its parameters hold: nothing times a NaN, or by a singular block, is NaN.
+__device__ __forceinline__ void write_zeros(const Problem& problem, const Gradients& out, int64_t adapter, int pair) {
+  const int64_t pairs = problem.dim / 2, width = param_width(problem.form, problem.dim);
+#pragma unroll 1
+  for (int64_t index = pair; index < width; index += pairs) write_table(problem, out, adapter, index, 0, 0);
+}
+
 // One block per 32 pairs and adapter.  16 slices of threads each add every 16th of the adapter's partial sums, then
 // the slices are added in order, all in double.
 template <class A, bool Shared>
@@ -155,8 +162,8 @@ reduce_kernel(Problem problem, Order order, int64_t block_rows, bool from_output
         for (int s = 1; s < kReduceSlices; ++s) sums.at(m) += slices[s][threadIdx.x];
     }
     if (threadIdx.y == 0 && pair < pairs) {
-      if (begin == end) sums = {};  // and 0 even where a block is singular
-      finish<A>(problem, out, from_output && begin < end, adapter, pair, sums);
+      if (begin < end) finish<A>(problem, out, from_output, adapter, pair, sums);
+      else write_zeros(problem, out, adapter, pair);
     }
   }
 }

@@ -11,8 +11,9 @@
 
 namespace road::cuda {
 
-// Every function returns the error of its launch, and cudaErrorInvalidValue for a bank beyond this.
-constexpr int64_t kMostAdapters = (int64_t{1} << 31) - 2;
+// Every function returns the error of its launch, and cudaErrorInvalidValue where columns or adapters do not fit 32 bits.
+constexpr int64_t kMostAdapters = (int64_t{1} << 31) - 2, kMostFeatures = (int64_t{1} << 31) - 1;
+inline bool fits(const Problem& p) { return p.params.adapters <= kMostAdapters && p.dim <= kMostFeatures; }
 
 // z = R x for every row, or R^T x if `transposed`; z may be x.  One kernel.
 cudaError_t rotate(const Problem& problem, const Rows& x, const Rows& z, bool transposed, cudaStream_t stream);
@@ -30,7 +31,7 @@ struct Order {
   const int64_t* starts = nullptr;     // [adapters + 1]: the first position of each adapter's ids, and the end
 };
 
-// Makes it on the device.  One kernel; every id is compared with every other, so it takes kMostOrdered ids and no more
+// Makes it on the device, of ids that nobody rewrites meanwhile.  One kernel; every id is compared with every other, so it takes kMostOrdered ids and no more
 // (orders() says so), and a caller with more sorts them otherwise.
 constexpr int64_t kMostOrdered = 4096;
 bool orders(const Problem& problem);
@@ -38,8 +39,8 @@ int64_t order_scratch(const Problem& problem);  // int64s that `order` needs, an
 cudaError_t order(const Problem& problem, int64_t* scratch, Order& out, cudaStream_t stream);
 
 // Floats (doubles for float64) of scratch that backward needs: (row blocks + adapters) * sums, where sums is D, or
-// 2 D if the rows of a pair do not share their coefficients, and row blocks is at most what the device holds at once, of
-// kThreads each (8 per multiprocessor).  Its address is a multiple of 16.
+// 2 D if the rows of a pair do not share their coefficients, and row blocks is at most kBackwardWaves times what the
+// device holds at once.  Its address is a multiple of 16.
 int64_t backward_scratch(const Problem& problem, const Rows& gz, const Rows& saved, const Gradients& out);
 
 // As road::cpu::backward.  Two kernels, no atomics, bitwise repeatable; gradients of x alone are one kernel.

@@ -12,7 +12,7 @@ __global__ void __launch_bounds__(kThreads, kResidentBlocks<Shared>)
 rotate_kernel(Problem problem, Rows x, Rows z, bool transposed, int64_t block_rows) {
   using A = Acc<T>;
   using Packs = typename P::Packs;
-  constexpr int K = P::kPairs, kAhead = sizeof(Packs) < kBytesInFlight / 4 ? 4 : kBytesInFlight / sizeof(Packs);
+  constexpr int K = P::kPairs, kAhead = kRowsAhead<sizeof(Packs), 1>;
   __shared__ int row_ids[kNotedRows];
   __shared__ int64_t x_offsets[kNotedRows], z_offsets[kNotedRows];
   const int half = static_cast<int>(problem.group_size / 2);
@@ -93,7 +93,7 @@ rotate_kernel(Problem problem, Rows x, Rows z, bool transposed, int64_t block_ro
 }
 
 cudaError_t rotate(const Problem& problem, const Rows& x, const Rows& z, bool transposed, cudaStream_t stream) {
-  if (problem.params.adapters > kMostAdapters) return cudaErrorInvalidValue;
+  if (!fits(problem)) return cudaErrorInvalidValue;
   if (problem.rows == 0) return cudaSuccess;
   with_dtype(problem.dtype, [&](auto t) {
     using T = decltype(t);

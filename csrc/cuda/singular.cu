@@ -1,24 +1,24 @@
 // Refuses blocks that no backward from the output can invert, before they are used: by an assertion on the device.
 #include "columns.cuh"
-#include "plan.h"
 #include "road_cuda.h"
 #include "singular.h"
+#include "tuning.h"
 
 namespace road::cuda {
 
-// One block per adapter.  A is double: the same numbers as on the CPU.
+// One or several blocks (grid.y) per adapter.  A is double, as on the CPU.
 template <class A>
 __global__ void __launch_bounds__(kThreads) singular_kernel(Problem problem, double epsilon) {
   const int64_t adapter = blockIdx.x;
   if (problem.ids.data) {  // one that no row uses may be anything
     bool used = false;
-    for (int64_t k = threadIdx.x; k < problem.ids.count; k += kThreads) used = used || problem.ids[k] == adapter;
+    for (int64_t k = threadIdx.x; !used && k < problem.ids.count; k += kThreads) used = problem.ids[k] == adapter;
     if (!__syncthreads_or(used)) return;
   }
   const int half = static_cast<int>(problem.group_size / 2), pairs = static_cast<int>(problem.dim / 2);
   const bool shared = is_shared(problem.form);
 #pragma unroll 1
-  for (int pair = threadIdx.x; pair < pairs; pair += kThreads) {
+  for (int pair = blockIdx.y * kThreads + threadIdx.x; pair < pairs; pair += gridDim.y * kThreads) {
     const int i = shared ? pair : pair / half * 2 * half + pair % half;
     A r1i[1], r2i[1], r1j[1], r2j[1];
     load_coefs(problem, adapter, i, 1, r1i, r2i);
@@ -29,9 +29,12 @@ __global__ void __launch_bounds__(kThreads) singular_kernel(Problem problem, dou
 }
 
 cudaError_t refuse_singular(const Problem& problem, cudaStream_t stream) {
-  if (problem.params.adapters > kMostAdapters) return cudaErrorInvalidValue;
+  if (!fits(problem)) return cudaErrorInvalidValue;
   if (problem.rows == 0 || problem.params.adapters == 0) return cudaSuccess;
-  const dim3 grid(static_cast<unsigned>(problem.params.adapters));
+  // As many blocks an adapter as there is work for, but about 1024 in all: each looks through the ids first.
+  const int64_t most = 1024 / problem.params.adapters, wanted = (problem.dim / 2 + kThreads - 1) / kThreads;
+  const int64_t parts = wanted < most ? wanted : most > 1 ? most : 1;
+  const dim3 grid(static_cast<unsigned>(problem.params.adapters), static_cast<unsigned>(parts));
   ROAD_LAUNCH(singular_kernel<double>, grid, dim3(kThreads), stream, problem, epsilon_of(problem.dtype));
   return cudaGetLastError();
 }

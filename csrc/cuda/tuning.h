@@ -3,7 +3,7 @@
 // None changes a result but for the order of sums.
 #pragma once
 
-// Threads of a block of the forward and the backward.
+// Threads of a block, of all kernels but the small ones that put ids in order and add up sums.
 #ifndef ROAD_THREADS
 #define ROAD_THREADS 256
 #endif
@@ -34,6 +34,14 @@ namespace road::cuda {
 
 constexpr int kThreads = ROAD_THREADS, kBytesInFlight = ROAD_BYTES_IN_FLIGHT;
 constexpr int kForwardWaves = ROAD_FORWARD_WAVES, kBackwardWaves = ROAD_BACKWARD_WAVES;
+static_assert(kThreads % 32 == 0 && kThreads <= 1024 && kBytesInFlight >= 32, "choices that the kernels can take");
+
+// Rows that a thread loads at once, of so many tensors and bytes of each; narrow loads count as 16 bytes.
+template <int Bytes, int Tensors>
+constexpr int kLoadedBytes = Tensors * (Bytes < 16 ? 16 : Bytes);
+template <int Bytes, int Tensors>
+constexpr int kRowsAhead = kBytesInFlight > kLoadedBytes<Bytes, Tensors> ? kBytesInFlight / kLoadedBytes<Bytes, Tensors> : 1;
+
 template <bool Shared>
 constexpr int kResidentBlocks = (Shared ? ROAD_RESIDENT_SHARED : ROAD_RESIDENT_OWN) / kThreads;
 

@@ -1,5 +1,6 @@
 """The CUDA kernels on the host (cuda_shim.h), as one more backend for the tests that every backend runs."""
 
+import functools
 import os
 import platform
 from pathlib import Path
@@ -19,6 +20,7 @@ def unavailable() -> str | None:
     return None if platform.machine() == "x86_64" else "the shim switches stacks in x86-64 assembly"
 
 
+@functools.cache  # called again in a process, load() may compile again
 def build():
     """The module, compiled into build/ the first time and when a source changed."""
     folder = ROOT / "build" / ("cuda_shim_sanitized" if SANITIZE else "cuda_shim")

@@ -1,6 +1,7 @@
 // Runs CUDA kernels on the host, to test them without a GPU: blocks one after the other, a block's threads as fibers
 // that switch at barriers.  A thread that leaves while others wait at a barrier is an error, and so is a barrier that
-// only some threads reach.  What it cannot show: races, memory order, anything about speed.
+// only some threads reach.  With ROAD_SHIM_REVERSE=1 the threads of a block run in reverse order, which shows a missing
+// barrier that the usual order hides.  What it cannot show: other races, memory order, anything about speed.
 #pragma once
 
 #include <cmath>
@@ -92,6 +93,9 @@ struct Device {
   void (*body)(const void*) = nullptr;
   std::exception_ptr error;
 
+  const bool reversed = std::getenv("ROAD_SHIM_REVERSE") != nullptr;
+  bool any = false;  // what __syncthreads_or has seen
+
   static Device& get() {
     static Device device;
     return device;
@@ -136,8 +140,9 @@ struct Device {
     for (;;) {
       unsigned done = 0;
       for (unsigned t = 0; t < threads; ++t) {
-        resume(fibers[t]);
-        done += fibers[t].done;
+        Fiber& fiber = fibers[reversed ? threads - 1 - t : t];
+        resume(fiber);
+        done += fiber.done;
         if (error) std::rethrow_exception(std::exchange(error, nullptr));
       }
       if (done == threads) return;
@@ -171,12 +176,13 @@ void launch(dim3 grid, dim3 block, const F& f) {
 
 inline void __syncthreads() { shim::barrier(); }
 inline bool __syncthreads_or(bool mine) {
-  static bool any = false;
-  any = any || mine;
+  shim::Device& d = shim::Device::get();
+  d.any = d.any || mine;
   __syncthreads();
-  const bool result = any;
+  const bool result = d.any;
   __syncthreads();
-  if (threadIdx.x + threadIdx.y + threadIdx.z == 0) any = false;  // the first thread to go on, before any other counts
+  if (result) d.any = false;
+  __syncthreads();  // nobody goes on to whatever comes next before all have said so
   return result;
 }
 
