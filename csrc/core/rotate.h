@@ -16,6 +16,7 @@ namespace road {
 
 // z = R h.  The "+ V{}" turns a product of -0 into +0, so that subtracting it leaves even h = -0 untouched:
 // theta = 0, alpha = 1 then returns finite h bit for bit.  It costs nothing, being the addend of a fused multiply-add.
+// zi and zj may be hi and hj.
 template <class V>
 ROAD_INLINE void rotate_pair(const V& hi, const V& hj, const V& r1i, const V& r1j, const V& r2i, const V& r2j,
                              V& zi, V& zj) {

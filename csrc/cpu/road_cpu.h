@@ -29,7 +29,7 @@ struct Singular {
 };
 Singular find_singular(const Problem& problem);
 
-// The instruction set in use: "default", "avx2" or "avx512".
+// The instruction set in use: "default", "avx2", "avx512" or "avx512_bf16".
 const char* isa();
 
 }  // namespace road::cpu
