@@ -12,6 +12,7 @@ ON_GPU = {16: 450_000, 18: 450_000, 64: 450_000, 1088: 20_000}
 FORWARD_ROWS = ON_CPU if DEVICE == "cpu" else ON_GPU
 BACKWARD_ROWS = 1500 if DEVICE == "cpu" else 110_000
 COMPARED = 5000  # rows, drawn where there are more
+UNITS = 2  # roundings of the arithmetic: 1.1 at most were measured (python), 1.0 on the kernels
 
 
 def runs(rows: int) -> torch.Tensor:
@@ -33,7 +34,7 @@ def test_forward_over_runs(backend, dim, group_size, dtype, form, inplace):
     z = apply(y, p, q, form, ids, group_size=group_size, inplace=inplace, backend=backend)
     assert (z is y) == inplace
     some = torch.randperm(rows)[:COMPARED]
-    assert_close(z[some], expect_forward(x[some], p, q, form, group_size, ids[some]), torch.float32)
+    assert_close(z[some], expect_forward(x[some], p, q, form, group_size, ids[some]), torch.float32, UNITS)
     assert torch.equal(z[ids == -1], x[ids == -1])
 
 
@@ -46,10 +47,10 @@ def test_slices_of_requests(backend, group_size, batched):
     p, q = make_params("road_1", ADAPTERS if batched else None, 48)
     leaves = [t.detach().requires_grad_() for t in (x, p, q)]
     z = apply(*leaves, "road_1", ids, group_size=group_size, backend=backend)
-    assert_close(z, expect_forward(x, p, q, "road_1", group_size, ids), torch.float32)
+    assert_close(z, expect_forward(x, p, q, "road_1", group_size, ids), torch.float32, UNITS)
     grads = torch.autograd.grad(z, leaves, gz)
     for got, want in zip(grads, expect_backward(gz, x, p, q, "road_1", group_size, ids), strict=True):
-        assert_close(got, want, torch.float32)
+        assert_close(got, want, torch.float32, UNITS)
 
 
 ORDERS = {
@@ -90,4 +91,4 @@ def test_backward_over_runs(backend, dim, group_size, form):
     z = apply(*leaves, form, ids, group_size=group_size, backend=backend)
     grads = torch.autograd.grad(z, leaves, gz)
     for got, want in zip(grads, expect_backward(gz, x, p, q, form, group_size, ids), strict=True):
-        assert_close(got, want, torch.float32)
+        assert_close(got, want, torch.float32, UNITS)

@@ -12,11 +12,11 @@ struct Plan {
   int columns;            // threads side by side in a row (blockDim.x)
   int rows;               // rows side by side (blockDim.y): with `columns`, kThreads at most
   int64_t column_blocks;  // gridDim.x
-  int64_t row_blocks;     // gridDim.y: `blocks_wanted` at most
+  int64_t row_blocks;     // gridDim.y, below 2^16
   int64_t block_rows;     // consecutive rows that a block walks
 };
 
-// `threads_per_row`: pairs in a row / pairs per thread.  `blocks_wanted`: enough to fill the device, below 2^16.
+// `threads_per_row`: pairs in a row / pairs per thread.  `blocks_wanted`: enough to fill the device, below 2^15.
 inline Plan make_plan(int64_t rows, int64_t threads_per_row, int64_t blocks_wanted) {
   Plan plan;
   plan.column_blocks = (threads_per_row + kThreads - 1) / kThreads;
@@ -27,7 +27,7 @@ inline Plan make_plan(int64_t rows, int64_t threads_per_row, int64_t blocks_want
   while (plan.columns < share) plan.columns += 32;
   plan.rows = kThreads / plan.columns;
   const int64_t most = (rows + plan.rows - 1) / plan.rows;  // one row per thread: what a decode step gets
-  // Blocks of fewer than kThreads (160 for rows of 5120 in 16 bits, group_size 64) must be more: below 2^17 here.
+  // Blocks of fewer than kThreads (160 for rows of 5120 in 16 bits, group_size 64) must be more, up to twice as many.
   blocks_wanted = blocks_wanted * kThreads / (plan.columns * plan.rows);
   int64_t row_blocks = (blocks_wanted + plan.column_blocks - 1) / plan.column_blocks;
   row_blocks = row_blocks < 1 ? 1 : row_blocks > most ? most : row_blocks;

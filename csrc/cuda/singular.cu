@@ -22,7 +22,8 @@ __global__ void __launch_bounds__(kThreads) singular_kernel(Problem problem, dou
     const int i = shared ? pair : pair / half * 2 * half + pair % half;
     A r1i[1], r2i[1], r1j[1], r2j[1];
     load_coefs(problem, adapter, i, 1, r1i, r2i);
-    load_coefs(problem, adapter, shared ? i : i + half, 1, r1j, r2j);
+    if (shared) r1j[0] = r1i[0], r2j[0] = r2i[0];
+    else load_coefs(problem, adapter, i + half, 1, r1j, r2j);
     assert(!is_singular(r1i[0], r1j[0], r2i[0], r2j[0], epsilon) &&
            "road_kernels: inplace=True recovers the input from the output, but a block is singular");
   }

@@ -34,7 +34,8 @@ namespace road::cuda {
 
 constexpr int kThreads = ROAD_THREADS, kBytesInFlight = ROAD_BYTES_IN_FLIGHT;
 constexpr int kForwardWaves = ROAD_FORWARD_WAVES, kBackwardWaves = ROAD_BACKWARD_WAVES;
-static_assert(kThreads % 32 == 0 && kThreads <= 1024 && kBytesInFlight >= 32, "choices that the kernels can take");
+static_assert(kThreads % 32 == 0 && kThreads >= 128 && kThreads <= 1024, "what plan.h deals out");
+static_assert(kBytesInFlight >= 32, "the widest row of a thread");
 
 // Rows that a thread loads at once, of so many tensors and bytes of each; narrow loads count as 16 bytes.
 template <int Bytes, int Tensors>

@@ -45,7 +45,8 @@ def rotate_(x, p, q, adapter_ids, form, group_size, check_invertible):
 def rotate_backward(grad, saved, p, q, adapter_ids, form, group_size, from_output, output_mask):
     """Differentiable too, which is where second-order gradients come from."""
     need_gx, need_gp, need_gq = output_mask
-    if adapter_ids is not None:  # an adapter without a row may hold anything: nothing times a NaN is a NaN
+    if adapter_ids is not None and form != "table" and (need_gp or need_gq):
+        # An adapter without a row may hold anything: nothing times the sine of a NaN is a NaN.
         used = adapter_ids.new_zeros(p.shape[0] + 1, dtype=torch.bool)
         used = used.index_fill(0, adapter_ids.flatten().long(), True)[:-1, None]  # -1 is the last, extra entry
         p, q = torch.where(used, p, 1), torch.where(used, q, 1)
