@@ -18,7 +18,6 @@ from pathlib import Path
 from setuptools import setup
 
 ROOT = Path(__file__).parent
-INCLUDES = [str(ROOT / "csrc" / part) for part in ("core", "cpu", "cuda", "binding")]
 # The kernels take no error path through errno and no floating-point traps; signed zeros and NaN stay exact.
 CXX_FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden", "-fopenmp", "-Wno-psabi", "-g0"]
 
@@ -102,7 +101,7 @@ def extension() -> dict:
     from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
 
     flags = {"cxx": list(CXX_FLAGS), "nvcc": ["-O3", "-lineinfo"]}
-    sources = sorted(glob("csrc/cpu/*.cpp", root_dir=ROOT))
+    sources = sorted(glob("csrc/cpu/**/*.cpp", root_dir=ROOT, recursive=True))
     sources += [s for s in sorted(glob("csrc/binding/*.cpp", root_dir=ROOT)) if cuda or "cuda" not in Path(s).name]
     if cuda:
         flags["cxx"] += [
@@ -113,7 +112,7 @@ def extension() -> dict:
     module = kind(
         "road_kernels._C",
         sources + cuda,
-        include_dirs=INCLUDES,
+        include_dirs=[str(ROOT / "csrc")],
         extra_compile_args=flags,
         extra_link_args=["-fopenmp", "-Wl,-s"],
     )

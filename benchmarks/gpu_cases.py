@@ -6,7 +6,8 @@ from functools import partial
 import torch
 
 import road_kernels as rk
-from road_kernels import _backends, python_fallback
+from road_kernels import python_fallback
+from road_kernels.backends import registry
 
 from .accuracy import rounding
 from .choices import backends
@@ -80,7 +81,7 @@ def backward_case(rows, dim, group_size, device) -> Case:
     expect = partial(expect_gradients, group_size=group_size)
 
     def run(i, backend):
-        module = _backends._loaded[backend][0]
+        module = registry._loaded[backend][0]
         wanted = [True, True, True]
         return module.rotate_backward(i.gz, i.x, i.theta[0], i.alpha[0], None, "road_1", group_size, False, wanted)
 
@@ -137,7 +138,7 @@ def batched_backward_case(rows, dim, backend, device) -> Case:
     inputs = tensors(rows, dim, REQUESTS, device)
     requests = min(REQUESTS, rows)
     inputs.ids = ids_for(SPREAD, rows, device)[:: rows // requests].contiguous()
-    module = _backends._loaded[backend][0]
+    module = registry._loaded[backend][0]
     wanted = [True, True, True]
 
     def run_single(i):

@@ -9,28 +9,40 @@
 ``python -m road_kernels`` shows what is usable here and runs a demonstration.
 """
 
-from . import _ops  # noqa: F401  declares the ops before the extension's kernels are called
-from ._backends import backend_info, set_backend, use_backend
+from . import neighbours
 from ._version import __version__
-from .adapter import Adapter
-from .algebra import combine, compose, identity, invert, select_pairs, tables_to_road4, transpose
-from .bank import AdapterBank, BankFullError
-from .functional import road_apply, road_apply_batched, rotate, rotate_batched
-from .measures import angular_displacement, magnitude_change
-from .tables import road_merge, road_tables, road_unmerge
+from .backends.registry import backend_info, set_backend, use_backend
+from .functional import (
+    algebra,
+    related_adapters,
+    road_apply,
+    road_apply_batched,
+    road_merge,
+    road_tables,
+    road_unmerge,
+    rotate,
+    rotate_batched,
+)
+from .functional.algebra import combine, compose, identity, invert, select_pairs, tables_to_road4, transpose
+from .functional.measures import angular_displacement, cosine_similarity, magnitude_change
+from .serving import Adapter, AdapterBank, BankFullError
 
 __all__ = [
     "Adapter",
     "AdapterBank",
     "BankFullError",
     "__version__",
+    "algebra",
     "angular_displacement",
     "backend_info",
     "combine",
     "compose",
+    "cosine_similarity",
     "identity",
     "invert",
     "magnitude_change",
+    "neighbours",
+    "related_adapters",
     "road_apply",
     "road_apply_batched",
     "road_merge",

@@ -9,17 +9,17 @@ import torch
 import triton_interpreter
 from common import DEVICE, usable_backends
 
-from road_kernels import _backends
+from road_kernels.backends import registry
 
 if DEVICE != "cpu":  # before the test modules, which make tensors when they are imported
     torch.set_default_device(DEVICE)
-    _backends._loaded["cuda_shim"] = None, f"the tests run on {DEVICE}"
+    registry._loaded["cuda_shim"] = None, f"the tests run on {DEVICE}"
 elif os.environ.get("ROAD_KERNELS_TEST_SHIM") == "0":  # building it takes minutes
-    _backends._loaded["cuda_shim"] = None, "ROAD_KERNELS_TEST_SHIM=0"
+    registry._loaded["cuda_shim"] = None, "ROAD_KERNELS_TEST_SHIM=0"
 elif (reason := cuda_shim.unavailable()) is None:
-    _backends._loaded["cuda_shim"] = cuda_shim.backend(), None
+    registry._loaded["cuda_shim"] = cuda_shim.backend(), None
 else:
-    _backends._loaded["cuda_shim"] = None, reason
+    registry._loaded["cuda_shim"] = None, reason
 
 if triton_interpreter.INTERPRETED:
     triton_interpreter.mend()

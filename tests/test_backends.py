@@ -11,7 +11,7 @@ import torch
 from common import DEVICE, make_params, make_x
 
 import road_kernels as rk
-from road_kernels import _backends
+from road_kernels.backends import registry
 
 ISAS = ("default", "avx2", "avx512", "avx512_bf16")
 X, (THETA, ALPHA) = make_x(2, 64), make_params("road_1", None, 64)
@@ -34,7 +34,7 @@ def test_info_names_every_backend_and_why_not():
 def calls(monkeypatch):
     """The names of the backends that calls of rk.road_apply reach."""
     seen = []
-    for name, (module, _) in _backends._loaded.items():
+    for name, (module, _) in registry._loaded.items():
         if module is not None:
             spy = lambda *a, _name=name, _rotate=module.rotate: seen.append(_name) or _rotate(*a)  # noqa: E731
             monkeypatch.setattr(module, "rotate", spy)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from common import DTYPES, FORMS, apply, arithmetic_of, assert_close, expect_backward, make_params, make_x, op_form
 
-from road_kernels import _backends
+from road_kernels.backends import registry
 
 
 def run(x, p, q, form, gz, ids=None, wanted=(True, True, True), **kw):
@@ -148,7 +148,7 @@ def test_adapters_without_a_row_may_hold_anything(backend, form, from_output):
     p[1], q[2] = float("nan"), float("nan")
     p[3], q[3] = float("inf"), 0.0
     x, gz, ids = make_x(4, 16), make_x(4, 16, seed=5), torch.tensor([0, 0, -1, 0])
-    module = _backends._loaded[backend][0]
+    module = registry._loaded[backend][0]
     for rows in (4, 0):
         name = op_form(form)
         _, gp, gq = module.rotate_backward(

@@ -5,7 +5,7 @@ import torch
 from common import apply, make_params, make_x
 
 import road_kernels as rk
-from road_kernels import _validate
+from road_kernels.ops import checks
 
 X = make_x(4, 3, 8)
 THETA, ALPHA = make_params("road_1", None, 8)
@@ -201,8 +201,8 @@ def test_layers():
 
 
 def test_the_fast_check_and_the_explaining_one_agree(monkeypatch):
-    """csrc/binding/validate.cpp must say no exactly where _validate raises: without it the same errors come."""
-    monkeypatch.setattr(_validate, "EXTENSION", None)
+    """csrc/binding/check.cpp must say no exactly where ops/checks.py raises: without it the same errors come."""
+    monkeypatch.setattr(checks, "EXTENSION", None)
     for change, error, message in SINGLE.values():
         test_single(change, error, message)
     for change, error, message in BATCHED.values():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from common import DTYPES, FORMS, apply, arithmetic_of, assert_close, expect_backward, make_params, make_x
 
-from road_kernels import _validate
+from road_kernels.ops import aliasing
 
 IDS = torch.tensor([1, -1, 0, 2, 1])
 
@@ -170,7 +170,7 @@ def test_cancelling_determinant(backend):
 @pytest.mark.parametrize("extension", [True, False], ids=["extension", "no extension"])
 def test_what_autograd_cannot_record_is_refused_before_any_write(backend, make, extension, monkeypatch):
     if not extension:  # where nobody built it, the check is made of PyTorch
-        monkeypatch.setattr(_validate, "EXTENSION", None)
+        monkeypatch.setattr(aliasing, "EXTENSION", None)
     theta, alpha = (t.requires_grad_() for t in make_params("road_1", None, 8))
     y = make(make_x(4, 8).requires_grad_())
     before = y.detach().clone()

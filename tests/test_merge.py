@@ -7,7 +7,7 @@ import torch
 from common import DEVICE, DTYPES, arithmetic_of, assert_close, f64, make_params, make_x
 
 import road_kernels as rk
-from road_kernels import _ops
+from road_kernels.ops import schemas
 
 VARIANTS = ("road_1", "road_2", "road_4")
 
@@ -170,8 +170,8 @@ def test_the_ops_keep_torchs_rules(columns_adjacent):
     weight = make_x(40, 24).t() if columns_adjacent else make_x(24, 40)
     for r1, r2 in (make_params("table", None, 24), make_params("table_half", None, 24)):
         utils = ("test_schema", "test_faketensor")  # there is no gradient to test
-        torch.library.opcheck(_ops.mix_rows, (weight, r1, r2, 6), test_utils=utils)
-        torch.library.opcheck(_ops.mix_rows_, (weight.clone(), r1, r2, 6), test_utils=utils)
+        torch.library.opcheck(schemas.merge, (weight, r1, r2, 6), test_utils=utils)
+        torch.library.opcheck(schemas.merge_, (weight.clone(), r1, r2, 6), test_utils=utils)
 
 
 @pytest.mark.wiring

@@ -174,7 +174,7 @@ def test_amd(prepared, case):
 @pytest.mark.parametrize("target", ["sm_80", "sm_90", "gfx942"])
 def test_ordering_keeps_its_counts_in_registers(tmp_path, dtype, target):
     for aligned in (True, False):  # ids may begin anywhere
-        compiled = compile_launch(prepare.order(0, 4096, 100), [dtype, I64, I64, I64], target, aligned)
+        compiled = compile_launch(prepare.sort_rows(0, 4096, 100), [dtype, I64, I64, I64], target, aligned)
         if target == "gfx942":
             assert int(re.search(r"\.vgpr_spill_count:\s+(\d+)", compiled.asm["amdgcn"]).group(1)) == 0
             continue
@@ -187,9 +187,9 @@ def test_ordering_keeps_its_counts_in_registers(tmp_path, dtype, target):
 @pytest.mark.parametrize("target", ["sm_80", "sm_90", "gfx942"])
 def test_mixing_rows(monkeypatch, tmp_path, dtype, target):
     monkeypatch.setattr(prepare, "_device", lambda index, warps: (warps, 132, TARGETS[target][2]))
-    prepare.mix_rows.cache_clear()
-    launch = prepare.mix_rows(0, (4096, 11008), 11008, 11008, dtype, True, 2048, 64)
-    prepare.mix_rows.cache_clear()
+    prepare.merge.cache_clear()
+    launch = prepare.merge(0, (4096, 11008), 11008, 11008, dtype, True, 2048, 64)
+    prepare.merge.cache_clear()
     compiled = compile_launch(launch, [dtype, dtype, F64, F64], target)
     if target == "gfx942":
         assert "global_store_dwordx4" in compiled.asm["amdgcn"]

@@ -8,7 +8,7 @@ from test_determinism import everything
 from triton_interpreter import INTERPRETED
 
 import road_kernels as rk
-from road_kernels import _ops
+from road_kernels.ops import schemas
 
 pytestmark = pytest.mark.skipif(not INTERPRETED, reason="needs a process of its own with TRITON_INTERPRET=1")
 
@@ -95,7 +95,7 @@ def test_ordering_is_a_stable_sort(ids, dtype):
     from road_kernels.triton import ops
 
     ids = torch.tensor(ids, dtype=dtype)
-    sorted_ids, positions, starts = ops.order(ids, 31)
+    sorted_ids, positions, starts = ops.sort_rows(ids, 31)
     want_ids, want_positions = torch.sort(ids.long(), stable=True)
     assert torch.equal(sorted_ids, want_ids) and torch.equal(positions, want_positions)
     assert torch.equal(starts, torch.searchsorted(want_ids, torch.arange(32)))
@@ -107,7 +107,7 @@ def test_ordering_keeps_ids_outside_the_bank_apart():
 
     far = torch.iinfo(torch.int64)
     ids = torch.tensor([3, far.max, 0, far.min, -1, 4, 3, -2, 1])
-    sorted_ids, positions, starts = ops.order(ids, 4)
+    sorted_ids, positions, starts = ops.sort_rows(ids, 4)
     assert torch.equal(sorted_ids, ids[positions]) and sorted(positions.tolist()) == list(range(9))
     assert starts.tolist() == [3, 4, 5, 5, 7] and sorted_ids[3:7].tolist() == [0, 1, 3, 3]
 
@@ -147,7 +147,7 @@ def test_the_word_and_the_half_layout_agree_bitwise():
 def test_torch_compile_finds_the_kernels_on_gpus():
     """By the ops' own registration, unless the extension has kernels for CUDA tensors."""
     build = rk.backend_info()["build"]
-    for op in ("rotate", "rotate_", "rotate_backward", "mix_rows", "mix_rows_"):
-        assert torch._C._dispatch_has_kernel_for_dispatch_key(f"road_kernels::{op}", "CUDA")
+    for op in schemas.OPS:
+        assert torch._C._dispatch_has_kernel_for_dispatch_key(f"road_kernels::{schemas.torch_name(op)}", "CUDA")
     if build is None or build["cuda"] is None:
-        assert _ops._library._op_impls >= {f"road_kernels/{op}/CUDA" for op in ("rotate", "rotate_", "rotate_backward")}
+        assert schemas.LIBRARY._op_impls >= {f"road_kernels/{schemas.torch_name(op)}/CUDA" for op in schemas.OPS}

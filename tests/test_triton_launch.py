@@ -18,7 +18,7 @@ from triton_driver import recorder  # noqa: F401
 
 from road_kernels.backends import triton as backend
 from road_kernels.triton import ops, prepare
-from road_kernels.triton.plan import forward_warps, make_plan, mix_tile, reduce_tile
+from road_kernels.triton.plan import forward_warps, make_plan, merge_tile, reduce_tile
 
 X, PARAMS = make_x(8, 256, dtype=torch.bfloat16), make_params("road_1", None, 256)
 
@@ -32,7 +32,7 @@ def call(rows, adapters=None, dim=256):
 
 
 def test_nothing_is_compiled_anew_for_another_number_of_rows_or_adapters(recorder):  # noqa: F811
-    every = ["backward_kernel", "order_kernel", "reduce_kernel", "rotate_kernel"]
+    every = ["backward_kernel", "reduce_kernel", "rotate_kernel", "sort_rows_kernel"]
     for rows in (1, 7, 16, 33, 48):  # few rows for 132 multiprocessors
         call(rows, adapters=3)
     assert sorted(recorder.loaded) == every
@@ -83,15 +83,15 @@ def test_tensors_of_another_dtype_are_compiled_for(recorder):  # noqa: F811
     recorder.loaded.clear()
     for dtype in (torch.float32, torch.float16):
         ops.rotate_backward(X, X, p.to(dtype), q.to(dtype), ids, "road_1", 64, False, [True, True, True])
-    assert sorted(recorder.loaded) == ["backward_kernel"] * 2 + ["order_kernel"] + ["reduce_kernel"] * 2
+    assert sorted(recorder.loaded) == ["backward_kernel"] * 2 + ["reduce_kernel"] * 2 + ["sort_rows_kernel"]
 
 
 def test_ids_are_ordered_by_one_launch_and_many_by_a_sort(recorder):  # noqa: F811
-    for count, kernels in {4096: ["order_kernel"], 4097: []}.items():
+    for count, kernels in {4096: ["sort_rows_kernel"], 4097: []}.items():
         recorder.launches.clear()
-        ops.order(torch.arange(count) % 5, 5)
+        ops.sort_rows(torch.arange(count) % 5, 5)
         assert [name for name, *_ in recorder.launches] == kernels
-    ops.order(torch.arange(9) % 5, 5)
+    ops.sort_rows(torch.arange(9) % 5, 5)
     grid, values = named(recorder)
     assert grid == (2 + 1, 1, 1) and (values["count"], values["adapters"], values["id_programs"]) == (9, 5, 2)
 
@@ -176,8 +176,8 @@ def test_the_plans_of_common_layers():
     assert make_plan(8, 4096, 2, False, 16, 132, lane_rows=2).rows == 1
     assert reduce_tile(196, 1) == reduce_tile(196, 12) == (64, 16, 8)
     assert reduce_tile(196, 100) == reduce_tile(0, 1) == (8, 128, 4)
-    assert mix_tile(4096, 4096, 2) == (8, 256)
-    assert mix_tile(4096, 10, 2) == (128, 16)
+    assert merge_tile(4096, 4096, 2) == (8, 256)
+    assert merge_tile(4096, 10, 2) == (128, 16)
 
 
 def test_triton_is_imported_at_the_first_call():
@@ -195,18 +195,18 @@ def test_why_it_is_not_usable(monkeypatch):
 def test_arguments_that_would_leave_memory_are_refused(recorder):  # noqa: F811
     p, q = PARAMS
     for error, arguments in {
-        "road_1.*128 wide": (X, p[:2], q[:2], None, "road_1", 64),
+        r"theta must be \[128\] for variant 'road_1'": (X, p[:2], q[:2], None, "road_1", 64),
         "group_size": (X, p, q, None, "road_1", 0),
         "form must be": (X, p, q, None, "road_9", 64),
         "prefix": (X, p[None], q[None], torch.zeros(9, dtype=torch.int64), "road_1", 64),
-        r"must both be \[A, P\]": (X, p, q, torch.zeros(8, dtype=torch.int64), "road_1", 64),
-        "at least one dimension": (torch.tensor(1.0), p, q, None, "road_1", 64),
-        r"must both be \[P\]": (X, p, q[:2], None, "road_1", 64),
+        r"theta must be \[A, 128\].*use road_apply\)": (X, p, q, torch.zeros(8, dtype=torch.int64), "road_1", 64),
+        r"x must be \[\.\.\., D\]": (torch.tensor(1.0), p, q, None, "road_1", 64),
+        r"alpha must be \[128\]": (X, p, q[:2], None, "road_1", 64),
     }.items():
         with pytest.raises(ValueError, match=error):
             ops.rotate(*arguments)
     with pytest.raises(ValueError, match="grad must match"):
         ops.rotate_backward(X[:2], X, p, q, None, "road_1", 64, False, [True, True, True])
     with pytest.raises(ValueError, match=r"w must be \[D, N\]"):
-        ops.mix_rows(X[0], p, q, 64)
+        ops.merge(X[0], p, q, 64)
     assert not recorder.launches

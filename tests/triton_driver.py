@@ -8,7 +8,7 @@ from triton.runtime import driver
 
 from road_kernels.triton import prepare
 
-KERNELS = "rotate_kernel", "backward_kernel", "reduce_kernel", "order_kernel", "mix_rows_kernel"
+KERNELS = "rotate_kernel", "backward_kernel", "reduce_kernel", "sort_rows_kernel", "merge_kernel"
 
 
 class RecordingDriver:
@@ -47,7 +47,7 @@ def recorder(monkeypatch):
     recording = RecordingDriver()
     monkeypatch.setattr(driver, "_active", recording)
     monkeypatch.setattr(prepare, "_device", lambda index, warps: (warps, 132, 32))
-    caches = prepare.rotate, prepare.backward, prepare.order, prepare.mix_rows
+    caches = prepare.rotate, prepare.backward, prepare.sort_rows, prepare.merge
     for cache in caches:
         cache.cache_clear()
     for name in KERNELS:

@@ -1,4 +1,4 @@
-#include "arguments.h"
+#include "binding/arguments.h"
 
 #include <c10/util/Exception.h>
 
@@ -18,28 +18,19 @@ static Form form_of(std::string_view name, int64_t dim, const Tensor& p) {
   if (name == "road_1") return Form::kRoad1;
   if (name == "road_2") return Form::kRoad2;
   if (name == "road_4") return Form::kRoad4;
-  TORCH_CHECK_VALUE(name == "table", "form must be 'road_1', 'road_2', 'road_4' or 'table', got '", name, "'");
   return p.size(-1) == dim ? Form::kTable : Form::kTableHalf;
 }
 
 Arguments::Arguments(const Tensor& x, const Tensor& p, const Tensor& q, const OptionalTensor& adapter_ids,
                      std::string_view form, int64_t group_size) {
-  const int64_t param_dims = adapter_ids ? 2 : 1;
-  TORCH_CHECK_VALUE(x.dim() >= 1, "x must have at least one dimension");
-  TORCH_CHECK_VALUE(p.dim() == param_dims && p.sizes() == q.sizes(), "the two parameters must both be ",
-                    param_dims == 1 ? "[P]" : "[A, P]", ", got ", p.sizes(), " and ", q.sizes());
-  TORCH_CHECK_VALUE(p.device() == x.device() && q.device() == x.device(), "all tensors must be on one device");
-
+  check_arguments(x, p, q, adapter_ids, form, group_size);
   problem_.dim = x.size(-1);
-  TORCH_CHECK_VALUE(group_size >= 2 && group_size % 2 == 0 && problem_.dim % group_size == 0,
-                    "group_size must be even and divide ", problem_.dim, ", got ", group_size);
   problem_.group_size = group_size;
   problem_.dtype = dtype_of(x);
   problem_.form = form_of(form, problem_.dim, p);
-  const int64_t width = param_width(problem_.form, problem_.dim);
-  TORCH_CHECK_VALUE(p.size(-1) == width, "parameters of form '", form, "' must be ", width, " wide, got ", p.sizes());
-  problem_.rows = problem_.dim == 0 ? 0 : x.numel() / problem_.dim;
+  problem_.rows = x.numel() / problem_.dim;
 
+  const int64_t width = p.size(-1);
   p_ = p.stride(-1) == 1 || width <= 1 ? p : p.contiguous();
   q_ = q.stride(-1) == 1 || width <= 1 ? q : q.contiguous();
   problem_.params = {p_.const_data_ptr(), q_.const_data_ptr(), dtype_of(p_), dtype_of(q_), 0, 0, 1};
@@ -48,13 +39,7 @@ Arguments::Arguments(const Tensor& x, const Tensor& p, const Tensor& q, const Op
   problem_.params.adapters = p.size(0);
   problem_.params.p_stride = p_.stride(0);
   problem_.params.q_stride = q_.stride(0);
-  const Tensor& ids = *adapter_ids;
-  TORCH_CHECK_TYPE(ids.scalar_type() == at::kInt || ids.scalar_type() == at::kLong,
-                   "adapter_ids must be int32 or int64, got ", ids.scalar_type());
-  TORCH_CHECK_VALUE(ids.device() == x.device(), "adapter_ids must be on the device of x");
-  TORCH_CHECK_VALUE(ids.dim() < x.dim() && ids.sizes() == x.sizes().slice(0, ids.dim()),
-                    "the shape of adapter_ids must be a prefix of ", x.sizes().slice(0, x.dim() - 1), ", got ", ids.sizes());
-  ids_ = ids.contiguous();
+  ids_ = adapter_ids->contiguous();
   problem_.ids.data = ids_.const_data_ptr();
   problem_.ids.is_int64 = ids_.scalar_type() == at::kLong;
   problem_.ids.count = ids_.numel();
@@ -68,7 +53,7 @@ bool describe_rows(const Tensor& tensor, Rows& rows) {
   if (strides[last] != 1 && sizes[last] > 1) return false;
   rows.data = tensor.data_ptr();
   rows.inner_rows = 1, rows.outer_stride = 0, rows.inner_stride = 0;
-  // From the innermost dimension outwards, a dimension either continues the current stride or starts the outer one.
+  // From the innermost dimension outwards, each dimension continues the current stride or starts the outer one.
   int64_t count = 1, next = 0;  // rows seen, and the stride that would continue them
   bool outer = false;
   for (int64_t d = last - 1; d >= 0; --d) {
@@ -90,7 +75,7 @@ bool describe_rows(const Tensor& tensor, Rows& rows) {
 
 Tensor with_rows(const Tensor& tensor, Rows& rows) {
   if (describe_rows(tensor, rows)) return tensor;
-  Tensor one = tensor;  // dimensions of stride 0 repeat themselves: keep one of each, copy, and expand again
+  Tensor one = tensor;  // dimensions of stride 0 repeat: copy one of each, and expand the copy
   for (int64_t d = 0; d + 1 < tensor.dim(); ++d)
     if (tensor.stride(d) == 0 && tensor.size(d) > 1) one = one.narrow(d, 0, 1);
   Tensor copy = one.contiguous().expand(tensor.sizes());
@@ -99,23 +84,6 @@ Tensor with_rows(const Tensor& tensor, Rows& rows) {
     describe_rows(copy, rows);
   }
   return copy;
-}
-
-bool may_share_memory(const Tensor& a, const Tensor& b) {
-  if (!a.has_storage() || !b.has_storage() || !a.storage().is_alias_of(b.storage())) return false;
-  const auto last_byte = [](const Tensor& t) {
-    int64_t last = t.storage_offset();
-    for (int64_t d = 0; d < t.dim(); ++d) last += (t.size(d) - 1) * t.stride(d);
-    return (last + 1) * t.element_size();
-  };
-  if (a.numel() == 0 || b.numel() == 0) return false;
-  return a.storage_offset() * a.element_size() < last_byte(b) && b.storage_offset() * b.element_size() < last_byte(a);
-}
-
-void raise_bad_id(const Problem& problem, int64_t position) {
-  TORCH_CHECK_INDEX(false, "adapter_ids holds ", problem.ids[position], " (flat position ", position,
-                    "), but must hold -1 (no adapter) or the index of one of the bank's ", problem.params.adapters,
-                    " adapters");
 }
 
 }  // namespace road::binding

@@ -1,23 +1,23 @@
-// From torch tensors to the plain arguments of csrc/core.  Checks what memory safety needs; the messages for users
-// live in road_kernels/_validate.py, which sees every call of the public functions first.
+// From torch tensors to the plain arguments of csrc/core.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
 #include <array>
-#include <optional>
 #include <string_view>
 
-#include "problem.h"
+#include "binding/check.h"
+#include "core/problem.h"
+
+// The namespace of the ops in torch.ops, also in road_kernels/ops/schemas.py.
+#define ROAD_NAMESPACE road_kernels
 
 namespace road::binding {
-
-using at::Tensor;
-using OptionalTensor = std::optional<Tensor>;
 
 // Tensors in a layout that kernels can walk, and the plain view of them.  Owns what it had to copy.
 class Arguments {
  public:
+  // Raises if check.h's rules are broken.
   Arguments(const Tensor& x, const Tensor& p, const Tensor& q, const OptionalTensor& adapter_ids,
             std::string_view form, int64_t group_size);
 
@@ -35,14 +35,8 @@ DType dtype_of(const Tensor& tensor);
 // True, and `rows` set, if the elements of each row are adjacent and two strides reach every row.
 bool describe_rows(const Tensor& tensor, Rows& rows);
 
-// `tensor` itself if describe_rows can describe it, a contiguous copy otherwise; an expanded (stride 0) tensor, such
-// as the gradient of a sum, is copied as one row only.
+// `tensor` itself if describe_rows can describe it, otherwise a contiguous copy; of an expanded (stride 0) tensor, such as
+// the gradient of a sum, only one row is copied.
 Tensor with_rows(const Tensor& tensor, Rows& rows);
-
-// Whether the bytes from a's first element to its last and those of b overlap.
-bool may_share_memory(const Tensor& a, const Tensor& b);
-
-// Raises IndexError: adapter_ids at `position` names no adapter of the bank.
-[[noreturn]] void raise_bad_id(const Problem& problem, int64_t position);
 
 }  // namespace road::binding

@@ -1,10 +1,11 @@
-// The CPU implementation of the ops that road_kernels/_ops.py declares.
+// The CPU kernels of the ops that road_kernels/ops/schemas.py declares.
 #include <ATen/Parallel.h>
 #include <torch/library.h>
 
-#include "ops.h"
-#include "output.h"
-#include "road_cpu.h"
+#include "binding/merge_ops.h"
+#include "binding/output.h"
+#include "binding/rotate_ops.h"
+#include "cpu/road_cpu.h"
 
 namespace road::binding {
 namespace {
@@ -23,16 +24,13 @@ struct Cpu {
 
   static void check_ids(const Problem& problem) {
     const int64_t bad = cpu::first_bad_id(problem);
-    if (bad >= 0) raise_bad_id(problem, bad);
+    if (bad >= 0) refuse_id(problem, bad);
   }
 
   static void check_invertible(const Problem& problem) {
     const cpu::Singular s = cpu::find_singular(problem);
     if (s.adapter < 0) return;
-    const std::string who = problem.ids.data ? "adapter " + std::to_string(s.adapter) + " has" : "the adapter has";
-    TORCH_CHECK_VALUE(false, "inplace=True recovers the input from the output, but ", who,
-                      " a singular block: features (", s.feature, ", ", s.feature + problem.group_size / 2,
-                      "), determinant ", s.determinant, ". Use inplace=False, or keep alpha away from zero");
+    refuse_singular(problem, s.adapter, s.feature, s.determinant);
   }
 
   static void rotate(const Problem& problem, const Rows& x, const Rows& z, bool transposed) {
@@ -44,19 +42,19 @@ struct Cpu {
     cpu::backward(arguments.problem(), gz, saved, from_output, out, kTorchThreads);
   }
 
-  static void mix_rows(const Problem& problem, const Matrix& w, const Matrix& z) {
-    cpu::mix_rows(problem, w, z, kTorchThreads);
+  static void merge(const Problem& problem, const Matrix& w, const Matrix& z) {
+    cpu::merge(problem, w, z, kTorchThreads);
   }
 };
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(road_kernels, CPU, m) {
+TORCH_LIBRARY_IMPL(ROAD_NAMESPACE, CPU, m) {
   m.impl("rotate", rotate_op<Cpu>);
   m.impl("rotate_", rotate_inplace_op<Cpu>);
   m.impl("rotate_backward", rotate_backward_op<Cpu>);
-  m.impl("mix_rows", mix_rows_op<Cpu>);
-  m.impl("mix_rows_", mix_rows_inplace_op<Cpu>);
+  m.impl("mix_rows", merge_op<Cpu>);
+  m.impl("mix_rows_", merge_inplace_op<Cpu>);
 }
 
 }  // namespace road::binding

@@ -1,4 +1,4 @@
-// The CUDA implementation of the ops that road_kernels/_ops.py declares.  Compiled by g++, never by nvcc.
+// The CUDA kernels of the ops that road_kernels/ops/schemas.py declares.  Compiled by g++, never by nvcc.
 #include <ATen/ops/arange.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/searchsorted.h>
@@ -13,8 +13,9 @@
 #include <torch/library.h>
 #endif
 
-#include "ops.h"
-#include "road_cuda.h"
+#include "binding/merge_ops.h"
+#include "binding/rotate_ops.h"
+#include "cuda/road_cuda.h"
 
 namespace road::binding {
 namespace {
@@ -41,7 +42,7 @@ struct Cuda {
     return at::empty(like.sizes(), like.options().memory_format(at::MemoryFormat::Contiguous));
   }
 
-  static void check_ids(const Problem&) {}  // the kernels assert: reading ids here would wait for the device
+  static void check_ids(const Problem&) {}  // the kernels assert: reading ids here would synchronise
   static void check_invertible(const Problem& problem) {
     check_launch(cuda::refuse_singular(problem, current_stream()));
   }
@@ -54,27 +55,28 @@ struct Cuda {
                        const Gradients& out) {
     const Problem& problem = arguments.problem();
     Tensor ids, positions, starts, scratch;
-    cuda::Order order;
+    cuda::SortedRows sorted;
     const bool parameters = out.gp || out.gq;
-    const bool sorted = parameters && problem.ids.data && problem.rows > 0;
-    if (sorted && cuda::orders(problem)) {
-      ids = at::empty({cuda::order_scratch(problem)}, arguments.options().dtype(at::kLong));
-      check_launch(cuda::order(problem, ids.mutable_data_ptr<int64_t>(), order, current_stream()));
-    } else if (sorted) {  // torch's sort: stable, and it never waits; but six kernels or more
-      std::tie(ids, positions) = at::sort(arguments.ids().reshape({-1}).to(at::kLong), /*stable=*/true, /*dim=*/0, false);
+    const bool needs_sorting = parameters && problem.ids.data && problem.rows > 0;
+    if (needs_sorting && cuda::can_sort_rows(problem)) {
+      ids = at::empty({cuda::sort_rows_scratch(problem)}, arguments.options().dtype(at::kLong));
+      check_launch(cuda::sort_rows(problem, ids.mutable_data_ptr<int64_t>(), sorted, current_stream()));
+    } else if (needs_sorting) {  // torch's sort: stable and without synchronising, but six kernels or more
+      const Tensor flat = arguments.ids().reshape({-1}).to(at::kLong);
+      std::tie(ids, positions) = at::sort(flat, /*stable=*/true, /*dim=*/0, /*descending=*/false);
       starts = at::searchsorted(ids, at::arange(problem.params.adapters + 1, ids.options()));
-      order = {ids.const_data_ptr<int64_t>(), positions.const_data_ptr<int64_t>(), starts.const_data_ptr<int64_t>()};
+      sorted = {ids.const_data_ptr<int64_t>(), positions.const_data_ptr<int64_t>(), starts.const_data_ptr<int64_t>()};
     }
     if (parameters) {
       const auto dtype = problem.dtype == DType::kFloat64 ? at::kDouble : at::kFloat;
       scratch = at::empty({cuda::backward_scratch(problem, gz, saved, out)}, arguments.options().dtype(dtype));
     }
-    check_launch(cuda::backward(problem, gz, saved, from_output, out, order,
+    check_launch(cuda::backward(problem, gz, saved, from_output, out, sorted,
                                 parameters ? scratch.mutable_data_ptr() : nullptr, current_stream()));
   }
 
-  static void mix_rows(const Problem& problem, const Matrix& w, const Matrix& z) {
-    check_launch(cuda::mix_rows(problem, w, z, current_stream()));
+  static void merge(const Problem& problem, const Matrix& w, const Matrix& z) {
+    check_launch(cuda::merge(problem, w, z, current_stream()));
   }
 };
 
@@ -85,16 +87,16 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("rotate", rotate_op<Cuda>);
   m.def("rotate_", rotate_inplace_op<Cuda>);
   m.def("rotate_backward", rotate_backward_op<Cuda>);
-  m.def("mix_rows", mix_rows_op<Cuda>);
-  m.def("mix_rows_", mix_rows_inplace_op<Cuda>);
+  m.def("merge", merge_op<Cuda>);
+  m.def("merge_", merge_inplace_op<Cuda>);
 }
 #else
-TORCH_LIBRARY_IMPL(road_kernels, CUDA, m) {
+TORCH_LIBRARY_IMPL(ROAD_NAMESPACE, CUDA, m) {
   m.impl("rotate", rotate_op<Cuda>);
   m.impl("rotate_", rotate_inplace_op<Cuda>);
   m.impl("rotate_backward", rotate_backward_op<Cuda>);
-  m.impl("mix_rows", mix_rows_op<Cuda>);
-  m.impl("mix_rows_", mix_rows_inplace_op<Cuda>);
+  m.impl("mix_rows", merge_op<Cuda>);
+  m.impl("mix_rows_", merge_inplace_op<Cuda>);
 }
 #endif
 

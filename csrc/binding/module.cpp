@@ -1,12 +1,14 @@
 // The Python module road_kernels._C: the ops as plain functions for eager calls, and what this build is.
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/dispatch/Dispatcher.h>
+#include <torch/csrc/autograd/VariableTypeUtils.h>
+#include <torch/csrc/autograd/python_variable.h>
 #include <torch/csrc/utils/pybind.h>
 #include <torch/version.h>
 
-#include "arguments.h"
-#include "road_cpu.h"
-#include "validate.h"
+#include "binding/arguments.h"
+#include "binding/check.h"
+#include "cpu/road_cpu.h"
 
 namespace py = pybind11;
 
@@ -14,7 +16,8 @@ namespace road::binding {
 namespace {
 
 // Calling the dispatcher from here takes 1 us less than torch.ops.road_kernels.rotate from Python, and still reaches
-// fake tensors, modes and subclasses.  Autograd is below us: road_kernels/_autograd.py has already dealt with it.
+// fake tensors, modes and subclasses.  It dispatches below the Autograd key: road_kernels/ops/autograd.py has already
+// recorded the call.
 template <class Op, class... Args>
 auto call(const Op& op, const Args&... args) {
   py::gil_scoped_release unlocked;
@@ -24,20 +27,21 @@ auto call(const Op& op, const Args&... args) {
 
 template <class Signature>
 c10::TypedOperatorHandle<Signature> find(const char* name) {
-  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").template typed<Signature>();
+  const std::string op = std::string(C10_STRINGIZE(ROAD_NAMESPACE)) + "::" + name;
+  return c10::Dispatcher::singleton().findSchemaOrThrow(op.c_str(), "").template typed<Signature>();
 }
 
 Tensor rotate(const Tensor& x, const Tensor& p, const Tensor& q, const OptionalTensor& adapter_ids,
               std::string_view form, int64_t group_size) {
   using Op = Tensor(const Tensor&, const Tensor&, const Tensor&, const OptionalTensor&, std::string_view, int64_t);
-  static const auto op = find<Op>("road_kernels::rotate");
+  static const auto op = find<Op>("rotate");
   return call(op, x, p, q, adapter_ids, form, group_size);
 }
 
 void rotate_(const Tensor& x, const Tensor& p, const Tensor& q, const OptionalTensor& adapter_ids,
              std::string_view form, int64_t group_size, bool check_invertible) {
   using Op = void(const Tensor&, const Tensor&, const Tensor&, const OptionalTensor&, std::string_view, int64_t, bool);
-  static const auto op = find<Op>("road_kernels::rotate_");
+  static const auto op = find<Op>("rotate_");
   call(op, x, p, q, adapter_ids, form, group_size, check_invertible);
 }
 
@@ -48,9 +52,37 @@ std::tuple<Tensor, Tensor, Tensor> rotate_backward(const Tensor& grad, const Ten
   using Op = std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&,
                                                 const OptionalTensor&, std::string_view, int64_t, bool,
                                                 std::array<bool, 3>);
-  static const auto op = find<Op>("road_kernels::rotate_backward");
+  static const auto op = find<Op>("rotate_backward");
   return call(op, grad, saved, p, q, adapter_ids, form, group_size, from_output, output_mask);
 }
+
+// Whether a call of the public functions may go ahead: are_valid for whatever Python passed.  Never raises.  0.9 us, where
+// the same rules in Python take 4.3 us.
+bool is_valid(py::handle x_, py::handle p_, py::handle q_, py::handle ids_, py::handle form_, py::handle group_size_,
+              bool batched) {
+  // A tensor whose sizes are numbers.
+  const auto is_plain = [](py::handle object) {
+    return THPVariable_Check(object.ptr()) &&
+           !THPVariable_Unpack(object.ptr()).unsafeGetTensorImpl()->has_symbolic_sizes_strides();
+  };
+  if (!is_plain(x_) || !is_plain(p_) || !is_plain(q_) || (batched && !is_plain(ids_))) return false;
+  if (!PyUnicode_Check(form_.ptr()) || !PyLong_CheckExact(group_size_.ptr())) return false;
+  int overflow = 0;
+  const int64_t group_size = PyLong_AsLongLongAndOverflow(group_size_.ptr(), &overflow);
+  Py_ssize_t length = 0;
+  const char* form = PyUnicode_AsUTF8AndSize(form_.ptr(), &length);
+  if (overflow || !form) {
+    PyErr_Clear();
+    return false;
+  }
+  const OptionalTensor ids = batched ? OptionalTensor(THPVariable_Unpack(ids_.ptr())) : std::nullopt;
+  return are_valid(THPVariable_Unpack(x_.ptr()), THPVariable_Unpack(p_.ptr()), THPVariable_Unpack(q_.ptr()), ids,
+                   {form, static_cast<size_t>(length)}, group_size);
+}
+
+// Raises torch's own RuntimeError if autograd cannot record a write to x: a leaf, a view of one, one of several views that
+// an op returned.  autograd.Function would find out only after the kernel has written.
+void check_inplace(const Tensor& x) { torch::autograd::check_inplace(x, /*requires_grad=*/true); }
 
 py::dict build_info() {
   py::dict info;

@@ -1,11 +1,11 @@
 // Scalar conversions between the 16-bit formats and float, rounding to nearest even, for any host compiler.
-// All are forced inline: a shared copy compiled for AVX-512 could otherwise be called on a lesser processor.
+// All are forced inline: otherwise the linker may keep the copy that was compiled for AVX-512 for every caller.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
 
-#include "problem.h"
+#include "core/problem.h"
 
 namespace road {
 
@@ -48,20 +48,6 @@ ROAD_INLINE Half to_half(float v) {
     h = (magnitude - 0x38000000 + 0xfff + ((magnitude >> 13) & 1)) >> 13;
   }
   return {static_cast<uint16_t>(h | (u >> 16 & 0x8000))};
-}
-
-inline int64_t size_of(DType dtype) {
-  return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2;
-}
-
-// Stores one number, rounded to dtype, at element `index` of a buffer.
-inline void store_rounded(void* base, DType dtype, int64_t index, double v) {
-  switch (dtype) {
-    case DType::kFloat16: static_cast<Half*>(base)[index] = to_half(static_cast<float>(v)); return;
-    case DType::kBFloat16: static_cast<BFloat16*>(base)[index] = to_bfloat16(static_cast<float>(v)); return;
-    case DType::kFloat32: static_cast<float*>(base)[index] = static_cast<float>(v); return;
-    case DType::kFloat64: static_cast<double*>(base)[index] = v; return;
-  }
 }
 
 }  // namespace road

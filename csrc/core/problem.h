@@ -1,16 +1,16 @@
-// What a kernel is asked to do, as plain data: no torch, no ownership.  Every size and stride is 64 bit and counts
-// elements, not bytes.  Shared by the CPU and the CUDA kernels.
+// The arguments of a kernel as plain data: no torch, no ownership.  Sizes and strides are 64 bit and count elements, not
+// bytes.  Shared by the CPU and the CUDA kernels.
 #pragma once
 
 #include <cstdint>
 
-#include "rotate.h"
+#include "core/rotate.h"
 
 namespace road {
 
 enum class DType : int { kFloat16, kBFloat16, kFloat32, kFloat64 };
 
-// What the two parameter tensors p and q hold.  D is the width of a row, g the group size.
+// What the two parameter tensors p and q hold.  D is the width of a row, g the group size; pairing.h has the packing.
 enum class Form : int {
   kRoad1,      // theta, alpha [D/2], packed [D/g, g/2]: both rows of a pair share them
   kRoad2,      // theta, alpha [D]
@@ -25,7 +25,7 @@ ROAD_INLINE int64_t param_width(Form form, int64_t dim) {
   return is_shared(form) ? dim / 2 : form == Form::kRoad4 ? 2 * dim : dim;
 }
 
-// A stack of rows whose elements are adjacent in memory.  Two strides describe every slice of a [B, T, D] tensor.
+// Rows whose elements are adjacent in memory.  Two strides describe every slice of a [B, T, D] tensor.
 struct Rows {
   void* data = nullptr;
   int64_t inner_rows = 1;
@@ -61,9 +61,9 @@ struct Ids {
     return is_int64 ? static_cast<const int64_t*>(data)[k] : static_cast<const int32_t*>(data)[k];
   }
 
-  // For ids that were checked before: whoever rewrites them during the call gets a row without an adapter, never a
-  // read outside the bank.
-  ROAD_INLINE int64_t held_to(int64_t adapters, int64_t k) const {
+  // For ids that were checked before and must not change during the call: one that changed to an invalid value makes a
+  // pass-through row, never a read outside the bank.
+  ROAD_INLINE int64_t valid_or_none(int64_t adapters, int64_t k) const {
     const int64_t id = (*this)[k];
     return id >= -1 && id < adapters ? id : -1;
   }
@@ -85,7 +85,7 @@ struct Matrix {
   int64_t stride = 0;
 };
 
-// Where a backward pass writes.  A null pointer means that nobody asked, and that nothing is computed for it.
+// Where a backward pass writes.  A null pointer means that the gradient is not needed and not computed.
 // gp and gq are contiguous [adapters, param_width] in the dtypes of p and q, and are written whole.
 struct Gradients {
   Rows gx;

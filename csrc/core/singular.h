@@ -3,11 +3,11 @@
 
 #include <cmath>
 
-#include "problem.h"
+#include "core/problem.h"
 
 namespace road {
 
-// Of the stored output.
+// Machine epsilon of the dtype that the output is stored in.
 ROAD_INLINE double epsilon_of(DType dtype) {
   switch (dtype) {
     case DType::kFloat16: return 0x1p-10;

@@ -3,22 +3,22 @@
 #include <cstring>
 #include <vector>
 
-#include "adapter.h"
-#include "grouping.h"
-#include "reduce.h"
-#include "road_cpu.h"
+#include "cpu/coefficients.h"
+#include "cpu/moments.h"
+#include "cpu/road_cpu.h"
+#include "cpu/sort_rows.h"
 
 namespace road::cpu {
 namespace {
 
-// A block of sorted rows of one adapter, summed serially.  Blocks depend on the ids and the shape, never on the
-// number of threads: that, and adding them up in order, is what makes the sums repeatable.
+// A block of sorted rows of one adapter, summed serially.  The blocks depend on the ids and the shape, not on the number
+// of threads, and their sums are added in order: this makes the result reproducible.
 struct Block {
   int64_t adapter, begin, end;
-  int64_t partial;  // where its moments go; -1: they are the adapter's only ones, or there is no adapter
+  int64_t partial;  // where its moments go; -1: the adapter has no other block, or there is no adapter
 };
 
-// At most 1024 rows keep the float32 sums short, about 64 blocks are enough work for any machine.
+// At most 1024 rows, so that float32 sums stay accurate; about 64 blocks, which keeps any machine busy.
 int64_t block_rows(int64_t rows) { return std::clamp<int64_t>((rows + 63) / 64, 64, 1024); }
 
 struct Plan {
@@ -26,13 +26,13 @@ struct Plan {
   std::vector<int64_t> first_partial;  // of each adapter, and one past the last
 };
 
-Plan make_plan(const Problem& problem, const Grouping& grouping) {
+Plan make_plan(const Problem& problem, const SortedRows& sorted) {
   Plan plan;
   const int64_t step = block_rows(problem.rows);
   int64_t partials = 0;
   for (int64_t a = -1; a < problem.params.adapters; ++a) {
     if (a >= 0) plan.first_partial.push_back(partials);
-    const int64_t begin = grouping.begin(a), end = grouping.end(a);
+    const int64_t begin = sorted.begin(a), end = sorted.end(a);
     const bool alone = a < 0 || end - begin <= step;
     for (int64_t b = begin; b < end; b += step)
       plan.blocks.push_back({a, b, std::min(b + step, end), alone ? -1 : partials++});
@@ -47,8 +47,8 @@ void backward_as(const Problem& problem, const Rows& gz, const Rows& saved, bool
   const bool need_gx = out.gx.data != nullptr;
   const int64_t width = size_of(problem.dtype), half = problem.group_size / 2;
   const BackwardRow backward_row = kernels().backward(problem.dtype, is_shared(problem.form), half == 1, need_gx);
-  const Grouping grouping(problem);
-  const Plan plan = make_plan(problem, grouping);
+  const SortedRows sorted(problem);
+  const Plan plan = make_plan(problem, sorted);
   const int64_t moments_size = MomentsReduction<A>::size(problem);
   std::vector<A> partials(plan.first_partial.back() * moments_size);
   const MomentsReduction<A> reduction(problem, from_output, out);
@@ -62,7 +62,7 @@ void backward_as(const Problem& problem, const Rows& gz, const Rows& saved, bool
       A* moments = block.partial < 0 ? local.data() : partials.data() + block.partial * moments_size;
       if (block.partial < 0) std::fill(local.begin(), local.end(), A{});
       for (int64_t k = block.begin; k < block.end; ++k) {
-        const int64_t r = grouping.row(k);
+        const int64_t r = sorted.row(k);
         const char* g = static_cast<const char*>(gz.data) + gz.offset(r) * width;
         const char* h = static_cast<const char*>(saved.data) + saved.offset(r) * width;
         char* gx = need_gx ? static_cast<char*>(out.gx.data) + out.gx.offset(r) * width : nullptr;
@@ -77,11 +77,11 @@ void backward_as(const Problem& problem, const Rows& gz, const Rows& saved, bool
     }
   });
 
-  // Adapters of several blocks, and (as a sum of none, zero) those without a row.
-  parallel(0, problem.params.adapters, std::max<int64_t>(1, kElementsPerTask / problem.dim), [&](int64_t first, int64_t last) {
+  // Adapters of several blocks; and those without a row, whose gradients are zero.
+  parallel(0, problem.params.adapters, rows_per_task(problem.dim), [&](int64_t first, int64_t last) {
     for (int64_t a = first; a < last; ++a) {
       const int64_t begin = plan.first_partial[a], count = plan.first_partial[a + 1] - begin;
-      const bool finished = count == 0 && grouping.begin(a) != grouping.end(a);
+      const bool finished = count == 0 && sorted.begin(a) != sorted.end(a);
       if (!finished) reduction.finish(a, partials.data() + begin * moments_size, count);
     }
   });

@@ -1,4 +1,4 @@
-#include "kernels.h"
+#include "cpu/kernels.h"
 
 #include <cstdlib>
 #include <cstring>
@@ -16,7 +16,7 @@ static const Kernels& choose() {
   if (avx512 && allowed("avx512")) return isa_avx512::kernels();
   if (avx2 && allowed("avx2")) return isa_avx2::kernels();
 #endif
-  return isa_default::kernels();
+  return isa_baseline::kernels();
 }
 
 const Kernels& kernels() {

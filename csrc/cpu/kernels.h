@@ -1,9 +1,9 @@
-// The inner loops over one row, as function pointers: one set per instruction set, chosen once at run time.
+// The inner loops, as function pointers: one set per instruction set (isa/), chosen once at run time.
 #pragma once
 
 #include <cstdint>
 
-#include "problem.h"
+#include "core/problem.h"
 
 namespace road::cpu {
 
@@ -23,15 +23,15 @@ using RotateRow = void (*)(const void* x, void* z, const Coefs& coefs, int64_t d
 using BackwardRow = void (*)(const void* gz, const void* h, void* gx, const Coefs& coefs, int64_t dim, int64_t half,
                              void* moments);
 
-// The other layout: z_i and z_j are whole rows of n elements, and one block, c = {r1_i, r1_j, r2_i, r2_j} in the
-// arithmetic type, rotates each of their columns.  zi and zj may be wi and wj.
-using MixRows = void (*)(const void* wi, const void* wj, void* zi, void* zj, int64_t n, const void* c);
+// For a matrix whose rows are the features: rows i and j of n elements, and one 2x2 block for all of their columns,
+// c = {r1_i, r1_j, r2_i, r2_j} in the arithmetic type.  zi and zj may be wi and wj.
+using MergeRows = void (*)(const void* wi, const void* wj, void* zi, void* zj, int64_t n, const void* c);
 
 struct Kernels {
   const char* isa;
   RotateRow (*rotate)(DType dtype, bool shared, bool adjacent, bool transposed);
   BackwardRow (*backward)(DType dtype, bool shared, bool adjacent, bool need_gx);
-  MixRows (*mix_rows)(DType dtype);
+  MergeRows (*merge)(DType dtype);
   // dst[0..n) = src[0..n) in the arithmetic type.
   void (*widen_float)(const void* src, DType dtype, int64_t n, float* dst);
   void (*widen_double)(const void* src, DType dtype, int64_t n, double* dst);
@@ -42,7 +42,7 @@ struct Kernels {
 // The best set for this processor.  ROAD_KERNELS_ISA=default|avx2|avx512|avx512_bf16 asks for a lower one (for tests).
 const Kernels& kernels();
 
-namespace isa_default { const Kernels& kernels(); }
+namespace isa_baseline { const Kernels& kernels(); }
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #define ROAD_X86_DISPATCH 1
 namespace isa_avx2 { const Kernels& kernels(); }

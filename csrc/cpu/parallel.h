@@ -1,4 +1,4 @@
-// How the drivers use threads without knowing whose they are: torch hands in at::parallel_for, the C++ test its own.
+// Threads, as an argument: the binding passes at::parallel_for, the C++ tests a thread pool of their own.
 #pragma once
 
 #include <cstdint>
@@ -13,11 +13,12 @@ struct Parallel {
   template <class F>
   void operator()(int64_t begin, int64_t end, int64_t grain, const F& f) const {
     if (begin >= end) return;
-    run(begin, end, grain, &f, [](const void* context, int64_t b, int64_t e) { (*static_cast<const F*>(context))(b, e); });
+    run(begin, end, grain, &f,
+        [](const void* context, int64_t b, int64_t e) { (*static_cast<const F*>(context))(b, e); });
   }
 };
 
-// Work below this many elements stays on one thread: waking a second one costs about as much (8 x 4096, two threads).
+// Less work than this stays on one thread: starting a second one costs about as much (8 x 4096, two threads).
 constexpr int64_t kElementsPerTask = 32768;
 
 inline int64_t rows_per_task(int64_t dim) { return dim >= kElementsPerTask ? 1 : kElementsPerTask / dim; }

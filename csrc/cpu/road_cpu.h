@@ -1,27 +1,28 @@
-// The CPU backend: everything that a binding calls.  Inputs are trusted except for the ids, which first_bad_id checks.
+// The CPU kernels, as a binding calls them.  Arguments are trusted; first_bad_id checks the values of the ids.
 #pragma once
 
-#include "parallel.h"
-#include "problem.h"
+#include "core/problem.h"
+#include "cpu/parallel.h"
 
 namespace road::cpu {
 
 // The position of the first id outside -1 .. adapters - 1, or -1.  Call it before anything that reads the bank.
 int64_t first_bad_id(const Problem& problem);
 
-// z = R x for every row, or R^T x if `transposed`.  z may be x: rows without an adapter then cost nothing.
+// z = R x for every row, or R^T x if `transposed`.  z may be x: pass-through rows then cost nothing.
 void rotate(const Problem& problem, const Rows& x, const Rows& z, bool transposed, const Parallel& parallel);
 
-// Z = R W: `problem` of one adapter, with dim the number of W's rows and rows that of its columns.  z may be w.
-void mix_rows(const Problem& problem, const Matrix& w, const Matrix& z, const Parallel& parallel);
+// Z = R W for a matrix whose rows are the features, which folds an adapter into the weight of its layer.  `problem` has
+// one adapter; dim is the number of W's rows and rows that of its columns.  z may be w.
+void merge(const Problem& problem, const Matrix& w, const Matrix& z, const Parallel& parallel);
 
 // Gradients of what `out` asks for.  `saved` holds the input x, or the output z if `from_output`.
-// Bitwise the same for any number of threads.  Scratch: with gp or gq, 4 (8 if not shared) bytes per feature for every
-// 64 to 1024 rows of an adapter, and for each adapter with more than one such block of rows.
+// Bitwise the same for any number of threads.  Scratch, with gp or gq: 4 bytes a feature (8 if not shared) for every
+// block of 64 to 1024 rows of an adapter that has more than one such block.
 void backward(const Problem& problem, const Rows& gz, const Rows& saved, bool from_output, const Gradients& out,
               const Parallel& parallel);
 
-// A 2x2 block, of an adapter in use, that no backward from the output can invert.
+// A 2x2 block, of an adapter in use, that a backward from the output could not invert.
 struct Singular {
   int64_t adapter = -1;  // -1: there is none
   int64_t feature = 0;   // the pair is (feature, feature + group_size / 2)

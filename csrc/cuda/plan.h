@@ -1,10 +1,10 @@
-// How rows and columns are dealt out to blocks.  Plain host code, shared by the launchers.
+// How rows and columns are partitioned into blocks.  Plain host code, shared by the launchers.
 #pragma once
 
 #include <cstdint>
 
-#include "problem.h"
-#include "tuning.h"
+#include "core/problem.h"
+#include "cuda/tuning.h"
 
 namespace road::cuda {
 
@@ -23,11 +23,11 @@ inline Plan make_plan(int64_t rows, int64_t threads_per_row, int64_t blocks_want
   const int64_t share = (threads_per_row + plan.column_blocks - 1) / plan.column_blocks;
   plan.columns = 1;
   while (plan.columns < share && plan.columns < 32) plan.columns *= 2;
-  // Whole warps beyond that: a row of 96 threads takes 96, not 128; one of 896 takes four blocks of 224, not 256.
+  // Above 32, whole warps: a row of 96 threads takes 96, not 128; one of 896 takes four blocks of 224, not 256.
   while (plan.columns < share) plan.columns += 32;
   plan.rows = kThreads / plan.columns;
-  const int64_t most = (rows + plan.rows - 1) / plan.rows;  // one row per thread: what a decode step gets
-  // Blocks of fewer than kThreads (160 for rows of 5120 in 16 bits, group_size 64) must be more, up to twice as many.
+  const int64_t most = (rows + plan.rows - 1) / plan.rows;  // one row per thread, as in a decode step
+  // Up to twice as many blocks where they have fewer than kThreads (160 for rows of 5120 in 16 bits, group_size 64).
   blocks_wanted = blocks_wanted * kThreads / (plan.columns * plan.rows);
   int64_t row_blocks = (blocks_wanted + plan.column_blocks - 1) / plan.column_blocks;
   row_blocks = row_blocks < 1 ? 1 : row_blocks > most ? most : row_blocks;

@@ -1,32 +1,32 @@
 // Forward, single adapter and mixed batch alike.  Each element is read once and written once.
-#include "choose.h"
-#include "road_cuda.h"
+#include "cuda/dispatch.h"
+#include "cuda/road_cuda.h"
 
 namespace road::cuda {
 
-// A block walks consecutive rows; a thread keeps the coefficients of its pairs while the adapter stays the same, so
-// that parameters cost nothing on long inputs.  kAhead rows of one adapter are loaded at once; where the adapter
-// changes, one row and the coefficients.
+// A block walks consecutive rows.  A thread keeps the coefficients of its pairs until the adapter changes, so that
+// parameters cost nothing on long inputs.  kAhead rows of one adapter are loaded at once; where the adapter changes, one
+// row and the coefficients.
 template <class T, class P, bool Shared>
 __global__ void __launch_bounds__(kThreads, kResidentBlocks<Shared>)
 rotate_kernel(Problem problem, Rows x, Rows z, bool transposed, int64_t block_rows) {
   using A = Acc<T>;
   using Packs = typename P::Packs;
   constexpr int K = P::kPairs, kAhead = kRowsAhead<sizeof(Packs), 1>;
-  __shared__ int row_ids[kNotedRows];
-  __shared__ int64_t x_offsets[kNotedRows], z_offsets[kNotedRows];
+  __shared__ int row_ids[kStagedRows];
+  __shared__ int64_t x_offsets[kStagedRows], z_offsets[kStagedRows];
   const int half = static_cast<int>(problem.group_size / 2);
   const int pair = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x) * K;
-  const int at = pair < problem.dim / 2 ? P::first_element(pair, half) : -1;  // -1: idle, there for the barriers
+  const int at = pair < problem.dim / 2 ? P::first_element(pair, half) : -1;  // -1: idle, kept for the barriers
   const bool in_place = x.data == z.data, batched = problem.ids.data;
-  const bool noted = batched || x.inner_rows != 1 || z.inner_rows != 1;
+  const bool staged = batched || x.inner_rows != 1 || z.inner_rows != 1;
   const int64_t begin = int64_t{blockIdx.y} * block_rows;
   // A block has fewer than 2^31 rows: they would not fit a device.
   const int end = static_cast<int>(begin + block_rows < problem.rows ? block_rows : problem.rows - begin);
 
   PairCoefs<A, K, Shared> coefs;
   int loaded = -2;  // none; -1 is an id
-  const auto turn = [&](Packs& packs) {
+  const auto rotate_packs = [&](Packs& packs) {
 #pragma unroll
     for (int k = 0; k < K; k += P::kUnit) {
       A i[P::kUnit], j[P::kUnit];
@@ -42,9 +42,9 @@ rotate_kernel(Problem problem, Rows x, Rows z, bool transposed, int64_t block_ro
     int count = end - chunk;
     const T* source = static_cast<const T*>(x.data) + at;
     T* target = static_cast<T*>(z.data) + at;
-    if (noted) {
-      count = count < kNotedRows ? count : kNotedRows;
-      note_rows(count, [&](int k) {
+    if (staged) {
+      count = count < kStagedRows ? count : kStagedRows;
+      stage_rows(count, [&](int k) {
         const int64_t row = begin + chunk + k;
         if (batched) row_ids[k] = checked_id(problem.ids[row / problem.ids.rows_per_id], problem.params.adapters);
         x_offsets[k] = x.offset(row);
@@ -55,8 +55,8 @@ rotate_kernel(Problem problem, Rows x, Rows z, bool transposed, int64_t block_ro
       target += (begin + chunk) * z.outer_stride;
     }
     const auto id_of = [&](int k) { return batched ? row_ids[k] : 0; };
-    const auto x_row = [&](int k) { return source + (noted ? x_offsets[k] : k * x.outer_stride); };
-    const auto z_row = [&](int k) { return target + (noted ? z_offsets[k] : k * z.outer_stride); };
+    const auto x_row = [&](int k) { return source + (staged ? x_offsets[k] : k * x.outer_stride); };
+    const auto z_row = [&](int k) { return target + (staged ? z_offsets[k] : k * z.outer_stride); };
     const int step = blockDim.y;
     for (int k = threadIdx.y; at >= 0 && k < count;) {
       const int id = id_of(k);
@@ -70,7 +70,7 @@ rotate_kernel(Problem problem, Rows x, Rows z, bool transposed, int64_t block_ro
           for (int u = 0; u < kAhead; ++u) P::load(x_row(k + u * step), half, packs[u]);
 #pragma unroll
           for (int u = 0; u < kAhead; ++u) {
-            if (id >= 0) turn(packs[u]);
+            if (id >= 0) rotate_packs(packs[u]);
             P::store(z_row(k + u * step), half, packs[u]);
           }
         }
@@ -79,10 +79,10 @@ rotate_kernel(Problem problem, Rows x, Rows z, bool transposed, int64_t block_ro
       }
       if (id >= 0 || !in_place) {
         Packs packs;
-        P::load(x_row(k), half, packs);  // in flight while the coefficients are made
+        P::load(x_row(k), half, packs);  // in flight while the coefficients are computed
         if (id >= 0) {
           if (id != loaded) load_coefs<A, P, Shared>(problem, loaded = id, pair, half, transposed, coefs);
-          turn(packs);
+          rotate_packs(packs);
         }
         P::store(z_row(k), half, packs);
       }

@@ -1,8 +1,8 @@
-// sin and cos of a float angle, within a few ulp, without the local memory of CUDA's sincosf: that one keeps an array
-// there for angles above 1e5, which gives every kernel that calls it a stack frame.
+// sin and cos of a float angle, within a few ulp.  CUDA's sincosf keeps an array in local memory for angles above 1e5,
+// which gives every kernel that calls it a stack frame; this does not.
 #pragma once
 
-#include "device.cuh"
+#include "cuda/vector.cuh"
 
 namespace road::cuda {
 

@@ -1,8 +1,9 @@
-// Refuses blocks that no backward from the output can invert, before they are used: by an assertion on the device.
-#include "columns.cuh"
-#include "road_cuda.h"
-#include "singular.h"
-#include "tuning.h"
+// Refuses blocks that a backward from the output could not invert, by an assertion on the device before they are used.
+#include "core/singular.h"
+
+#include "cuda/coefficients.cuh"
+#include "cuda/road_cuda.h"
+#include "cuda/tuning.h"
 
 namespace road::cuda {
 
@@ -10,7 +11,7 @@ namespace road::cuda {
 template <class A>
 __global__ void __launch_bounds__(kThreads) singular_kernel(Problem problem, double epsilon) {
   const int64_t adapter = blockIdx.x;
-  if (problem.ids.data) {  // one that no row uses may be anything
+  if (problem.ids.data) {  // an adapter that no row uses may hold anything
     bool used = false;
     for (int64_t k = threadIdx.x; !used && k < problem.ids.count; k += kThreads) used = problem.ids[k] == adapter;
     if (!__syncthreads_or(used)) return;
@@ -19,11 +20,11 @@ __global__ void __launch_bounds__(kThreads) singular_kernel(Problem problem, dou
   const bool shared = is_shared(problem.form);
 #pragma unroll 1
   for (int pair = blockIdx.y * kThreads + threadIdx.x; pair < pairs; pair += gridDim.y * kThreads) {
-    const int i = shared ? pair : pair / half * 2 * half + pair % half;
+    const auto [i, j] = table_entries(shared, pair, half);
     A r1i[1], r2i[1], r1j[1], r2j[1];
     load_coefs(problem, adapter, i, 1, r1i, r2i);
     if (shared) r1j[0] = r1i[0], r2j[0] = r2i[0];
-    else load_coefs(problem, adapter, i + half, 1, r1j, r2j);
+    else load_coefs(problem, adapter, j, 1, r1j, r2j);
     assert(!is_singular(r1i[0], r1j[0], r2i[0], r2j[0], epsilon) &&
            "road_kernels: inplace=True recovers the input from the output, but a block is singular");
   }
@@ -32,7 +33,7 @@ __global__ void __launch_bounds__(kThreads) singular_kernel(Problem problem, dou
 cudaError_t refuse_singular(const Problem& problem, cudaStream_t stream) {
   if (!fits(problem)) return cudaErrorInvalidValue;
   if (problem.rows == 0 || problem.params.adapters == 0) return cudaSuccess;
-  // As many blocks an adapter as there is work for, but about 1024 in all: each looks through the ids first.
+  // As many blocks an adapter as it has pairs for, but about 1024 in all, because each reads the ids first.
   const int64_t most = 1024 / problem.params.adapters, wanted = (problem.dim / 2 + kThreads - 1) / kThreads;
   const int64_t parts = wanted < most ? wanted : most > 1 ? most : 1;
   const dim3 grid(static_cast<unsigned>(problem.params.adapters), static_cast<unsigned>(parts));

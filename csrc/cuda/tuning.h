@@ -1,14 +1,14 @@
-// What only measurements on a device can settle.  Each may be set when compiling, to compare: nvcc takes
-// NVCC_APPEND_FLAGS=-DROAD_FORWARD_WAVES=2 from the environment, and benchmarks/gpu_tune.py does so for several.
-// None changes a result but for the order of sums.
+// Choices that only measurements on a device can settle.  Each can be set when compiling: nvcc reads
+// NVCC_APPEND_FLAGS=-DROAD_FORWARD_WAVES=2 from the environment, and benchmarks/gpu_tune.py compares several builds.
+// None changes a result, apart from the order of sums.
 #pragma once
 
-// Threads of a block, of all kernels but the small ones that put ids in order and add up sums.
+// Threads of a block, in all kernels but those that sort ids and reduce partial sums.
 #ifndef ROAD_THREADS
 #define ROAD_THREADS 256
 #endif
-// Threads that a multiprocessor must be able to hold, which caps their registers: where the rows of a pair share their
-// coefficients, 80 each, and where they have their own, 128.
+// Threads that must fit on a multiprocessor, which limits their registers: 80 each where both rows of a pair share their
+// coefficients, 128 where each has its own.
 #ifndef ROAD_RESIDENT_SHARED
 #define ROAD_RESIDENT_SHARED 768
 #endif
@@ -20,9 +20,8 @@
 #ifndef ROAD_BYTES_IN_FLIGHT
 #define ROAD_BYTES_IN_FLIGHT 64
 #endif
-// Blocks of a launch, in multiples of what the device holds at once.  Forward: blocks that end early make room for
-// others, and each still walks enough rows to pay for its coefficients.  Backward: every block writes sums that the
-// reduction reads again.
+// Blocks of a launch, in multiples of what the device holds at once.  Forward: several, to balance the load; each still
+// walks enough rows to amortise its coefficients.  Backward: one, as every block writes sums that the reduction reads.
 #ifndef ROAD_FORWARD_WAVES
 #define ROAD_FORWARD_WAVES 4
 #endif
@@ -34,14 +33,15 @@ namespace road::cuda {
 
 constexpr int kThreads = ROAD_THREADS, kBytesInFlight = ROAD_BYTES_IN_FLIGHT;
 constexpr int kForwardWaves = ROAD_FORWARD_WAVES, kBackwardWaves = ROAD_BACKWARD_WAVES;
-static_assert(kThreads % 32 == 0 && kThreads >= 128 && kThreads <= 1024, "what plan.h deals out");
-static_assert(kBytesInFlight >= 32, "the widest row of a thread");
+static_assert(kThreads % 32 == 0 && kThreads >= 128 && kThreads <= 1024, "make_plan needs whole warps of 128 to 1024");
+static_assert(kBytesInFlight >= 32, "a thread loads up to 32 bytes of a row at once");
 
 // Rows that a thread loads at once, of so many tensors and bytes of each; narrow loads count as 16 bytes.
 template <int Bytes, int Tensors>
 constexpr int kLoadedBytes = Tensors * (Bytes < 16 ? 16 : Bytes);
 template <int Bytes, int Tensors>
-constexpr int kRowsAhead = kBytesInFlight > kLoadedBytes<Bytes, Tensors> ? kBytesInFlight / kLoadedBytes<Bytes, Tensors> : 1;
+constexpr int kRowsAhead =
+    kBytesInFlight > kLoadedBytes<Bytes, Tensors> ? kBytesInFlight / kLoadedBytes<Bytes, Tensors> : 1;
 
 template <bool Shared>
 constexpr int kResidentBlocks = (Shared ? ROAD_RESIDENT_SHARED : ROAD_RESIDENT_OWN) / kThreads;

@@ -1,7 +1,7 @@
 """The compiled CPU kernels (csrc/cpu): AVX2 and AVX-512 chosen at run time, portable code elsewhere."""
 
-from .._extension import EXTENSION, REASON
-from .._ops import mix_rows, mix_rows_  # noqa: F401  the dispatcher finds the kernel of the device
+from ..ops.extension import EXTENSION, REASON
+from ..ops.schemas import merge, merge_  # noqa: F401  the dispatcher finds the kernel of the device
 
 DEVICES = ("cpu",)
 

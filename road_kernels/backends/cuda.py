@@ -2,8 +2,8 @@
 
 import torch
 
-from .._extension import EXTENSION, REASON
-from .._ops import mix_rows, mix_rows_  # noqa: F401  the dispatcher finds the kernel of the device
+from ..ops.extension import EXTENSION, REASON
+from ..ops.schemas import merge, merge_  # noqa: F401  the dispatcher finds the kernel of the device
 
 DEVICES = ("cuda",)
 
@@ -13,7 +13,7 @@ def unavailable() -> str | None:
         return REASON
     if EXTENSION.build_info()["cuda"] is None:
         return "not built: the extension has no CUDA kernels (they need nvcc and a CUDA build of torch)"
-    # Counts by NVML. is_available would start the CUDA runtime, which no process survives that forks afterwards.
+    # This asks NVML. is_available would initialise CUDA, and a process that forks afterwards could not use it.
     if torch.cuda.device_count() == 0:
         return "built, but torch sees no CUDA device here"
     return None

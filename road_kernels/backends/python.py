@@ -1,19 +1,9 @@
-"""The plain PyTorch backend: python_fallback behind the op signatures. Every device, every transform, no compiler."""
+"""Plain PyTorch (ops/formula.py): every device, every transform, no compiler."""
 
-import torch
-from torch import Tensor
+import sys
 
-from ..python_fallback import (
-    expand_tables,
-    invert_tables,
-    road_tables,
-    road_tables_backward,
-)
-from ..python_fallback import rotate as _rotate
-from ..python_fallback import rotate_backward as _rotate_backward
-from ..python_fallback import rotate_batched as _rotate_batched
-from ..python_fallback import rotate_batched_backward as _rotate_batched_backward
-from ..python_fallback.tables import arithmetic_dtype, determinants, row_norms
+from ..ops import schemas
+from ..ops.formula import merge, merge_, rotate, rotate_, rotate_backward  # noqa: F401
 
 DEVICES = None
 
@@ -22,111 +12,4 @@ def unavailable() -> str | None:
     return None
 
 
-def _tables(x: Tensor, p: Tensor, q: Tensor, form: str, group_size: int) -> tuple[Tensor, Tensor]:
-    return (p, q) if form == "table" else road_tables(p, q, form, group_size, arithmetic_dtype(x))
-
-
-def rotate(x, p, q, adapter_ids, form, group_size):
-    """Differentiable by ordinary autograd: also what torch.func transforms and torch.compile see."""
-    r1, r2 = _tables(x, p, q, form, group_size)
-    z = _rotate(x, r1, r2, group_size) if adapter_ids is None else _rotate_batched(x, r1, r2, adapter_ids, group_size)
-    return z.contiguous()
-
-
-def rotate_(x, p, q, adapter_ids, form, group_size, check_invertible):
-    # Not while it is traced: torch.compile has no addresses, and reads before it writes whatever shares memory.
-    if not torch.compiler.is_compiling() and (shares_memory(x, p) or shares_memory(x, q)):
-        raise ValueError("x shares memory with its parameters, so it cannot be written in place: use inplace=False")
-    if check_invertible:
-        refuse_singular(x, p, q, adapter_ids, form, group_size)
-    x.copy_(rotate(x, p, q, adapter_ids, form, group_size))
-
-
-def rotate_backward(grad, saved, p, q, adapter_ids, form, group_size, from_output, output_mask):
-    """Differentiable too, which is where second-order gradients come from."""
-    need_gx, need_gp, need_gq = output_mask
-    if adapter_ids is not None and form != "table" and (need_gp or need_gq):
-        # An adapter without a row may hold anything: nothing times the sine of a NaN is a NaN.
-        used = adapter_ids.new_zeros(p.shape[0] + 1, dtype=torch.bool)
-        used = used.index_fill(0, adapter_ids.flatten().long(), True)[:-1, None]  # -1 is the last, extra entry
-        p, q = torch.where(used, p, 1), torch.where(used, q, 1)
-    r1, r2 = _tables(grad, p, q, form, group_size)
-    h = saved if need_gp or need_gq else None
-    if h is not None and from_output and form != "road_1":
-        h = _recover(saved, p, q, adapter_ids, form, group_size)
-    if adapter_ids is None:
-        gx, gp, gq = _rotate_backward(grad, h, r1, r2, group_size)
-    else:
-        gx, gp, gq = _rotate_batched_backward(grad, h, r1, r2, adapter_ids, group_size)
-    if h is not None and form == "road_1" and from_output:  # no inverse needed: gtheta = cross, galpha = dot / alpha
-        alpha = q.to(gp.dtype)
-        gp, gq = gq, gp / torch.where(alpha == 0, 1, alpha)
-    elif h is not None and form != "table":
-        gp, gq = road_tables_backward(gp, gq, p, q, form, group_size)
-    return (
-        gx.contiguous() if need_gx else None,
-        gp.to(p.dtype) if need_gp else None,
-        gq.to(q.dtype) if need_gq else None,
-    )
-
-
-def is_transposed(w: Tensor) -> bool:
-    """Whether the elements of w's columns, and not those of its rows, are adjacent."""
-    return w.stride(1) != 1 and w.shape[1] > 1 and w.stride(0) == 1
-
-
-def mix_rows(w, r1, r2, group_size):
-    """The features are the rows of w. The result has the layout of w where that is dense."""
-    z = _rotate(w.t(), r1, r2, group_size).t()
-    return z.t().contiguous().t() if is_transposed(w) else z.contiguous()
-
-
-def mix_rows_(w, r1, r2, group_size):
-    w.copy_(_rotate(w.t(), r1, r2, group_size).t())
-
-
-def _recover(z, p, q, adapter_ids, form, group_size):
-    """x = R^-1 z in the arithmetic dtype. The inverse in float64: squares of small scales underflow in float32."""
-    r1, r2 = _tables(p.double(), p.double(), q.double(), form, group_size)
-    inverse = invert_tables(*expand_tables(r1.double(), r2.double(), z.shape[-1], group_size), group_size)
-    dtype = arithmetic_dtype(z)
-    return rotate(z.to(dtype), *(t.to(dtype) for t in inverse), adapter_ids, "table", group_size)
-
-
-def shares_memory(a: Tensor, b: Tensor) -> bool:
-    """Whether the bytes from a's first element to its last and those of b overlap."""
-    if a.numel() == 0 or b.numel() == 0 or a.untyped_storage().data_ptr() != b.untyped_storage().data_ptr():
-        return False
-
-    def span(t):
-        first = t.storage_offset()
-        last = first + sum((size - 1) * stride for size, stride in zip(t.shape, t.stride(), strict=True))
-        return first * t.element_size(), (last + 1) * t.element_size()
-
-    (a_first, a_end), (b_first, b_end) = span(a), span(b)
-    return a_first < b_end and b_first < a_end
-
-
-def refuse_singular(x, p, q, adapter_ids, form, group_size):
-    """The check of csrc/cpu/rotate.cpp. On a GPU a device-side assertion: reading the result would wait for it."""
-    r1, r2 = _tables(p.double(), p.double(), q.double(), form, group_size)
-    r1, r2 = expand_tables(r1, r2, x.shape[-1], group_size)
-    det = determinants(r1, r2, group_size)
-    singular = det.abs() <= torch.finfo(x.dtype).eps * row_norms(r1, r2, group_size)
-    if adapter_ids is not None:
-        used = torch.zeros(p.shape[0] + 1, dtype=torch.bool, device=p.device)
-        # -1 is the last, extra entry. Assigning True by index would copy it to the device, and wait for that.
-        used.index_fill_(0, adapter_ids.flatten().long(), True)
-        singular = singular & used[:-1, None]
-    if x.numel() == 0:
-        return
-    if x.is_cuda:
-        torch._assert_async(~singular.any(), "inplace=True recovers the input from the output, but a block is singular")
-    elif singular.any():
-        *adapter, i = singular.nonzero()[0].tolist()
-        who = f"adapter {adapter[0]} has" if adapter else "the adapter has"
-        raise ValueError(
-            f"inplace=True recovers the input from the output, but {who} a singular block: features "
-            f"({i}, {i + group_size // 2}), determinant {det[(*adapter, i)].item():g}. "
-            "Use inplace=False, or keep alpha away from zero"
-        )
+schemas.register_backend(sys.modules[__name__], "CompositeExplicitAutograd")

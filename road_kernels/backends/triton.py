@@ -6,12 +6,12 @@ Under TRITON_INTERPRET=1 they run in Triton's interpreter, on CPU tensors too: s
 import functools
 import importlib.util
 import os
+import sys
 
 import torch
 
-from .. import _ops
-from .._extension import EXTENSION
-from . import python as plain
+from ..ops import formula, schemas
+from ..ops.extension import EXTENSION
 
 _INTERPRETED = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
 DEVICES = ("cuda", "cpu") if _INTERPRETED else ("cuda",)
@@ -20,7 +20,7 @@ DEVICES = ("cuda", "cpu") if _INTERPRETED else ("cuda",)
 def unavailable() -> str | None:
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed (pip install 'triton>=3.6'; PyTorch's CUDA builds bring it)"
-    if not _INTERPRETED and torch.cuda.device_count() == 0:  # as in cuda.py, and for its reason
+    if not _INTERPRETED and torch.cuda.device_count() == 0:  # by NVML, as in cuda.py
         return "torch sees no CUDA device here"
     return None
 
@@ -47,20 +47,19 @@ def rotate_(*args):
 
 def rotate_backward(grad, *args):
     if _is_batched(grad):  # vmap over a backward, by torch.func or is_grads_batched=True: no data to point a kernel at
-        return plain.rotate_backward(grad, *args)
+        return formula.rotate_backward(grad, *args)
     return _kernels().rotate_backward(grad, *args)
 
 
-def mix_rows(*args):
-    return _kernels().mix_rows(*args)
+def merge(*args):
+    return _kernels().merge(*args)
 
 
-def mix_rows_(*args):
-    _kernels().mix_rows_(*args)
+def merge_(*args):
+    _kernels().merge_(*args)
 
 
-# What torch.compile and torch.export call: the registered ops. Where the extension has CUDA kernels they are those,
-# whatever backend is asked for.
+# For torch.compile and torch.export, which call the registered ops. Where the extension has CUDA kernels, those are
+# registered, whatever backend is asked for.
 if unavailable() is None and (EXTENSION is None or EXTENSION.build_info()["cuda"] is None):
-    for _op in (rotate, rotate_, rotate_backward, mix_rows, mix_rows_):
-        _ops._library.impl(_op.__name__, _op, "CUDA")
+    schemas.register_backend(sys.modules[__name__], "CUDA")

@@ -1,18 +1,19 @@
 """The Triton kernels: the same op where no extension was built, on NVIDIA and AMD GPUs.
 
-    pairs.py         the 2x2 formula; loading and storing pairs of features
-    ids.py           which adapter a row uses
-    coefficients.py  from the parameters to the coefficients of a tile of pairs
-    rotate.py        forward and its transpose, one adapter or one per row
-    backward.py      parameter gradients: partial sums over the rows
-    reduce.py        ... and their reduction in a fixed order
-    order.py         the rows of a mixed batch in the order of their adapters
-    mix.py           the same formula over the rows of a matrix, for merging
-    rows.py          which rows a tensor holds, in plain integers                       (imports no Triton)
-    plan.py          the rule that gives tiles and programs from D and the row count    (imports no Triton)
-    launch.py        compiles a kernel once per configuration and launches it
+    ops.py           the ops: check, allocate, launch
     prepare.py       the launch of each kernel for given shapes and strides
-    ops.py           the ops: checks, allocates, launches
+    launch.py        compiles a kernel once per configuration and launches it
+    plan.py          the rule that gives tiles and programs from D and the row count   (imports no Triton)
+    layout.py        how the rows of a tensor lie in memory, in plain integers         (imports no Triton)
+    kernels/
+      pairs.py         the 2x2 formula; loading and storing pairs of features
+      ids.py           which adapter a row uses
+      coefficients.py  from the parameters to the coefficients of a tile of pairs
+      rotate.py        forward and its transpose, one adapter or one per row
+      backward.py      parameter gradients: partial sums over the rows
+      reduce.py        ... and their reduction in a fixed order
+      sort_rows.py     the rows of a mixed batch sorted by adapter
+      merge.py         the formula over the rows of a matrix
 
 Nothing here is imported before the first call (road_kernels/backends/triton.py).
 """

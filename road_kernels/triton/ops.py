@@ -1,11 +1,11 @@
-"""The ops of road_kernels._ops on the Triton kernels: checks, allocates, launches what prepare.py has ready."""
+"""The ops of ops/schemas.py on the Triton kernels: check, allocate, and launch what prepare.py has prepared."""
 
 import torch
 
-from ..backends import python as plain
-from . import prepare
-from . import rows as layout
-from .order import MOST_IDS
+from ..ops import aliasing, checks, formula
+from ..ops.schemas import is_transposed
+from . import layout, prepare
+from .kernels.sort_rows import MOST_IDS
 
 
 def _launch_rotate(x, z, p, q, adapter_ids, form, group_size, transposed):
@@ -37,20 +37,17 @@ class _on_device:
 
 def _arguments(x, p, q, adapter_ids, form, group_size):
     """(p, q, adapter_ids) as the kernels take them."""
-    layout.check(x, p, q, adapter_ids, form, group_size)
+    checks.check_arguments(x, p, q, adapter_ids, form, group_size)
     p = p if p.stride(-1) == 1 else p.contiguous()
     q = q if q.stride(-1) == 1 else q.contiguous()
     if adapter_ids is None:
         return p, q, None
     adapter_ids = adapter_ids.contiguous()
-    if adapter_ids.is_cpu:  # interpreted; on a GPU the kernels assert, as reading the ids here would wait for them
+    if adapter_ids.is_cpu:  # interpreted; on a GPU the kernels assert, as reading the ids here would synchronise
         bad = ((adapter_ids < -1) | (adapter_ids >= p.shape[0])).flatten().nonzero()
         if len(bad):
-            at = int(bad[0])
-            raise IndexError(
-                f"adapter_ids holds {adapter_ids.flatten()[at]} (flat position {at}), but must hold -1 (no adapter) or "
-                f"the index of one of the bank's {p.shape[0]} adapters"
-            )
+            position = int(bad[0])
+            checks.refuse_id(int(adapter_ids.flatten()[position]), position, p.shape[0])
     return p, q, adapter_ids
 
 
@@ -67,10 +64,9 @@ def rotate(x, p, q, adapter_ids, form, group_size):
 
 
 def rotate_(x, p, q, adapter_ids, form, group_size, check_invertible):
-    if plain.shares_memory(x, p) or plain.shares_memory(x, q):
-        raise ValueError("x shares memory with its parameters, so it cannot be written in place: use inplace=False")
+    aliasing.check_not_shared(x, p, q)
     if check_invertible:
-        plain.refuse_singular(x, p, q, adapter_ids, form, group_size)
+        formula.check_invertible_blocks(x, p, q, adapter_ids, form, group_size)
     p, q, adapter_ids = _arguments(x, p, q, adapter_ids, form, group_size)
     torch.autograd.graph.increment_version(x)
     with _on_device(x):
@@ -83,10 +79,7 @@ def rotate_(x, p, q, adapter_ids, form, group_size, check_invertible):
 
 
 def rotate_backward(grad, saved, p, q, adapter_ids, form, group_size, from_output, output_mask):
-    if grad.shape != saved.shape or grad.dtype != saved.dtype or grad.device != saved.device:
-        raise ValueError(
-            f"grad must match the saved tensor, {list(saved.shape)} {saved.dtype}, got {list(grad.shape)} {grad.dtype}"
-        )
+    checks.check_grad(grad, saved)
     p, q, adapter_ids = _arguments(saved, p, q, adapter_ids, form, group_size)
     need_gx, need_gp, need_gq = output_mask
     gx = _output(saved) if need_gx else None
@@ -101,17 +94,17 @@ def rotate_backward(grad, saved, p, q, adapter_ids, form, group_size, from_outpu
     return gx, gp, gq
 
 
-def order(ids, adapters: int):
+def sort_rows(ids, adapters: int):
     """(ids sorted, where each was, starts [A + 1]: how many are smaller than 0, 1, .. A), stable, int64.
 
-    Without waiting for the device, so that a CUDA graph can capture it: torch's sort does not wait either.
+    Without synchronising, so that a CUDA graph can capture it: torch's sort does not synchronise either.
     """
     if ids.numel() > MOST_IDS:
         ids, positions = torch.sort(ids.long(), stable=True)
         return ids, positions, torch.searchsorted(ids, torch.arange(adapters + 1, device=ids.device))
     sorted_ids, positions = (torch.empty_like(ids, dtype=torch.int64) for _ in range(2))
     starts = torch.empty(adapters + 1, dtype=torch.int64, device=ids.device)
-    prepare.order(ids.device.index, ids.numel(), adapters)(ids, sorted_ids, positions, starts)
+    prepare.sort_rows(ids.device.index, ids.numel(), adapters)(ids, sorted_ids, positions, starts)
     return sorted_ids, positions, starts
 
 
@@ -131,18 +124,18 @@ def _launch_backward(gz, saved, p, q, adapter_ids, form, group_size, from_output
     scratch = torch.empty(size, dtype=arithmetic, device=gz.device)
     ids = positions = starts = p  # unread
     if batched:
-        ids, positions, starts = order(adapter_ids.flatten(), p.shape[0])
+        ids, positions, starts = sort_rows(adapter_ids.flatten(), p.shape[0])
     if first is not None:
         first(gz, saved, target, p, q, ids, positions, scratch)
     if reduce is not None:
         reduce(scratch, starts, p, q, p if gp is None else gp, q if gq is None else gq)
 
 
-def _launch_mix_rows(w, z, r1, r2, group_size):
+def _launch_merge(w, z, r1, r2, group_size):
     if w.numel() == 0:
         return
     with _on_device(w):
-        prepare.mix_rows(
+        prepare.merge(
             w.device.index, w.shape, w.stride(0), z.stride(0), w.dtype, (w.data_ptr() | z.data_ptr()) % 16 == 0,
             r1.shape[0], group_size,
         )(w, z, r1, r2)  # fmt: skip
@@ -152,30 +145,27 @@ def _has_adjacent_columns(w) -> bool:
     return w.stride(1) == 1 or w.shape[1] <= 1
 
 
-def mix_rows(w, r1, r2, group_size):
-    if w.dim() != 2:
-        raise ValueError(f"w must be [D, N], got {list(w.shape)}")
-    if plain.is_transposed(w):
+def merge(w, r1, r2, group_size):
+    checks.check_matrix(w)
+    if is_transposed(w):
         return rotate(w.t(), r1, r2, None, "table", group_size).t()
     r1, r2, _ = _arguments(w.t(), r1, r2, None, "table", group_size)
     z = _output(w)
-    _launch_mix_rows(w if _has_adjacent_columns(w) else w.contiguous(), z, r1, r2, group_size)
+    _launch_merge(w if _has_adjacent_columns(w) else w.contiguous(), z, r1, r2, group_size)
     return z
 
 
-def mix_rows_(w, r1, r2, group_size):
-    if w.dim() != 2:
-        raise ValueError(f"w must be [D, N], got {list(w.shape)}")
-    if plain.is_transposed(w):
+def merge_(w, r1, r2, group_size):
+    checks.check_matrix(w)
+    if is_transposed(w):
         rotate_(w.t(), r1, r2, None, "table", group_size, False)
         return
-    if plain.shares_memory(w, r1) or plain.shares_memory(w, r2):
-        raise ValueError("w shares memory with r1 or r2")
+    aliasing.check_not_shared(w, r1, r2, name="w")
     r1, r2, _ = _arguments(w.t(), r1, r2, None, "table", group_size)
     torch.autograd.graph.increment_version(w)
     if _has_adjacent_columns(w):
-        _launch_mix_rows(w, w, r1, r2, group_size)
+        _launch_merge(w, w, r1, r2, group_size)
     else:
         packed = w.contiguous()
-        _launch_mix_rows(packed, packed, r1, r2, group_size)
+        _launch_merge(packed, packed, r1, r2, group_size)
         w.copy_(packed)

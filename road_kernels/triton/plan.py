@@ -95,7 +95,7 @@ def reduce_tile(row_blocks: int, adapters: int) -> tuple[int, int, int]:
     return (64, 16, 8) if row_blocks > 16 * adapters else (8, 128, 4)
 
 
-def mix_tile(dim: int, columns: int, itemsize: int, lanes: int = 32) -> tuple[int, int]:
+def merge_tile(dim: int, columns: int, itemsize: int, lanes: int = 32) -> tuple[int, int]:
     """(pairs of rows, columns) of a program of 4 warps on a matrix: a warp has 16 bytes a lane of a row, and two pairs
     of rows; more of them where rows are shorter.
     """

@@ -1,14 +1,16 @@
-"""The launch of each kernel, made ready once for all calls of the same shapes, strides and options."""
+"""The launch of each kernel, prepared once for all calls of the same shapes, strides and options."""
 
 import functools
 
 import torch
 
-from . import rows as layout
-from .backward import backward_kernel
+from . import layout
+from .kernels.backward import backward_kernel
+from .kernels.merge import merge_kernel
+from .kernels.reduce import reduce_kernel
+from .kernels.rotate import rotate_kernel
+from .kernels.sort_rows import MOST_IDS, PLACES, TILE, sort_rows_kernel
 from .launch import Launch
-from .mix import mix_rows_kernel
-from .order import MOST_IDS, PLACES, TILE, order_kernel
 from .plan import (
     BACKWARD_LANE_ROWS,
     BACKWARD_REGISTERS,
@@ -16,11 +18,9 @@ from .plan import (
     FORWARD_WARPS,
     forward_warps,
     make_plan,
-    mix_tile,
+    merge_tile,
     reduce_tile,
 )
-from .reduce import reduce_kernel
-from .rotate import rotate_kernel
 
 _CACHE = 4096  # launches kept of each kind: some kilobytes each
 
@@ -45,10 +45,11 @@ def _layout(dim: int, group_size: int, dtype: torch.dtype, aligned: bool, rows: 
 
 
 def _align_parameters(name: str, align: int, p_stride: int, q_stride: int) -> int:
-    """P_ALIGN, which the parameters of every adapter start at a multiple of: at most the pairs of a lane's 16 bytes.
+    """P_ALIGN: the alignment in elements of every adapter's parameters that the compiler is told, at most the pairs in
+    a lane's 16 bytes.
 
-    With more the compiler would deal them out to lanes in longer runs than the elements of a row, and take every row
-    through shared memory to match the two. Without any it would load them one by one.
+    With a larger one the compiler would give a lane longer runs of parameters than of a row's elements, and convert
+    every row through shared memory. Without one it would load the parameters one at a time.
     """
     pairs = align // 2 if name == "words" else align
     return pairs if p_stride % pairs == 0 and q_stride % pairs == 0 else 1
@@ -85,11 +86,11 @@ def rotate(
 
 
 @functools.lru_cache(_CACHE)
-def order(device, ids, adapters):
-    """The launch of order_kernel for so many ids, at most MOST_IDS."""
+def sort_rows(device, ids, adapters):
+    """The launch of sort_rows_kernel for so many ids, at most MOST_IDS."""
     id_programs = -(-ids // PLACES)
     grid = id_programs + -(-(adapters + 1) // PLACES), 1, 1
-    return Launch(order_kernel, grid, (ids, adapters, id_programs), (MOST_IDS, PLACES, TILE), 4)
+    return Launch(sort_rows_kernel, grid, (ids, adapters, id_programs), (MOST_IDS, PLACES, TILE), 4)
 
 
 @functools.lru_cache(_CACHE)
@@ -132,14 +133,14 @@ def backward(
 
 
 @functools.lru_cache(_CACHE)
-def mix_rows(device, shape, w_row, z_row, dtype, aligned, width, group_size):
-    """The launch of mix_rows_kernel on w [D, N] whose rows are w_row apart. width: that of the tables."""
+def merge(device, shape, w_row, z_row, dtype, aligned, width, group_size):
+    """The launch of merge_kernel on w [D, N] whose rows are w_row apart. width: that of the tables."""
     dim, columns = shape
     _, _, lanes = _device(device, FORWARD_WARPS)
     per_vector = 16 // dtype.itemsize
     align = per_vector if aligned and not (columns % per_vector or w_row % per_vector or z_row % per_vector) else 1
-    pairs, tile_columns = mix_tile(dim, columns, dtype.itemsize, lanes)
+    pairs, tile_columns = merge_tile(dim, columns, dtype.itemsize, lanes)
     integers = columns // align, w_row, z_row
     constants = dim, group_size, width != dim, align, pairs, tile_columns
     grid = -(-columns // tile_columns), -(-dim // 2 // pairs), 1
-    return Launch(mix_rows_kernel, grid, integers, constants, 4)
+    return Launch(merge_kernel, grid, integers, constants, 4)

@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "check.h"
-#include "float16.h"
-#include "road_cpu.h"
+#include "core/dispatch.h"
+#include "cpu/road_cpu.h"
 
 using road::DType;
 using road::Form;

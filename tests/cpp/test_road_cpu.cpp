@@ -7,7 +7,7 @@
 #include <iostream>
 
 #include "check.h"
-#include "road_cpu.h"
+#include "cpu/road_cpu.h"
 
 static void test_isa() {
   Regime regime("instruction set ", road::cpu::isa());
@@ -22,7 +22,7 @@ int main() {
   test_isa();
   test_formats();
   test_forward();
-  test_mix_rows();
+  test_merge();
   test_adapters();
   test_backward();
   test_repeatable();

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 from torch.utils.cpp_extension import load
 
-from road_kernels.backends import python as plain
+from road_kernels.ops import formula
 
 ROOT = Path(__file__).parent.parent.parent
 SANITIZE = os.environ.get("ROAD_SHIM_SANITIZE") == "1"
@@ -30,13 +30,16 @@ def build():
         "road_cuda_shim",
         [
             str(ROOT / path)
-            for path in ("tests/cuda_shim/kernels.cpp", "csrc/binding/cuda.cpp", "csrc/binding/arguments.cpp")
+            for path in (
+                "tests/cuda_shim/kernels.cpp",
+                "csrc/binding/cuda.cpp",
+                "csrc/binding/arguments.cpp",
+                "csrc/binding/check.cpp",
+            )
         ],
         extra_cflags=FLAGS + extra,
         extra_ldflags=extra,
-        extra_include_paths=[
-            str(ROOT / path) for path in ("tests/cuda_shim", "csrc/core", "csrc/cuda", "csrc/binding")
-        ],
+        extra_include_paths=[str(ROOT / path) for path in ("tests/cuda_shim", "csrc")],
         build_directory=str(folder),
     )
 
@@ -47,7 +50,7 @@ def backend():
     def rotate_(x, p, q, adapter_ids, form, group_size, check_invertible):
         if check_invertible:
             # The error that the tests of all backends expect; the kernel's own is in test_cuda_shim.py.
-            plain.refuse_singular(x, p, q, adapter_ids, form, group_size)
+            formula.check_invertible_blocks(x, p, q, adapter_ids, form, group_size)
         module.rotate_(x, p, q, adapter_ids, form, group_size, check_invertible)
 
     return SimpleNamespace(
@@ -56,6 +59,6 @@ def backend():
         rotate=module.rotate,
         rotate_=rotate_,
         rotate_backward=module.rotate_backward,
-        mix_rows=module.mix_rows,
-        mix_rows_=module.mix_rows_,
+        merge=module.merge,
+        merge_=module.merge_,
     )

@@ -1,6 +1,6 @@
 // The CUDA kernels and their launchers, word for word, as host code.
-#include "backward.cu"
-#include "mix_rows.cu"
-#include "order.cu"
-#include "rotate.cu"
-#include "singular.cu"
+#include "cuda/backward.cu"
+#include "cuda/merge.cu"
+#include "cuda/rotate.cu"
+#include "cuda/singular.cu"
+#include "cuda/sort_rows.cu"

@@ -9,7 +9,7 @@ import sys
 import torch
 
 import road_kernels as rk
-from road_kernels import _backends
+from road_kernels.backends import registry
 
 
 def ids(*values, dtype=torch.int64):
@@ -20,7 +20,7 @@ def road(adapter_ids, inplace=False, backward=False, backend=None):
     x, theta, alpha = (torch.ones(shape, device="cuda") for shape in ((4, 64), (3, 32), (3, 32)))
     if not backward:
         return rk.road_apply_batched(x, theta, alpha, adapter_ids, inplace=inplace, backend=backend)
-    module = _backends._loaded[backend][0]
+    module = registry._loaded[backend][0]
     return module.rotate_backward(x, x, theta, alpha, adapter_ids, "road_1", 64, False, [True, True, True])
 
 

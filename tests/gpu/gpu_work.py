@@ -7,7 +7,7 @@ from common import DEVICE, apply, make_params, make_x, op_form
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from road_kernels import _backends
+from road_kernels.backends import registry
 
 ADAPTERS = 5
 FORWARD = ("forward", "batched forward", "in place", "batched in place")
@@ -41,7 +41,7 @@ class Work:
         if self.name in FORWARD:
             kw = {"group_size": self.group_size, "inplace": "in place" in self.name, "backend": self.kernels}
             return (apply(self.x, self.p, self.q, self.form, self.ids, **kw),)
-        backend = _backends._loaded[self.kernels][0]
+        backend = registry._loaded[self.kernels][0]
         wanted = ["parameters" not in self.name] + ["of x" not in self.name] * 2
         grads = backend.rotate_backward(
             *(self.gz, self.x, self.p, self.q, self.ids, op_form(self.form), self.group_size),

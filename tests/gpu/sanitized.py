@@ -9,7 +9,7 @@ import torch
 from common import DEVICE, DTYPES, FORMS, make_params, make_x
 from gpu_work import WORK, make_work
 
-from road_kernels import _backends
+from road_kernels.backends import registry
 
 ROWS, DIM = 37, 64
 
@@ -28,7 +28,7 @@ def main() -> None:
     if options.backend == "cuda_shim":
         import cuda_shim
 
-        _backends._loaded["cuda_shim"] = cuda_shim.backend(), None
+        registry._loaded["cuda_shim"] = cuda_shim.backend(), None
     dtypes, forms = (DTYPES[1:3], FORMS[:4:2]) if options.few else (DTYPES, FORMS)
     calls = 0
     for dtype in dtypes:
@@ -46,10 +46,10 @@ def main() -> None:
                 for name in WORK:
                     make_work(name, options.backend, "road_4", rows, dim, 16, dtype)()
                     calls += 1
-        mix_rows = _backends._loaded[options.backend][0].mix_rows
+        merge = registry._loaded[options.backend][0].merge
         for columns in (40, 17):
             for form in ("table", "table_half"):
-                mix_rows(make_x(DIM, columns, dtype=dtype), *make_params(form, None, DIM), 16)
+                merge(make_x(DIM, columns, dtype=dtype), *make_params(form, None, DIM), 16)
                 calls += 1
     if DEVICE == "cuda":
         torch.cuda.synchronize()

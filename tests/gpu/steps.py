@@ -123,7 +123,7 @@ def judge_pytest(report: Path) -> Callable[[Step, int, str], None]:
     return judge
 
 
-OURS = re.compile(r"\bat .*\b(road::cuda::|rotate_kernel|backward_kernel|reduce_kernel|mix_rows_kernel)")
+OURS = re.compile(r"\bat .*\b(road::cuda::|rotate_kernel|backward_kernel|reduce_kernel|merge_kernel)")
 
 
 def judge_sanitizer(step: Step, status: int, output: str) -> None:

@@ -6,7 +6,7 @@ from common import make_params
 from gpu_work import make_ids
 
 import road_kernels as rk
-from road_kernels import _backends
+from road_kernels.backends import registry
 
 ROWS, DIM = 2**31 // 4096 + 77, 4096
 CHUNK = 2**17
@@ -36,7 +36,7 @@ def test_forward_and_backward(kernels, batched, offset):
     x, gz = random_rows(offset), random_rows(offset)
     theta, alpha = make_params("road_1", 1000 if batched else None, DIM)
     ids = make_ids(ROWS, 1000) if batched else None
-    backend = _backends._loaded[kernels][0]
+    backend = registry._loaded[kernels][0]
 
     def forward(x, ids):
         if batched:

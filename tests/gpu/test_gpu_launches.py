@@ -6,7 +6,7 @@ from common import FORMS, make_params, make_x
 from gpu_work import FORWARD, WORK, device_events, is_torchs, make_work, requested_bytes
 
 import road_kernels as rk
-from road_kernels import _backends
+from road_kernels.backends import registry
 
 MOST_ORDERED = 4096  # ids that the kernels put in order themselves
 
@@ -55,10 +55,10 @@ def test_autograd_adds_no_kernel(kernels, inplace):
 
 
 def test_merging_is_one_kernel(kernels):
-    mix_rows = _backends._loaded[kernels][0].mix_rows
+    merge = registry._loaded[kernels][0].merge
     w, (r1, r2) = make_x(512, 300, dtype=torch.bfloat16), make_params("table", None, 512)
     for weight in (w, w.t().contiguous().t()):
-        assert len(device_events(lambda weight=weight: mix_rows(weight, r1, r2, 64))) == 1
+        assert len(device_events(lambda weight=weight: merge(weight, r1, r2, 64))) == 1
 
 
 @pytest.mark.parametrize("name", WORK)
@@ -93,7 +93,7 @@ def test_training_in_place_waits_for_nothing(kernels):
 @pytest.mark.parametrize("name", WORK)
 def test_memory(name, form):
     """The output, and backward scratch by the formula of csrc/cuda/road_cuda.h."""
-    if "cuda" not in [n for n, (module, _) in _backends._loaded.items() if module]:
+    if "cuda" not in [n for n, (module, _) in registry._loaded.items() if module]:
         pytest.skip("the CUDA kernels are not usable here")
     work = make_work(name, "cuda", form)
     requested, result = requested_bytes(work)
@@ -130,7 +130,7 @@ def test_bitwise_repeatable(kernels, name, form):
 
 def test_what_cannot_be_launched_says_so():
     """A bank of more adapters than the kernels count to, which as an expanded one takes no memory."""
-    if "cuda" not in [n for n, (module, _) in _backends._loaded.items() if module]:
+    if "cuda" not in [n for n, (module, _) in registry._loaded.items() if module]:
         pytest.skip("the CUDA kernels are not usable here")
     x, ids, (theta, alpha) = make_x(4, 64), torch.tensor([0, 2, -1, 1]), make_params("road_1", 1, 64)
     bank = [t.expand(2**31 - 1, -1) for t in (theta, alpha)]

@@ -1,0 +1,106 @@
+// The coefficients of one adapter at a time, in the arithmetic type A (float, or double for float64 data).
+#pragma once
+
+#include <cmath>
+#include <vector>
+
+#include "core/dispatch.h"
+#include "core/pairing.h"
+#include "cpu/kernels.h"
+
+namespace road::cpu {
+
+template <class A>
+constexpr DType kDTypeOf = sizeof(A) == 8 ? DType::kFloat64 : DType::kFloat32;
+
+inline void widen(const void* src, DType dtype, int64_t n, float* dst) { kernels().widen_float(src, dtype, n, dst); }
+inline void widen(const void* src, DType dtype, int64_t n, double* dst) { kernels().widen_double(src, dtype, n, dst); }
+inline void sincos(const float* t, int64_t n, float* s, float* c) { kernels().sincos_float(t, n, s, c); }
+inline void sincos(const double* t, int64_t n, double* s, double* c) {
+  for (int64_t k = 0; k < n; ++k) s[k] = std::sin(t[k]), c[k] = std::cos(t[k]);
+}
+
+inline const void* element(const void* base, DType dtype, int64_t index) {
+  return static_cast<const char*>(base) + index * size_of(dtype);
+}
+
+// alpha, sin(theta) and cos(theta) of one adapter, in the packing of its parameters.
+template <class A>
+struct Angles {
+  std::vector<A> alpha, sin, cos;
+
+  void load(const Problem& problem, int64_t adapter) {
+    const Params& params = problem.params;
+    const int64_t n = param_width(problem.form, problem.dim);
+    alpha.resize(n), sin.resize(n), cos.resize(n);
+    // alpha's storage holds theta first, until sin and cos have been computed from it.
+    widen(element(params.p, params.p_dtype, adapter * params.p_stride), params.p_dtype, n, alpha.data());
+    sincos(alpha.data(), n, sin.data(), cos.data());
+    widen(element(params.q, params.q_dtype, adapter * params.q_stride), params.q_dtype, n, alpha.data());
+  }
+};
+
+// r1 and r2 of one adapter: where they already are a table of type A a pointer to it, otherwise computed.
+template <class A>
+class AdapterCoefs {
+ public:
+  explicit AdapterCoefs(const Problem& problem) : problem_(problem) {}
+
+  static bool are_ready(const Problem& problem) {
+    const Params& params = problem.params;
+    return !has_angles(problem.form) && params.p_dtype == kDTypeOf<A> && params.q_dtype == kDTypeOf<A>;
+  }
+
+  const Coefs& load(int64_t adapter) {
+    if (adapter != loaded_) build(adapter);
+    loaded_ = adapter;
+    return coefs_;
+  }
+
+ private:
+  void build(int64_t adapter) {
+    const Params& params = problem_.params;
+    const Form form = problem_.form;
+    coefs_.shared = is_shared(form);
+    const int64_t n = coefs_.shared ? problem_.dim / 2 : problem_.dim;
+    if (!has_angles(form)) {
+      coefs_.r1 = table(params.p, params.p_dtype, adapter * params.p_stride, n, r1_);
+      coefs_.r2 = table(params.q, params.q_dtype, adapter * params.q_stride, n, r2_);
+      return;
+    }
+    angles_.load(problem_, adapter);
+    r1_.resize(n), r2_.resize(n);
+    const A *alpha = angles_.alpha.data(), *sin = angles_.sin.data(), *cos = angles_.cos.data();
+    A *r1 = r1_.data(), *r2 = r2_.data();
+    if (form == Form::kRoad4) {
+      const int64_t g = problem_.group_size;
+      for (int64_t base = 0; base < n; base += g) {
+        const int64_t slot0 = road4_slot0(base, g), slot1 = slot0 + g;
+        for (int64_t k = 0; k < g; ++k) {
+          r1[base + k] = alpha[slot0 + k] * cos[slot0 + k];
+          r2[base + k] = alpha[slot1 + k] * sin[slot1 + k];
+        }
+      }
+    } else {
+      for (int64_t k = 0; k < n; ++k) r1[k] = alpha[k] * cos[k], r2[k] = alpha[k] * sin[k];
+    }
+    coefs_.r1 = r1;
+    coefs_.r2 = r2;
+  }
+
+  static const void* table(const void* base, DType dtype, int64_t index, int64_t n, std::vector<A>& storage) {
+    const void* source = element(base, dtype, index);
+    if (dtype == kDTypeOf<A>) return source;
+    storage.resize(n);
+    widen(source, dtype, n, storage.data());
+    return storage.data();
+  }
+
+  const Problem& problem_;
+  int64_t loaded_ = -1;
+  Coefs coefs_;
+  Angles<A> angles_;
+  std::vector<A> r1_, r2_;
+};
+
+}  // namespace road::cpu

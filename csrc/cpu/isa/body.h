@@ -1,0 +1,35 @@
+// The body of every instruction set's file in this folder: exports the loops compiled for it.  No include guard.
+#include "cpu/isa/backward_row.h"
+#include "cpu/isa/merge_row.h"
+#include "cpu/isa/rotate_row.h"
+#include "cpu/isa/sincos.h"
+
+namespace road {
+namespace ROAD_ISA {
+
+template <class A>
+void widen(const void* src, DType dtype, int64_t n, A* dst) {
+  with_dtype(dtype, [&](auto t) {
+    using T = decltype(t);
+    const T* p = static_cast<const T*>(src);
+    for_pairs<Acc<T>>(n, [&](auto lanes, int64_t k) __attribute__((always_inline)) {
+      constexpr int L = decltype(lanes)::value;
+      const auto v = convert<A, L>(load<T, L>(p + k));
+      std::memcpy(dst + k, &v, sizeof v);
+    });
+  });
+}
+
+}  // namespace ROAD_ISA
+
+namespace cpu::ROAD_ISA {
+
+const Kernels& kernels() {
+  namespace isa = road::ROAD_ISA;
+  static const Kernels set{ROAD_ISA_NAME, &isa::choose_rotate, &isa::choose_backward, &isa::choose_merge,
+                           &isa::widen<float>, &isa::widen<double>, &isa::sincos};
+  return set;
+}
+
+}  // namespace cpu::ROAD_ISA
+}  // namespace road

@@ -1,0 +1,35 @@
+// z = R x, or R^T x, for one row and one instruction set.
+#pragma once
+
+#include "cpu/isa/pairs.h"
+
+namespace road {
+namespace ROAD_ISA {
+
+template <class T, class P, bool Shared, bool Transposed>
+void rotate_row(const void* x_, void* z_, const Coefs& coefs, int64_t dim, int64_t half) {
+  using A = Acc<T>;
+  const T* x = static_cast<const T*>(x_);
+  T* z = static_cast<T*>(z_);
+  P::template for_row<A>(dim, half, [&](auto lanes, int64_t at, int64_t pair) __attribute__((always_inline)) {
+    constexpr int L = decltype(lanes)::value;
+    Lanes<A, L> i, j, zi, zj;
+    PairCoefs<A, L> c;
+    load_coefs<P, Shared>(coefs, at, pair, half, c);
+    P::template load<T, L>(x, at, half, i, j);
+    if constexpr (Transposed) rotate_pair_transposed(i, j, c.r1i, c.r1j, c.r2i, c.r2j, zi, zj);
+    else rotate_pair(i, j, c.r1i, c.r1j, c.r2i, c.r2j, zi, zj);
+    P::template store<T, L>(z, at, half, zi, zj);
+  });
+}
+
+inline cpu::RotateRow choose_rotate(DType dtype, bool shared, bool adjacent, bool transposed) {
+  return with_dtype(dtype, [&](auto t) {
+    return with_flags(shared, adjacent, transposed, [&](auto s, auto p, auto tr) -> cpu::RotateRow {
+      return &rotate_row<decltype(t), decltype(p), decltype(s)::value, decltype(tr)::value>;
+    });
+  });
+}
+
+}  // namespace ROAD_ISA
+}  // namespace road

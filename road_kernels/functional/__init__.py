@@ -1,0 +1,15 @@
+"""The public functions on tensors; nothing here knows of serving or integrations."""
+
+from .merge import road_merge, road_unmerge
+from .rotate import road_apply, road_apply_batched, rotate, rotate_batched
+from .tables import road_tables
+
+__all__ = [
+    "road_apply",
+    "road_apply_batched",
+    "road_merge",
+    "road_tables",
+    "road_unmerge",
+    "rotate",
+    "rotate_batched",
+]

@@ -1,0 +1,93 @@
+"""Gradients, wired once for every backend: an autograd Function around the ops."""
+
+import torch
+from torch.autograd import forward_ad
+
+from . import formula, schemas
+
+_functorch_active = torch._C._are_functorch_transforms_active
+
+
+def needs_formula() -> bool:
+    """Under torch.func transforms, vmap and forward-mode AD, which do not accept an autograd Function like this one."""
+    return _functorch_active() or forward_ad._current_level >= 0
+
+
+def divides_in_place(form: str, need_p: bool, need_q: bool) -> bool:
+    """Whether a backward from the output divides by a determinant (road_1: by alpha, for its own gradient only)."""
+    return need_q or (need_p and form != "road_1")
+
+
+# forward(ctx, ...) and not setup_context: 6 us a call instead of 21.
+class Rotate(torch.autograd.Function):
+    """Saves x in its own dtype, or in place only the output; neither if no parameter needs a gradient."""
+
+    @staticmethod
+    def forward(ctx, x, p, q, adapter_ids, form, group_size, inplace, backend):
+        _, need_p, need_q = ctx.needs_input_grad[:3]
+        if inplace:
+            backend.rotate_(x, p, q, adapter_ids, form, group_size, divides_in_place(form, need_p, need_q))
+            ctx.mark_dirty(x)
+            z = x
+        else:
+            z = backend.rotate(x, p, q, adapter_ids, form, group_size)
+        ctx.save_for_backward(x if need_p or need_q else None, p, q, adapter_ids)
+        ctx.call = form, group_size, inplace, backend
+        return z
+
+    @staticmethod
+    def backward(ctx, grad):
+        saved, p, q, adapter_ids = ctx.saved_tensors
+        form, group_size, from_output, backend = ctx.call
+        if torch.is_grad_enabled():  # create_graph=True: gradients that can be differentiated again
+            backend = formula
+        saved = grad if saved is None else saved  # only gx is needed, which does not read it
+        grads = backend.rotate_backward(
+            grad, saved, p, q, adapter_ids, form, group_size, from_output, list(ctx.needs_input_grad[:3])
+        )
+        return *grads, None, None, None, None, None
+
+
+# Gradients of the ops themselves, for direct calls of torch.ops.road_kernels and for torch.compile.
+class _BelowAutograd:
+    """The ops as a backend, dispatched below the Autograd key."""
+
+    @staticmethod
+    def rotate(*args):
+        with torch._C._AutoDispatchBelowAutograd():
+            return schemas.rotate(*args)
+
+    @staticmethod
+    def rotate_backward(*args):
+        with torch._C._AutoDispatchBelowAutograd():
+            return schemas.rotate_backward(*args)
+
+
+def _wants_grad(*tensors) -> bool:
+    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+
+
+def _rotate_autograd(x, p, q, adapter_ids, form, group_size):
+    if needs_formula():
+        return formula.rotate(x, p, q, adapter_ids, form, group_size)
+    if not _wants_grad(x, p, q):
+        return _BelowAutograd.rotate(x, p, q, adapter_ids, form, group_size)
+    return Rotate.apply(x, p, q, adapter_ids, form, group_size, False, _BelowAutograd)
+
+
+def _rotate_backward_autograd(grad, saved, p, q, *rest):
+    return (formula if _wants_grad(grad, saved, p, q) else _BelowAutograd).rotate_backward(grad, saved, p, q, *rest)
+
+
+def _rotate_inplace_autograd(x, p, q, *rest):
+    if _wants_grad(x, p, q):
+        raise RuntimeError(
+            "road_kernels::rotate_ has no gradient of its own: call road_kernels.rotate(..., inplace=True)"
+        )
+    with torch._C._AutoDispatchBelowAutograd():
+        return schemas.rotate_(x, p, q, *rest)
+
+
+schemas.LIBRARY.impl("rotate", _rotate_autograd, "Autograd")
+schemas.LIBRARY.impl("rotate_", _rotate_inplace_autograd, "Autograd")
+schemas.LIBRARY.impl("rotate_backward", _rotate_backward_autograd, "Autograd")

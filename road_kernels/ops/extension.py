@@ -1,0 +1,39 @@
+"""Loads road_kernels._C, or knows why it could not."""
+
+import warnings
+from types import ModuleType
+
+import torch
+
+REBUILD = "pip install --no-build-isolation --force-reinstall --no-deps road_kernels (from a checkout: make build)"
+
+
+def _minor(version: str) -> tuple[str, ...]:
+    return tuple(version.split("+")[0].split(".")[:2])
+
+
+def load() -> tuple[ModuleType | None, str | None]:
+    """(module, None), or (None, the reason). "Not built" is quiet; "built but broken" warns once with the cause."""
+    try:
+        from .._build_info import REASON, TORCH_VERSION
+    except ImportError:
+        return None, f"not built: run {REBUILD}"
+    if TORCH_VERSION is None:
+        return None, REASON
+    if _minor(TORCH_VERSION) != _minor(torch.__version__):
+        reason = (
+            f"the extension was built for torch {TORCH_VERSION}, but torch {torch.__version__} is installed: "
+            f"rebuild it with {REBUILD}"
+        )
+    else:
+        try:
+            from .. import _C
+
+            return _C, None
+        except ImportError as error:
+            reason = f"the extension does not load ({error}): rebuild it with {REBUILD}"
+    warnings.warn(f"road_kernels: {reason}; until then the slower PyTorch path is used", RuntimeWarning, stacklevel=4)
+    return None, reason
+
+
+EXTENSION, REASON = load()

@@ -1,0 +1,226 @@
+"""AdapterBank: the adapters that a server holds ready, in slots that its batches name by number."""
+
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from ..functional import rotate_batched
+from ..ops import checks
+from .adapter import Adapter
+from .bank_tables import BankTables
+from .layer_names import some
+from .slots import Slots
+
+
+class BankFullError(RuntimeError):
+    """No slot is free: evict an adapter, or wait for the batches that hold evicted ones."""
+
+
+class AdapterBank:
+    """A fixed number of slots, each with the tables (r1, r2) of one adapter for every layer of a model.
+
+        bank = AdapterBank({"q": 4096, "v": 1024}, capacity=100, device="cuda")
+        bank.load("anna", "path/of/a/peft/checkpoint")
+        ids = bank.ids(["anna", None, "anna"])                # once a step, one per request
+        bank.rotate("q", h, ids, inplace=True)                # in every layer
+
+    Args:
+        widths: layer name -> D, the output features of the layer that the adapters rotate.
+        capacity: how many adapters at once. All memory is taken here; nothing is reallocated later, so the addresses
+            that ``tables`` returns stay valid for good (in a captured CUDA graph, too).
+        group_size: g of all adapters and all layers.
+        compact: tables of [capacity, D/2], for adapters of road_1 only. False: [capacity, D], for every variant.
+        device, dtype: of the tables. Two bytes an entry halve the memory: the rms error of a bfloat16 result, in units
+            of the result, is 1.7e-3 with float32 tables, 1.7e-3 with float16 and 2.4e-3 with bfloat16.
+
+    A slot that holds no adapter is the identity: its rows pass bit for bit. Loading computes and checks everything
+    first, and refuses an adapter without a change to the bank.
+
+    Threads: any number may read (``ids``, ``hold``, ``rotate``, ``tables``) while others write (``load``,
+    ``replace``, ``evict``). Only free slots are written. A slot is free once its name is gone and no ``hold``
+    mentions it; so a batch inside ``with bank.hold(names) as ids`` sees its adapters as they were, whatever is
+    evicted or replaced meanwhile. Plain ``ids`` suffice where writes happen between the steps of the same thread.
+
+    CUDA streams: copies and resets run on the current stream of the calling thread and do not wait for the device.
+    Threads that share a stream, as all do by default, need nothing. A thread that loads on a stream of its own must
+    order the two: ``loading.wait_stream(serving)`` before it writes, ``serving.wait_stream(loading)`` before the
+    new ids are used.
+    """
+
+    def __init__(
+        self,
+        widths: Mapping[str, int],
+        capacity: int,
+        *,
+        group_size: int = 64,
+        compact: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float32,
+    ):
+        if isinstance(capacity, bool) or not isinstance(capacity, int):
+            raise TypeError(f"capacity must be an int, got {type(capacity).__name__}")
+        if capacity < 1:
+            raise ValueError(f"capacity must be 1 or more, got {capacity}")
+        self.capacity = capacity
+        self._store = BankTables(widths, capacity, group_size, compact, device, dtype)
+        self.widths, self.group_size, self.compact = self._store.widths, group_size, compact
+        self.device, self.dtype = self._store.device, dtype
+        self._slots = Slots(capacity)
+        self._writing = threading.Lock()
+
+    def tables(self, layer: str) -> tuple[Tensor, Tensor]:
+        """(r1, r2) of a layer, [capacity, D/2] or [capacity, D]: the tables themselves, to be read only."""
+        try:
+            return self._store.by_layer[layer]
+        except KeyError:
+            raise KeyError(f"no layer {layer!r} in this bank: it has {some(self.widths)}") from None
+
+    def rotate(
+        self, layer: str, x: Tensor, adapter_ids: Tensor, *, inplace: bool = False, backend: str | None = None
+    ) -> Tensor:
+        """rotate_batched of the layer's output x [..., D] by the layer's tables; arguments and errors as there."""
+        r1, r2 = self.tables(layer)
+        return rotate_batched(x, r1, r2, adapter_ids, group_size=self.group_size, inplace=inplace, backend=backend)
+
+    def ids(self, names: Sequence[str | None], *, out: Tensor | None = None) -> Tensor:
+        """The slots of the named adapters, int32 [len(names)] on the bank's device; None becomes -1, no adapter.
+
+        Args:
+            out: int32 or int64 [N], N >= len(names), on the bank's device: is filled, with -1 behind the names, and
+                returned. For CUDA graphs, which read the same memory at every replay.
+
+        They are valid until one of the names is evicted or replaced; see ``hold``.
+
+        Raises:
+            KeyError: an adapter that is not loaded. TypeError, ValueError: ``out`` does not fit.
+        """
+        return self._to_device(self._slots.look_up(names), out)
+
+    @contextmanager
+    def hold(self, names: Sequence[str | None], *, out: Tensor | None = None) -> Iterator[Tensor]:
+        """``with bank.hold(names) as ids``: as ``ids``, and no writer touches their slots before the block ends."""
+        slots = self._slots.hold(names)
+        try:
+            yield self._to_device(slots, out)
+        finally:
+            self._clear(self._slots.release(slots))
+
+    def slot(self, name: str) -> int:
+        """The slot of a loaded adapter. Raises KeyError for another."""
+        return self._slots.look_up((name,))[0]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The loaded adapters, in the order of their loading."""
+        return tuple(self._slots.by_name)
+
+    @property
+    def free(self) -> int:
+        """How many slots ``load`` and ``replace`` can take now; not those of evicted adapters that are still held."""
+        return len(self._slots.free)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tables, the same however many adapters are loaded."""
+        return sum(table.nbytes for pair in self._store.by_layer.values() for table in pair)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._slots.by_name
+
+    def __len__(self) -> int:
+        return len(self._slots.by_name)
+
+    def __repr__(self) -> str:
+        return (
+            f"AdapterBank({len(self)} of {self.capacity} adapters, {len(self.widths)} layers, {self.nbytes} bytes of "
+            f"{'compact ' if self.compact else ''}{self.dtype} tables on {self.device})"
+        )
+
+    def load(self, name: str, adapter: Adapter | str | os.PathLike, *, partial: bool = False) -> int:
+        """Puts an adapter into a free slot and returns the slot.
+
+        Args:
+            name: not yet loaded.
+            adapter: an Adapter, or the folder of a PEFT RoAd checkpoint (see Adapter.from_peft). A layer of it is the
+                bank's layer of the same name, or the only one whose name it ends with or that ends with its name
+                ("model.layers.0.q_proj" and "layers.0.q_proj").
+            partial: allow layers of the bank that the adapter does not have: they stay the identity.
+
+        Raises:
+            BankFullError: no slot is free; nothing is ever evicted for you.
+            ValueError, TypeError, FileNotFoundError: the name is taken, or the adapter does not fit: a layer missing,
+                unknown, ambiguous or of another width, another group_size, a variant that compact tables cannot
+                hold, a NaN or infinity, a damaged or missing file. The bank is as it was.
+        """
+        if not isinstance(name, str):
+            raise TypeError(f"name must be a str, got {type(name).__name__}")
+        with self._writing:
+            if name in self:
+                raise ValueError(f"an adapter named {name!r} is loaded: use replace, or evict it first")
+            return self._fill_a_slot(name, adapter, partial)
+
+    def replace(self, name: str, adapter: Adapter | str | os.PathLike, *, partial: bool = False) -> int:
+        """Gives a loaded name another adapter and returns its new slot. Arguments and errors as in ``load``.
+
+        The new adapter goes into a free slot, then the name moves, then the old slot becomes free: whoever looks the
+        name up gets the old adapter or the new one, never something between. In a full bank: evict, then load.
+
+        Raises KeyError if no adapter of that name is loaded.
+        """
+        with self._writing:
+            self.slot(name)
+            return self._fill_a_slot(name, adapter, partial)
+
+    def evict(self, name: str) -> None:
+        """Takes an adapter out. Its slot becomes the identity and free, at once or when the last ``hold`` on it ends.
+
+        Raises KeyError if no adapter of that name is loaded.
+        """
+        with self._writing:
+            self._clear(self._slots.remove(name))
+
+    def _fill_a_slot(self, name: str, adapter, partial: bool) -> int:
+        if isinstance(adapter, (str, os.PathLike)):
+            adapter = Adapter.from_peft(adapter)
+        elif not isinstance(adapter, Adapter):
+            raise TypeError(f"adapter must be an Adapter or the path of a checkpoint, got {type(adapter).__name__}")
+        rows = self._store.rows_of(adapter, partial)
+        slot = self._slots.take()
+        if slot is None:
+            held = len(self._slots.retired)
+            raise BankFullError(
+                f"no slot of {self.capacity} is free for {name!r}"
+                + (f": {held} of them evicted but still held" if held else "")
+            )
+        try:
+            self._store.write(slot, rows)
+        except BaseException:
+            self._clear([slot])
+            raise
+        self._clear(self._slots.publish(name, slot))
+        return slot
+
+    def _clear(self, slots: Sequence[int]) -> None:
+        for slot in slots:
+            self._store.write(slot, self._store.identity)
+            self._slots.give_back(slot)
+
+    def _to_device(self, slots: list[int], out: Tensor | None) -> Tensor:
+        if out is None:
+            out = torch.empty(len(slots), dtype=torch.int32, device=self.device)
+        elif not isinstance(out, Tensor) or out.dtype not in checks.INTEGERS or out.device != self.device:
+            raise TypeError(f"out must be an int32 or int64 tensor on {self.device}, got {_describe(out)}")
+        elif out.dim() != 1 or len(out) < len(slots):
+            raise ValueError(f"out must be [N] with N >= {len(slots)}, the number of names, got {list(out.shape)}")
+        slots = slots + [-1] * (len(out) - len(slots))
+        # Pinned, so that the copy does not wait for the device.
+        host = torch.tensor(slots, dtype=out.dtype, device="cpu", pin_memory=self.device.type == "cuda")
+        return out.copy_(host, non_blocking=True)
+
+
+def _describe(value) -> str:
+    return f"{value.dtype} on {value.device}" if isinstance(value, Tensor) else type(value).__name__

@@ -1,0 +1,93 @@
+"""Reading PEFT's RoAd checkpoints, without PEFT."""
+
+import json
+from collections.abc import Collection
+from pathlib import Path
+
+from torch import Tensor
+
+from ..ops import checks
+
+CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+PREFIX = "base_model.model."  # PEFT's own wrappers around the model
+PARAMETERS = ("road_theta", "road_alpha")
+
+Layers = dict[str, tuple[Tensor, Tensor]]
+
+
+def read_peft(folder, ignore: Collection[str] = ()) -> tuple[Layers, str, int]:
+    """(module name -> (theta, alpha), variant, group_size) of a checkpoint folder; see Adapter.from_peft."""
+    if isinstance(ignore, str):
+        raise TypeError(f"ignore must be a collection of module names, got the str {ignore!r}")
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is not a folder: a RoAd checkpoint is one that holds {CONFIG} and {WEIGHTS}")
+    variant, group_size = _read_config(folder)
+    layers = _pair_up(_read_weights(folder), folder, ignore)
+    return layers, variant, group_size
+
+
+def _read_config(folder: Path) -> tuple[str, int]:
+    path = _existing(folder, CONFIG)
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # ValueError: of json and of utf-8 alike
+        raise ValueError(f"{path} is damaged: {error}") from None
+    if not isinstance(config, dict) or config.get("peft_type") != "ROAD":
+        kind = config.get("peft_type") if isinstance(config, dict) else type(config).__name__
+        raise ValueError(f"{path} is not that of a RoAd adapter: peft_type must be 'ROAD', got {kind!r}")
+    variant, group_size = config.get("variant"), config.get("group_size")
+    if variant not in checks.VARIANTS:
+        raise ValueError(f"{path}: variant must be 'road_1', 'road_2' or 'road_4', got {variant!r}")
+    if type(group_size) is not int or group_size < 2 or group_size % 2:
+        raise ValueError(f"{path}: group_size must be an even int, 2 or more, got {group_size!r}")
+    return variant, group_size
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    path = _existing(folder, WEIGHTS)
+    try:
+        import safetensors
+        from safetensors.torch import load
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "reading a checkpoint needs the package safetensors: pip install safetensors"
+        ) from error
+    # From a copy in memory: load_file maps the file, and one that is overwritten later would end the process.
+    data = path.read_bytes()
+    try:
+        return load(data)
+    except (safetensors.SafetensorError, ValueError, KeyError) as error:
+        raise ValueError(f"{path} is damaged, cut short or not a safetensors file: {error}") from None
+
+
+def _existing(folder: Path, name: str) -> Path:
+    path = folder / name
+    if path.is_file():
+        return path
+    hint = ""
+    if name == WEIGHTS and (folder / PICKLE).is_file():
+        hint = f". {PICKLE} is pickled, which can run any code when read: save the adapter as safetensors"
+    raise FileNotFoundError(f"{folder} has no {name}{hint}")
+
+
+def _pair_up(weights: dict[str, Tensor], folder: Path, ignore: Collection[str]) -> Layers:
+    found: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in weights.items():
+        module, _, parameter = key.removeprefix(PREFIX).rpartition(".")
+        if parameter not in PARAMETERS:
+            if any(f".{name}." in f".{module}." for name in ignore):
+                continue
+            raise ValueError(
+                f"{folder} also holds {key!r}, which is no RoAd parameter. If {module!r} is served in another way, "
+                f"read the checkpoint with Adapter.from_peft(folder, ignore=[...])"
+            )
+        if parameter in found.setdefault(module, {}):
+            raise ValueError(f"{folder} holds {parameter} of layer {module!r} twice, with and without {PREFIX!r}")
+        found[module][parameter] = tensor
+    for module, pair in found.items():
+        if missing := [parameter for parameter in PARAMETERS if parameter not in pair]:
+            raise ValueError(f"{folder} has no {missing[0]} of layer {module!r}")
+    if not found:
+        raise ValueError(f"{folder} holds no RoAd parameter")
+    return {module: tuple(pair[parameter] for parameter in PARAMETERS) for module, pair in found.items()}
