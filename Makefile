@@ -13,7 +13,7 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check -q
-SOURCES = $(wildcard csrc/*/*) setup.py pyproject.toml $(wildcard python_fallback/*.py)
+SOURCES = $(shell find csrc -type f) setup.py pyproject.toml $(wildcard python_fallback/*.py)
 
 .PHONY: demo test test-python test-triton test-shim test-cpp bench bench-check gpu-check gpu-tune lint build clean
 
@@ -51,8 +51,8 @@ PRELOAD = $(foreach library,libasan.so libubsan.so,$(shell $(or $(CXX),g++) -pri
 test-shim: build
 	test "$$(uname -m)" != x86_64 || LD_PRELOAD="$(PRELOAD)" ASAN_OPTIONS=detect_leaks=0 ROAD_SHIM_SANITIZE=1 ROAD_SHIM_REVERSE=1 \
 	  $(BIN)/python -m pytest -q -k "cuda_shim and not gradcheck" \
-	  tests/test_forward.py tests/test_backward.py tests/test_layouts.py tests/test_merge.py tests/test_property.py \
-	  tests/test_many_rows.py tests/test_cuda_shim.py
+	  tests/ops/test_forward.py tests/ops/test_backward.py tests/ops/test_layouts.py tests/ops/test_merge.py \
+	  tests/ops/test_property.py tests/ops/test_many_rows.py tests/backends/test_cuda_shim.py
 
 # The torch-free core as a C++ library of its own: once as released, once under AddressSanitizer and UBSan.
 test-cpp: $(VENV)/.tools

@@ -3,11 +3,10 @@
 import os
 import zlib
 
-import cuda_shim
 import pytest
 import torch
-import triton_interpreter
-from common import DEVICE, usable_backends
+from support import cuda_shim, triton_interpreter
+from support.common import DEVICE, usable_backends
 
 from road_kernels.backends import registry
 

@@ -15,7 +15,7 @@ struct PairIndex {
 // Inside every run of g = 2 * half features, feature k pairs with k + half.  Pairs are numbered by their first features.
 template <class I>
 ROAD_INLINE PairIndex<I> features_of(I pair, I half) {
-  const I i = pair / half * 2 * half + pair % half;
+  const I i = pair + pair / half * half;
   return {i, i + half};
 }
 

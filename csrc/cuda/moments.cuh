@@ -108,18 +108,18 @@ __device__ __forceinline__ void finish(const Problem& problem, const Gradients& 
     load_coefs(problem, adapter, j, 1, r1j, r2j);
     sums.from_output(r1i[0], r1j[0], r2i[0], r2j[0]);
   }
-  const int features[2] = {i, j};
+  // Parameters of feature j are as far behind those of i as in a table, in road_4's packing too.
+  const int64_t at_i = problem.form == Form::kRoad4 ? road4_slot0(i, g) : i, at[2] = {at_i, at_i + j - i};
   const double gr1[2] = {sums.ii, sums.jj}, gr2[2] = {-sums.ij, sums.ji};
 #pragma unroll
   for (int f = 0; f < 2; ++f) {
     if (problem.form == Form::kTable) {
-      write_table(problem, out, adapter, features[f], gr1[f], gr2[f]);
+      write_table(problem, out, adapter, at[f], gr1[f], gr2[f]);
     } else if (problem.form == Form::kRoad2) {
-      write_angles<A>(problem, out, adapter, features[f], gr1[f], gr2[f]);
+      write_angles<A>(problem, out, adapter, at[f], gr1[f], gr2[f]);
     } else {
-      const int64_t slot0 = road4_slot0(features[f], g);
-      write_angles<A>(problem, out, adapter, slot0, gr1[f], 0);
-      write_angles<A>(problem, out, adapter, slot0 + g, 0, gr2[f]);
+      write_angles<A>(problem, out, adapter, at[f], gr1[f], 0);
+      write_angles<A>(problem, out, adapter, at[f] + g, 0, gr2[f]);
     }
   }
 }

@@ -1,5 +1,5 @@
 // Packs of numbers as one load or store moves them, and conversions; also what lets the kernels compile for the host
-// (tests/cuda_shim).
+// (tests/support/cuda_shim).
 #pragma once
 
 #if defined(ROAD_CUDA_SHIM)

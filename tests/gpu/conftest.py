@@ -6,7 +6,7 @@ A test that takes `kernels` runs once per backend that has kernels of its own on
 from pathlib import Path
 
 import pytest
-from common import DEVICE, usable_backends
+from support.common import DEVICE, usable_backends
 
 NATIVE = ("cuda", "triton")
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from common import DEVICE, apply, make_params, make_x, op_form
+from support.common import DEVICE, apply, make_params, make_x, op_form
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 

@@ -6,8 +6,8 @@ PYTHONPATH=tests python tests/gpu/sanitized.py [BACKEND] [--few]
 import argparse
 
 import torch
-from common import DEVICE, DTYPES, FORMS, make_params, make_x
 from gpu_work import WORK, make_work
+from support.common import DEVICE, DTYPES, FORMS, make_params, make_x
 
 from road_kernels.backends import registry
 
@@ -26,7 +26,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_default_device(DEVICE)
     if options.backend == "cuda_shim":
-        import cuda_shim
+        from support import cuda_shim
 
         registry._loaded["cuda_shim"] = cuda_shim.backend(), None
     dtypes, forms = (DTYPES[1:3], FORMS[:4:2]) if options.few else (DTYPES, FORMS)

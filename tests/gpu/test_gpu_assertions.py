@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import asserting
 import pytest
-from common import DEVICE, usable_backends
+from support.common import DEVICE, usable_backends
 
 BACKENDS = [n for n in ("cuda", "triton", "python") if DEVICE != "cuda" or n in usable_backends()]
 CHECKER = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")

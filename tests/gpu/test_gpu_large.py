@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from common import make_params
 from gpu_work import make_ids
+from support.common import make_params
 
 import road_kernels as rk
 from road_kernels.backends import registry

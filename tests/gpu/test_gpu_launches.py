@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from common import FORMS, make_params, make_x
 from gpu_work import FORWARD, WORK, device_events, is_torchs, make_work, requested_bytes
+from support.common import FORMS, make_params, make_x
 
 import road_kernels as rk
 from road_kernels.backends import registry

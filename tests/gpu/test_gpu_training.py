@@ -5,8 +5,8 @@ import sys
 
 import pytest
 import torch
-from common import DTYPES, FORMS, apply, make_params, make_x, usable_backends
 from gpu_work import make_ids, ulp
+from support.common import DTYPES, FORMS, apply, make_params, make_x, usable_backends
 
 import road_kernels as rk
 

@@ -1,0 +1,77 @@
+"""The CUDA sources as nvcc sees them: every file by itself, no spill, no local memory, 16-byte accesses."""
+
+import re
+import shutil
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+CSRC = Path(__file__).parents[2] / "csrc"
+NVCC = shutil.which("nvcc")
+# torch's extension builder defines these, and they take the implicit conversions of the 16-bit types away.
+DEFINES = ("HALF_OPERATORS", "HALF_CONVERSIONS", "BFLOAT16_CONVERSIONS", "HALF2_OPERATORS")
+
+needs_nvcc = pytest.mark.skipif(NVCC is None, reason="no nvcc on PATH")
+
+
+def compile_cuda(source: str, arch: str, target: Path) -> dict[str, dict[str, int]]:
+    """Compiles with bare nvcc; returns the resources of each kernel."""
+    command = [NVCC, "-std=c++17", "-O3", f"-gencode=arch=compute_{arch},code=sm_{arch}", "-Xptxas", "-v"]
+    command += [f"-D__CUDA_NO_{name}__" for name in DEFINES] + [f"-I{CSRC}"]
+    run = subprocess.run(
+        [*command, "-c", str(CSRC / "cuda" / source), "-o", str(target)], capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    pattern = (
+        r"Compiling entry function '(\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads"
+        r".*?Used (\d+) registers"
+    )
+    found = re.findall(pattern, run.stderr, re.DOTALL)
+    names = subprocess.run(["c++filt"], input="\n".join(f[0] for f in found), capture_output=True, text=True).stdout
+    keys = ("stack", "spill stores", "spill loads", "registers")
+    return {
+        name: dict(zip(keys, map(int, f[1:]), strict=True)) for name, f in zip(names.splitlines(), found, strict=True)
+    }
+
+
+@needs_nvcc
+@pytest.mark.parametrize("arch", ["80", "90", "100"])
+@pytest.mark.parametrize("source", sorted(path.name for path in (CSRC / "cuda").glob("*.cu")))
+def test_no_spills_and_no_local_memory(source, arch, tmp_path):
+    kernels = compile_cuda(source, arch, tmp_path / "object.o")
+    assert len(kernels) == {"rotate.cu": 32, "merge.cu": 8, "sort_rows.cu": 1}.get(source, len(kernels)) > 0
+    for name, resources in kernels.items():
+        assert resources["registers"] <= 128, name  # two blocks of 256 threads fit a multiprocessor
+        if "double" in name:  # float64 is for gradient checks; CUDA's own sin and cos keep an array on the stack there
+            continue
+        # Three blocks where the rows of a pair share their coefficients: what keeps enough loads in flight.
+        assert resources["registers"] <= 80 or not re.search(r"(rotate|backward)_kernel<.*, true>\(", name), name
+        assert not resources["stack"] + resources["spill stores"] + resources["spill loads"], f"{name}: {resources}"
+
+
+def find_cuobjdump() -> str | None:
+    site = Path(sysconfig.get_path("purelib"))
+    packaged = [*site.glob("nvidia/*/bin/cuobjdump"), *site.glob("triton/backends/nvidia/bin/cuobjdump")]
+    return shutil.which("cuobjdump") or next(map(str, packaged), None)
+
+
+@needs_nvcc
+@pytest.mark.skipif(find_cuobjdump() is None, reason="no cuobjdump (PyPI: nvidia-cuda-cuobjdump, nvidia-cuda-nvdisasm)")
+def test_bfloat16_forward_moves_16_bytes_at_a_time(tmp_path):
+    target = tmp_path / "rotate.o"
+    compile_cuda("rotate.cu", "90", target)
+    sass = subprocess.run([find_cuobjdump(), "-sass", str(target)], capture_output=True, text=True, check=True).stdout
+    wide = 0
+    for function in sass.split("Function : ")[1:]:
+        name = subprocess.run(["c++filt", function.split()[0]], capture_output=True, text=True).stdout
+        if "BFloat16, 8, true" not in name:
+            continue
+        wide += 1
+        accesses = set(re.findall(r"\b(?:LDG|STG|LDL|STL)[A-Z0-9.]*", function))
+        assert any(a.startswith("LDG.E.128") for a in accesses), f"{name}: {accesses}"
+        # Rows are moved in 16 bytes only, up and down; narrower loads are those of parameters and ids.
+        assert {a for a in accesses if a.startswith("STG")} == {"STG.E.128"}, f"{name}: {accesses}"
+        assert not any(a.startswith(("LDL", "STL")) for a in accesses), f"{name}: {accesses}"
+    assert wide == 4  # adjacent and half-split pairs, shared and own coefficients

@@ -1,0 +1,166 @@
+"""A whole language model of transformers, tiny and random, with PEFT on the kernels."""
+
+import copy
+import filecmp
+
+import pytest
+import torch
+from peft import PeftModel, RoadConfig, get_peft_model
+from support.common import DEVICE
+from support.peft_models import first, layers, randomize
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from road_kernels.integrations import peft as road_peft
+
+TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+NAMES = ["A", "__base__", "B", "C", "A"]
+
+
+def adapter(variant, group_size) -> RoadConfig:
+    return RoadConfig(variant=variant, group_size=group_size, target_modules=TARGETS, task_type="CAUSAL_LM")
+
+
+def tiny_llama(dtype=torch.float32):
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.2,
+        eos_token_id=None,
+    )
+    return LlamaForCausalLM(config).to(dtype)
+
+
+def with_adapters(dtype=torch.float32):
+    model = get_peft_model(tiny_llama(dtype), adapter("road_1", 16), adapter_name="A")
+    model.add_adapter("B", adapter("road_4", 16))
+    model.add_adapter("C", adapter("road_2", 2))
+    return randomize(model)
+
+
+@pytest.fixture
+def prompts():
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(0, 64, (len(NAMES), 6), generator=generator, device="cpu").to(DEVICE)
+
+
+def generate(model, prompts, **kwargs):
+    mask = torch.ones_like(prompts)
+    return model.generate(
+        input_ids=prompts, attention_mask=mask, max_new_tokens=8, do_sample=False, pad_token_id=0, **kwargs
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_generate_with_mixed_adapters_is_what_each_gives_alone(prompts, dtype):
+    model = with_adapters(dtype).eval()
+    with road_peft.enabled():
+        mixed = generate(model, prompts, adapter_names=NAMES)
+        alone = {}
+        for name in "ABC":
+            model.set_adapter(name)
+            alone[name] = generate(model, prompts)
+        with model.disable_adapter():
+            alone["__base__"] = generate(model, prompts)
+    for row, name in enumerate(NAMES):
+        assert torch.equal(mixed[row], alone[name][row]), name
+    assert len({tuple(t[0].tolist()) for t in alone.values()}) == 4  # the adapters do differ
+
+
+def test_enable_and_disable_between_tokens(prompts):
+    model = with_adapters().eval()
+    want = generate(model, prompts, adapter_names=NAMES)
+    tokens, past = prompts, None
+    for step in range(8):
+        (road_peft.enable if step % 2 else road_peft.disable)()
+        with torch.no_grad():
+            fed = tokens if past is None else tokens[:, -1:]
+            out = model(input_ids=fed, past_key_values=past, use_cache=True, adapter_names=NAMES)
+        past = out.past_key_values
+        tokens = torch.cat((tokens, out.logits[:, -1].argmax(-1, keepdim=True)), dim=1)
+    road_peft.disable()
+    assert torch.equal(tokens, want)
+
+
+def train(model, prompts, steps=4):
+    model.set_adapter("A")
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    losses = []
+    for _ in range(steps):
+        loss = model(input_ids=prompts, labels=prompts).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def test_training_follows_peft_in_float64(prompts):
+    start = with_adapters()
+    exact = train(copy.deepcopy(start).double(), prompts)
+    assert exact[-1] < exact[0] - 0.01
+    for checkpointing in (False, True):
+        model = copy.deepcopy(start)
+        if checkpointing:
+            model.enable_input_require_grads()
+            model.base_model.model.gradient_checkpointing_enable({"use_reentrant": False})
+        with road_peft.enabled():
+            assert train(model, prompts) == pytest.approx(exact, rel=1e-4)
+
+
+def test_checkpoints_are_the_files_that_peft_writes(tmp_path, prompts):
+    model = with_adapters().eval()
+    with torch.no_grad():
+        want = model(prompts).logits
+    model.save_pretrained(tmp_path / "theirs")
+    with road_peft.enabled():
+        with torch.no_grad():
+            model(prompts, adapter_names=NAMES)
+        model.save_pretrained(tmp_path / "ours")
+        loaded = PeftModel.from_pretrained(tiny_llama(), tmp_path / "theirs" / "A", adapter_name="A").eval()
+        with torch.no_grad():
+            torch.testing.assert_close(loaded(prompts).logits, want, rtol=1e-4, atol=1e-4)
+    files = [p.relative_to(tmp_path / "theirs") for p in (tmp_path / "theirs").rglob("*") if p.is_file()]
+    assert len([f for f in files if f.suffix == ".safetensors"]) == 3
+    matching, different, missing = filecmp.cmpfiles(tmp_path / "theirs", tmp_path / "ours", files, shallow=False)
+    assert not different and not missing
+    assert len(matching) == len(files)
+
+
+def test_compile(prompts):
+    model = with_adapters().eval()
+    torch._dynamo.reset()
+    ops = []
+
+    def backend(graph, _):
+        ops.append(sum(str(n.target) == "road_kernels.rotate.default" for n in graph.graph.nodes))
+        return graph
+
+    compiled = torch.compile(model, backend=backend)
+    with road_peft.enabled():
+        want = model(prompts).logits
+        torch.testing.assert_close(compiled(prompts).logits, want, rtol=1e-5, atol=1e-5)
+        assert sum(ops) == len(layers(model)) == 14
+        with torch.no_grad():
+            first(model).road_theta["A"].add_(0.5)
+        torch.testing.assert_close(compiled(prompts).logits, model(prompts).logits, rtol=1e-5, atol=1e-5)
+
+
+def test_an_adapter_deleted_and_another_under_its_name(prompts):
+    model = with_adapters().eval()
+    with road_peft.enabled(), torch.no_grad():
+        before = model(prompts, adapter_names=NAMES).logits
+        model.delete_adapter("B")
+        with pytest.raises(ValueError, match="non-existing adapter"):
+            model(prompts, adapter_names=NAMES)
+        model.add_adapter("B", adapter("road_2", 2))
+        randomize(model)
+        after = model(prompts, adapter_names=NAMES).logits
+        model.set_adapter("B")
+        alone = model(prompts).logits
+    torch.testing.assert_close(after[2], alone[2], rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(after[2], before[2], atol=1e-2)

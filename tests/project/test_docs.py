@@ -1,0 +1,48 @@
+"""The Python of README.md and docs/ runs as printed, their links lead somewhere, and the examples run."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks() -> list:
+    found = []
+    for page in PAGES:
+        text = page.read_text()
+        for match in re.finditer(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+            line = text.count("\n", 0, match.start(1))
+            found.append(pytest.param(page, line, match[1], id=f"{page.name}:{line + 1}"))
+    return found
+
+
+@pytest.mark.parametrize(("page", "line", "code"), blocks())
+def test_blocks_run(page, line, code):
+    exec(compile("\n" * line + code, page.name, "exec"), {"__name__": page.stem})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pages_have_blocks(page):
+    assert len(re.findall(r"^```python$", page.read_text(), re.MULTILINE)) >= 4
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
+        assert "://" in target or (page.parent / target).exists(), target
+
+
+def test_serving_loop(tmp_path):
+    pytest.importorskip("safetensors", reason="the example writes and reads checkpoints")
+    script = ROOT / "examples" / "serving_loop.py"
+    run = subprocess.run([sys.executable, script, "--quick"], cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert "every request equals itself run alone with its adapter merged" in run.stdout
+    assert re.search(r"[1-9]\d* hits, [1-9]\d* loads, [1-9]\d* evictions", run.stdout)
+    assert re.search(r"1 refused: .*adapter_model.safetensors is damaged", run.stdout)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,126 @@
+"""Wheels from a clean copy of the sources, and what a broken or missing extension says."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+import road_kernels as rk
+
+ROOT = Path(__file__).parents[2]
+SOURCES = (
+    "csrc",
+    "road_kernels",
+    "python_fallback",
+    "setup.py",
+    "pyproject.toml",
+    "MANIFEST.in",
+    "README.md",
+    "LICENSE",
+)
+
+# Used from the wheel at sys.argv[1], from a folder without the project.
+USE = """
+import sys, warnings
+sys.path.insert(0, sys.argv[1])
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    import torch, road_kernels as rk, road_kernels.python_fallback as plain
+    x, theta, alpha = torch.randn(3, 64), torch.randn(32), torch.rand(32) + 0.5
+    for _ in range(3):
+        z = rk.road_apply(x, theta, alpha)
+    torch.testing.assert_close(z, plain.road_apply(x, theta, alpha))
+assert rk.__file__.startswith(sys.argv[1]) and plain.__file__.startswith(sys.argv[1])
+print(rk.backend_info()["automatic"]["cpu"], rk.backend_info()["backends"]["cpu"]["reason"], sep="|")
+print(*[str(w.message) for w in caught if "road_kernels" in str(w.message)], sep="|")
+"""
+
+
+def build_wheel(folder: Path, **environment) -> Path:
+    source = folder / "source"
+    source.mkdir()
+    for name in SOURCES:
+        path = ROOT / name
+        if path.is_dir():
+            shutil.copytree(path, source / name, ignore=shutil.ignore_patterns("*.so", "__pycache__", "_build_info.py"))
+        else:
+            shutil.copy(path, source)
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "--no-build-isolation",
+        "--no-deps",
+        "-w",
+        str(folder),
+        str(source),
+    ]
+    run = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+    return next(folder.glob("*.whl"))
+
+
+def use(wheel_or_folder: Path, folder: Path) -> tuple[str, str, list[str]]:
+    target = wheel_or_folder
+    if target.suffix == ".whl":
+        target = folder / "installed"
+        zipfile.ZipFile(wheel_or_folder).extractall(target)
+    run = subprocess.run([sys.executable, "-c", USE, str(target)], cwd=folder, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    choice, warnings = run.stdout.splitlines()
+    return *choice.split("|"), [w for w in warnings.split("|") if w]
+
+
+@pytest.fixture(scope="module")
+def pure_wheel(tmp_path_factory):
+    """Built where there is no compiler: only git and the shell tools that pip needs are on PATH."""
+    folder = tmp_path_factory.mktemp("pure")
+    return build_wheel(folder, PATH=str(folder), CXX="", CC="")
+
+
+def test_without_a_compiler(pure_wheel, tmp_path):
+    names = zipfile.ZipFile(pure_wheel).namelist()
+    assert "road_kernels/python_fallback/rotate.py" in names
+    assert not [n for n in names if n.endswith(".so")]
+    choice, reason, warnings = use(pure_wheel, tmp_path)
+    assert (choice, reason) == ("python", "not built: no C++ compiler when it was installed")
+    assert len(warnings) == 1
+    assert "slower PyTorch path" in warnings[0]
+
+
+def test_asked_for_and_impossible(tmp_path):
+    with pytest.raises(AssertionError, match="no C\\+\\+ compiler was found"):
+        build_wheel(tmp_path, PATH=str(tmp_path), CXX="", ROAD_KERNELS_BUILD="1")
+
+
+@pytest.mark.skipif(rk.backend_info()["build"] is None, reason="no compiled extension here")
+def test_with_a_compiler(tmp_path):
+    """The wheel as a user builds it, about a minute; then the same wheel under another torch, and cut short."""
+    wheel = build_wheel(tmp_path, ROAD_KERNELS_BUILD="1")
+    assert wheel.stat().st_size < 1_000_000
+    choice, reason, warnings = use(wheel, tmp_path)
+    assert (choice, reason, warnings) == ("cpu", "None", [])
+
+    installed = tmp_path / "installed"
+    build_info = installed / "road_kernels" / "_build_info.py"
+    build_info.write_text(build_info.read_text().replace(torch.__version__, "2.9.1"))
+    choice, reason, warnings = use(installed, tmp_path)
+    assert choice == "python"
+    assert reason.startswith(f"the extension was built for torch 2.9.1, but torch {torch.__version__} is installed")
+    assert "pip install --no-build-isolation" in reason
+    assert len(warnings) == 1
+
+    build_info.write_text(build_info.read_text().replace("2.9.1", torch.__version__))
+    library = next((installed / "road_kernels").glob("_C*.so"))
+    library.write_bytes(b"not a library")
+    choice, reason, warnings = use(installed, tmp_path)
+    assert choice == "python"
+    assert reason.startswith("the extension does not load (")
+    assert len(warnings) == 1
