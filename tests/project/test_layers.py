@@ -65,11 +65,10 @@ def python_imports(path: Path, module: str) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             base = package.rsplit(".", node.level - 1)[0] if node.level else ""
             source = ".".join(filter(None, (base, node.module)))
-            # A name may be a module of the package, or anything in it.
-            found |= {
-                f"{source}.{alias.name}" if f"{source}.{alias.name}" in MODULES else source for alias in node.names
-            }
-    return {name for name in found if name.split(".")[0] == "road_kernels" and name in MODULES}
+            for alias in node.names:  # a module of the package, or anything in it
+                name = f"{source}.{alias.name}"
+                found.add(name if name in MODULES or name in GENERATED else source)
+    return (found & MODULES.keys()) - GENERATED
 
 
 def modules() -> dict[str, Path]:
