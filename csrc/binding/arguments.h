@@ -18,8 +18,8 @@ namespace road::binding {
 class Arguments {
  public:
   // Raises if check.h's rules are broken.
-  Arguments(const Tensor& x, const Tensor& p, const Tensor& q, const OptionalTensor& adapter_ids,
-            std::string_view form, int64_t group_size);
+  Arguments(const Tensor& x, const Tensor& p, const Tensor& q, const OptionalTensor& adapter_ids, std::string_view form,
+            int64_t group_size);
 
   const Problem& problem() const { return problem_; }
   const Tensor& ids() const { return ids_; }
@@ -35,8 +35,8 @@ DType dtype_of(const Tensor& tensor);
 // True, and `rows` set, if the elements of each row are adjacent and two strides reach every row.
 bool describe_rows(const Tensor& tensor, Rows& rows);
 
-// `tensor` itself if describe_rows can describe it, otherwise a contiguous copy; of an expanded (stride 0) tensor, such as
-// the gradient of a sum, only one row is copied.
+// `tensor` itself if describe_rows can describe it, otherwise a contiguous copy; of an expanded (stride 0) tensor, such
+// as the gradient of a sum, only one row is copied.
 Tensor with_rows(const Tensor& tensor, Rows& rows);
 
 }  // namespace road::binding

@@ -23,7 +23,8 @@ void check_arguments(const Tensor& x, const Tensor& p, const Tensor& q, const Op
 void check_grad(const Tensor& grad, const Tensor& saved);
 void check_matrix(const Tensor& w);
 
-// x, called `name`, must not be written where p or q are read: their bytes, from first element to last, must not overlap.
+// x, called `name`, must not be written where p or q are read: their bytes, from first element to last, must not
+// overlap.
 void check_not_shared(const char* name, const Tensor& x, const Tensor& p, const Tensor& q);
 
 // adapter_ids at `position` names no adapter of the bank.

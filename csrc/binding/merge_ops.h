@@ -1,5 +1,6 @@
-// merge and merge_, once for every compiled backend (see rotate_ops.h).  The rows of w are the features, so w^T is the x of
-// rotate.  Where w^T is the one whose rows have adjacent elements, rotate does the work, and z has the layout of w.
+// merge and merge_, once for every compiled backend (see rotate_ops.h).  The rows of w are the features, so w^T is the
+// x of rotate.  Where w^T is the one whose rows have adjacent elements, rotate does the work, and z has the layout of
+// w.
 #pragma once
 
 #include "binding/rotate_ops.h"

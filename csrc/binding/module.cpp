@@ -49,15 +49,15 @@ std::tuple<Tensor, Tensor, Tensor> rotate_backward(const Tensor& grad, const Ten
                                                    const Tensor& q, const OptionalTensor& adapter_ids,
                                                    std::string_view form, int64_t group_size, bool from_output,
                                                    std::array<bool, 3> output_mask) {
-  using Op = std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&,
-                                                const OptionalTensor&, std::string_view, int64_t, bool,
-                                                std::array<bool, 3>);
+  using Op =
+      std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                                         const OptionalTensor&, std::string_view, int64_t, bool, std::array<bool, 3>);
   static const auto op = find<Op>("rotate_backward");
   return call(op, grad, saved, p, q, adapter_ids, form, group_size, from_output, output_mask);
 }
 
-// Whether a call of the public functions may go ahead: are_valid for whatever Python passed.  Never raises.  0.9 us, where
-// the same rules in Python take 4.3 us.
+// Whether a call of the public functions may go ahead: are_valid for whatever Python passed.  Never raises.  0.9 us,
+// where the same rules in Python take 4.3 us.
 bool is_valid(py::handle x_, py::handle p_, py::handle q_, py::handle ids_, py::handle form_, py::handle group_size_,
               bool batched) {
   // A tensor whose sizes are numbers.
@@ -80,8 +80,8 @@ bool is_valid(py::handle x_, py::handle p_, py::handle q_, py::handle ids_, py::
                    {form, static_cast<size_t>(length)}, group_size);
 }
 
-// Raises torch's own RuntimeError if autograd cannot record a write to x: a leaf, a view of one, one of several views that
-// an op returned.  autograd.Function would find out only after the kernel has written.
+// Raises torch's own RuntimeError if autograd cannot record a write to x: a leaf, a view of one, one of several views
+// that an op returned.  autograd.Function would find out only after the kernel has written.
 void check_inplace(const Tensor& x) { torch::autograd::check_inplace(x, /*requires_grad=*/true); }
 
 py::dict build_info() {

@@ -9,9 +9,9 @@
 
 namespace road::binding {
 
-// An uninitialised contiguous tensor on the CPU.  glibc maps blocks of 32 MiB and more again for every call, and writing
-// one then costs more in page faults (4 KiB each) than in memory traffic.  With 2 MiB pages a fresh 4096 x 4096 float32
-// output is 2 x faster (27 ms to 14 ms, Xeon, 2 threads).  malloc reuses smaller blocks with their pages.
+// An uninitialised contiguous tensor on the CPU.  glibc maps blocks of 32 MiB and more again for every call, and
+// writing one then costs more in page faults (4 KiB each) than in memory traffic.  With 2 MiB pages a fresh 4096 x 4096
+// float32 output is 2 x faster (27 ms to 14 ms, Xeon, 2 threads).  malloc reuses smaller blocks with their pages.
 inline at::Tensor fresh_output(const at::Tensor& like) {
   at::Tensor out = at::empty(like.sizes(), like.options().memory_format(at::MemoryFormat::Contiguous));
 #if defined(__linux__) && defined(MADV_HUGEPAGE)

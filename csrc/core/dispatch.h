@@ -14,7 +14,7 @@ using Acc = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
 // use(T{}) with the stored type of `dtype`.
 #if defined(__CUDACC__)
-#pragma nv_exec_check_disable  // nvcc would warn of every host lambda: the caller's side decides which lambdas there are
+#pragma nv_exec_check_disable  // no warning for lambdas of the host, which host code passes
 #endif
 template <class Use>
 ROAD_INLINE auto with_dtype(DType dtype, const Use& use) {
@@ -44,8 +44,6 @@ inline void store_rounded(void* base, DType dtype, int64_t index, double v) {
 }
 
 // Bytes of an element.
-inline int64_t size_of(DType dtype) {
-  return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2;
-}
+inline int64_t size_of(DType dtype) { return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2; }
 
 }  // namespace road

@@ -9,8 +9,12 @@
 
 namespace road {
 
-struct Half { uint16_t bits; };
-struct BFloat16 { uint16_t bits; };
+struct Half {
+  uint16_t bits;
+};
+struct BFloat16 {
+  uint16_t bits;
+};
 
 template <class To, class From>
 ROAD_INLINE To bit_cast(const From& from) {

@@ -12,7 +12,8 @@ struct PairIndex {
   I i, j;
 };
 
-// Inside every run of g = 2 * half features, feature k pairs with k + half.  Pairs are numbered by their first features.
+// Inside every run of g = 2 * half features, feature k pairs with k + half.  Pairs are numbered by their first
+// features.
 template <class I>
 ROAD_INLINE PairIndex<I> features_of(I pair, I half) {
   const I i = pair + pair / half * half;
@@ -25,7 +26,8 @@ ROAD_INLINE PairIndex<I> table_entries(bool shared, I pair, I half) {
   return shared ? PairIndex<I>{pair, pair} : features_of(pair, half);
 }
 
-// road_4 packs its parameters [D/g, 2, g]: slot 0 of a feature, which makes its r1; slot 1, which makes r2, is g further.
+// road_4 packs its parameters [D/g, 2, g]: slot 0 of a feature, which makes its r1; slot 1, which makes r2, is g
+// further.
 template <class I>
 ROAD_INLINE int64_t road4_slot0(I feature, I group_size) {
   return int64_t{feature / group_size} * 2 * group_size + feature % group_size;

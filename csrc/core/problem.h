@@ -1,5 +1,5 @@
-// The arguments of a kernel as plain data: no torch, no ownership.  Sizes and strides are 64 bit and count elements, not
-// bytes.  Shared by the CPU and the CUDA kernels.
+// The arguments of a kernel as plain data: no torch, no ownership.  Sizes and strides are 64 bit and count elements,
+// not bytes.  Shared by the CPU and the CUDA kernels.
 #pragma once
 
 #include <cstdint>

@@ -18,8 +18,8 @@ namespace road {
 // theta = 0, alpha = 1 then returns finite h bit for bit.  It costs nothing, being the addend of a fused multiply-add.
 // zi and zj may be hi and hj.
 template <class V>
-ROAD_INLINE void rotate_pair(const V& hi, const V& hj, const V& r1i, const V& r1j, const V& r2i, const V& r2j,
-                             V& zi, V& zj) {
+ROAD_INLINE void rotate_pair(const V& hi, const V& hj, const V& r1i, const V& r1j, const V& r2i, const V& r2j, V& zi,
+                             V& zj) {
   const V ti = r2i * hj + V{};
   const V tj = -r2j * hi + V{};
   zi = r1i * hi - ti;

@@ -11,8 +11,8 @@
 namespace road::cpu {
 namespace {
 
-// A block of sorted rows of one adapter, summed serially.  The blocks depend on the ids and the shape, not on the number
-// of threads, and their sums are added in order: this makes the result reproducible.
+// A block of sorted rows of one adapter, summed serially.  The blocks depend on the ids and the shape, not on the
+// number of threads, and their sums are added in order: this makes the result reproducible.
 struct Block {
   int64_t adapter, begin, end;
   int64_t partial;  // where its moments go; -1: the adapter has no other block, or there is no adapter
@@ -95,9 +95,8 @@ void backward(const Problem& problem, const Rows& gz, const Rows& saved, bool fr
     if (out.gx.data) rotate(problem, gz, out.gx, /*transposed=*/true, parallel);
     return;
   }
-  with_arithmetic(problem.dtype, [&](auto a) {
-    backward_as<decltype(a)>(problem, gz, saved, from_output, out, parallel);
-  });
+  with_arithmetic(problem.dtype,
+                  [&](auto a) { backward_as<decltype(a)>(problem, gz, saved, from_output, out, parallel); });
 }
 
 }  // namespace road::cpu

@@ -42,12 +42,20 @@ struct Kernels {
 // The best set for this processor.  ROAD_KERNELS_ISA=default|avx2|avx512|avx512_bf16 asks for a lower one (for tests).
 const Kernels& kernels();
 
-namespace isa_baseline { const Kernels& kernels(); }
+namespace isa_baseline {
+const Kernels& kernels();
+}
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #define ROAD_X86_DISPATCH 1
-namespace isa_avx2 { const Kernels& kernels(); }
-namespace isa_avx512 { const Kernels& kernels(); }
-namespace isa_avx512_bf16 { const Kernels& kernels(); }
+namespace isa_avx2 {
+const Kernels& kernels();
+}
+namespace isa_avx512 {
+const Kernels& kernels();
+}
+namespace isa_avx512_bf16 {
+const Kernels& kernels();
+}
 #endif
 
 }  // namespace road::cpu

@@ -63,7 +63,7 @@ static void rotate_as(const Problem& problem, const Rows& x, const Rows& z, bool
     return;
   }
 
-  const SortedRows sorted(problem);  // adapter by adapter: coefficients are computed once each
+  const SortedRows sorted(problem);                      // adapter by adapter: coefficients are computed once each
   const int64_t first = in_place ? sorted.begin(0) : 0;  // pass-through rows come first
   parallel(first, problem.rows, rows_per_task(problem.dim), [&](int64_t begin, int64_t end) {
     AdapterCoefs<A> coefs(problem);

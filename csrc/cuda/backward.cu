@@ -12,13 +12,14 @@ __device__ __forceinline__ int64_t row_at(const Problem& problem, const SortedRo
   return sorted.positions[id] * n + (k - id * n);
 }
 
-// A block walks consecutive sorted rows and keeps the sums of its pairs in registers; where the adapter changes it writes
-// them to scratch and starts from zero.  The sums of block b and adapter a go to slot b + a.  From one written slot to the
-// next in the sorted rows, b or a increases and neither decreases, so the slots are distinct and below
+// A block walks consecutive sorted rows and keeps the sums of its pairs in registers; where the adapter changes it
+// writes them to scratch and starts from zero.  The sums of block b and adapter a go to slot b + a.  From one written
+// slot to the next in the sorted rows, b or a increases and neither decreases, so the slots are distinct and below
 // row_blocks + adapters.
 template <class T, class P, bool Shared>
 __global__ void __launch_bounds__(kThreads, kResidentBlocks<Shared>)
-backward_kernel(Problem problem, Rows gz, Rows saved, Rows gx, SortedRows sorted, int64_t block_rows, Acc<T>* scratch) {
+    backward_kernel(Problem problem, Rows gz, Rows saved, Rows gx, SortedRows sorted, int64_t block_rows,
+                    Acc<T>* scratch) {
   using A = Acc<T>;
   using Packs = typename P::Packs;
   using Moments = MomentsOf<A, Shared>;
@@ -97,7 +98,8 @@ backward_kernel(Problem problem, Rows gz, Rows saved, Rows gx, SortedRows sorted
         }
       } else {
         if constexpr (kAhead > 1)
-          for (; k + (kAhead - 1) * step < count; k += kAhead * step) add_rows(std::integral_constant<int, kAhead>{}, k);
+          for (; k + (kAhead - 1) * step < count; k += kAhead * step)
+            add_rows(std::integral_constant<int, kAhead>{}, k);
         for (; k < count; k += step) add_rows(std::integral_constant<int, 1>{}, k);
       }
       chunk += count;
@@ -105,8 +107,8 @@ backward_kernel(Problem problem, Rows gz, Rows saved, Rows gx, SortedRows sorted
     if (adapter >= 0) {
       if (blockDim.y > 1) add_columns(sums, shared_sums);
       A* slot = scratch + (int64_t{blockIdx.y} + adapter) * kMoments<Shared> * pairs + pair;
-      // at >= 0 && threadIdx.y == 0 as one comparison: two would occupy one more register across the loops, which spills
-      // on compute capability 10.0.
+      // at >= 0 && threadIdx.y == 0 as one comparison: two would occupy one more register across the loops, which
+      // spills on compute capability 10.0.
       if (static_cast<int>(threadIdx.y) <= at >> 31) write_sums<P::kAligned>(sums, slot, pairs);
     }
     run = run_end;

@@ -151,8 +151,8 @@ __device__ __forceinline__ void load_coefs(const Problem& problem, int64_t adapt
   }
 }
 
-// The id of a row, checked: an invalid one fails an assertion before anything is read with it.  It fits 32 bits, because
-// the launchers refuse banks of more than kMostAdapters.
+// The id of a row, checked: an invalid one fails an assertion before anything is read with it.  It fits 32 bits,
+// because the launchers refuse banks of more than kMostAdapters.
 __device__ __forceinline__ int checked_id(int64_t id, int64_t adapters) {
   assert(id >= -1 && id < adapters && "road_kernels: adapter_ids holds an id outside -1 .. A-1");
   return static_cast<int>(id);
@@ -163,7 +163,7 @@ __device__ __forceinline__ int checked_id(int64_t id, int64_t adapters) {
 template <class Stage>
 __device__ __forceinline__ void stage_rows(int count, const Stage& stage) {
   __syncthreads();  // the rows staged before are not read any more
-#pragma unroll 1  // several divisions at once would need the registers that hold the sums
+#pragma unroll 1    // several divisions at once would need the registers that hold the sums
   for (int k = threadIdx.y * blockDim.x + threadIdx.x; k < count; k += blockDim.x * blockDim.y) stage(k);
   __syncthreads();
 }

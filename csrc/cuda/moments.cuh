@@ -24,8 +24,8 @@ struct MomentsOf<A, true> : SharedMoments<A> {
   __device__ __forceinline__ A& at(int m) { return m == 0 ? this->dot : this->cross; }
 };
 
-// Adds the sums of the threads of a column (threadIdx.y, in order); the first thread gets the totals.  `shared` holds the
-// sums of one row of threads: at most kThreads / 2 of them where there is more than one row.
+// Adds the sums of the threads of a column (threadIdx.y, in order); the first thread gets the totals.  `shared` holds
+// the sums of one row of threads: at most kThreads / 2 of them where there is more than one row.
 template <class A, int K, class Moments>
 __device__ __forceinline__ void add_columns(Moments (&sums)[K], A* shared) {
 #pragma unroll 1
@@ -72,8 +72,8 @@ __device__ __forceinline__ void write_angles(const Problem& problem, const Gradi
   if (out.gq) store_as(out.gq, problem.params.q_dtype, at, g.alpha);
 }
 
-__device__ __forceinline__ void write_table(const Problem& problem, const Gradients& out, int64_t adapter, int64_t index,
-                                            double gr1, double gr2) {
+__device__ __forceinline__ void write_table(const Problem& problem, const Gradients& out, int64_t adapter,
+                                            int64_t index, double gr1, double gr2) {
   const int64_t at = adapter * param_width(problem.form, problem.dim) + index;
   if (out.gp) store_as(out.gp, problem.params.p_dtype, at, gr1);
   if (out.gq) store_as(out.gq, problem.params.q_dtype, at, gr2);
@@ -136,7 +136,8 @@ __device__ __forceinline__ void write_zeros(const Problem& problem, const Gradie
 // slices are added in order; all in double.
 template <class A, bool Shared>
 __global__ void __launch_bounds__(kReducePairs* kReduceSlices)
-reduce_kernel(Problem problem, SortedRows sorted, int64_t block_rows, bool from_output, const A* scratch, Gradients out) {
+    reduce_kernel(Problem problem, SortedRows sorted, int64_t block_rows, bool from_output, const A* scratch,
+                  Gradients out) {
   using Moments = MomentsOf<double, Shared>;
   __shared__ double slices[kReduceSlices][kReducePairs];
   const int pairs = static_cast<int>(problem.dim / 2);

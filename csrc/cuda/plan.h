@@ -37,9 +37,7 @@ inline Plan make_plan(int64_t rows, int64_t threads_per_row, int64_t blocks_want
   return plan;
 }
 
-inline bool aligned16(const Rows& rows) {
-  return reinterpret_cast<uintptr_t>(rows.data) % 16 == 0;
-}
+inline bool aligned16(const Rows& rows) { return reinterpret_cast<uintptr_t>(rows.data) % 16 == 0; }
 
 // Whether every thread's elements of every row sit on 16-byte boundaries: pointer, strides, D and half-group.
 inline bool vectorizes(const Problem& problem, const Rows& rows, int64_t element_size) {

@@ -5,11 +5,11 @@
 namespace road::cuda {
 
 // A block walks consecutive rows.  A thread keeps the coefficients of its pairs until the adapter changes, so that
-// parameters cost nothing on long inputs.  kAhead rows of one adapter are loaded at once; where the adapter changes, one
-// row and the coefficients.
+// parameters cost nothing on long inputs.  kAhead rows of one adapter are loaded at once; where the adapter changes,
+// one row and the coefficients.
 template <class T, class P, bool Shared>
 __global__ void __launch_bounds__(kThreads, kResidentBlocks<Shared>)
-rotate_kernel(Problem problem, Rows x, Rows z, bool transposed, int64_t block_rows) {
+    rotate_kernel(Problem problem, Rows x, Rows z, bool transposed, int64_t block_rows) {
   using A = Acc<T>;
   using Packs = typename P::Packs;
   constexpr int K = P::kPairs, kAhead = kRowsAhead<sizeof(Packs), 1>;
@@ -33,7 +33,8 @@ rotate_kernel(Problem problem, Rows x, Rows z, bool transposed, int64_t block_ro
       P::get(packs, k, i, j);
 #pragma unroll
       for (int n = 0; n < P::kUnit; ++n)
-        rotate_pair<A>(i[n], j[n], coefs.r1i[k + n], coefs.r1_j(k + n), coefs.r2i[k + n], coefs.r2_j(k + n), i[n], j[n]);
+        rotate_pair<A>(i[n], j[n], coefs.r1i[k + n], coefs.r1_j(k + n), coefs.r2i[k + n], coefs.r2_j(k + n), i[n],
+                       j[n]);
       P::set(packs, k, i, j);
     }
   };

@@ -50,7 +50,8 @@ __device__ __forceinline__ void sin_cos(float angle, float& sin, float& cos) {
   // Taylor series on [-pi/4, pi/4]; the terms left out are below 3e-9.
   const float t = r * r;
   const float s = fmaf(r * t, fmaf(t, fmaf(t, fmaf(t, 1.0f / 362880, -1.0f / 5040), 1.0f / 120), -1.0f / 6), r);
-  const float c = fmaf(t, fmaf(t, fmaf(t, fmaf(t, fmaf(t, -1.0f / 3628800, 1.0f / 40320), -1.0f / 720), 1.0f / 24), -0.5f), 1.0f);
+  const float c =
+      fmaf(t, fmaf(t, fmaf(t, fmaf(t, fmaf(t, -1.0f / 3628800, 1.0f / 40320), -1.0f / 720), 1.0f / 24), -0.5f), 1.0f);
   sin = quadrant & 1 ? c : s;
   cos = quadrant & 1 ? s : c;
   sin = quadrant & 2 ? -sin : sin;

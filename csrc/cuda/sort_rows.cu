@@ -9,7 +9,7 @@ constexpr int kSortThreads = 128, kSortTile = 512;
 // Query k < count is id number k: its position is the number of smaller ids, plus that of equal ids before it.  The
 // queries after those are the adapters 0 .. adapters: adapter a starts at the number of ids below a.
 __global__ void __launch_bounds__(kSortThreads)
-sort_rows_kernel(Ids ids, int64_t adapters, int64_t* sorted, int64_t* positions, int64_t* starts) {
+    sort_rows_kernel(Ids ids, int64_t adapters, int64_t* sorted, int64_t* positions, int64_t* starts) {
   __shared__ int tile[kSortTile];
   const int count = static_cast<int>(ids.count);
   const int64_t query = int64_t{blockIdx.x} * kSortThreads + threadIdx.x;

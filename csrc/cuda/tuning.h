@@ -7,8 +7,8 @@
 #ifndef ROAD_THREADS
 #define ROAD_THREADS 256
 #endif
-// Threads that must fit on a multiprocessor, which limits their registers: 80 each where both rows of a pair share their
-// coefficients, 128 where each has its own.
+// Threads that must fit on a multiprocessor, which limits their registers: 80 each where both rows of a pair share
+// their coefficients, 128 where each has its own.
 #ifndef ROAD_RESIDENT_SHARED
 #define ROAD_RESIDENT_SHARED 768
 #endif

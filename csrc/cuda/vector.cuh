@@ -6,10 +6,10 @@
 #include "cuda_shim.h"
 #else
 #undef NDEBUG  // the assertion on adapter ids keeps reads inside the bank: no build may drop it
-#include <cassert>
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
+#include <cassert>
 
 #define ROAD_LAUNCH(kernel, grid, block, stream, ...) kernel<<<grid, block, 0, stream>>>(__VA_ARGS__)
 #endif
@@ -29,7 +29,9 @@ inline void narrow(float v, Half& out) { out = to_half(v); }
 #else
 __device__ __forceinline__ float widen(BFloat16 v) { return __uint_as_float(uint32_t{v.bits} << 16); }
 __device__ __forceinline__ float widen(Half v) { return __half2float(__ushort_as_half(v.bits)); }
-__device__ __forceinline__ void narrow(float v, BFloat16& out) { out.bits = __bfloat16_as_ushort(__float2bfloat16_rn(v)); }
+__device__ __forceinline__ void narrow(float v, BFloat16& out) {
+  out.bits = __bfloat16_as_ushort(__float2bfloat16_rn(v));
+}
 __device__ __forceinline__ void narrow(float v, Half& out) { out.bits = __half_as_ushort(__float2half_rn(v)); }
 #endif
 __device__ __forceinline__ float widen(float v) { return v; }
@@ -38,9 +40,13 @@ __device__ __forceinline__ void narrow(float v, float& out) { out = v; }
 __device__ __forceinline__ void narrow(double v, double& out) { out = v; }
 
 template <class T, class A>
-__device__ __forceinline__ void widen(const T* from, A (&to)[1]) { to[0] = widen(from[0]); }
+__device__ __forceinline__ void widen(const T* from, A (&to)[1]) {
+  to[0] = widen(from[0]);
+}
 template <class T, class A>
-__device__ __forceinline__ void narrow(const A (&from)[1], T* to) { narrow(from[0], to[0]); }
+__device__ __forceinline__ void narrow(const A (&from)[1], T* to) {
+  narrow(from[0], to[0]);
+}
 
 // Two adjacent numbers at once: two 16-bit numbers share a register, and converting them one by one costs permutes and
 // registers.
@@ -85,7 +91,9 @@ __device__ __forceinline__ void narrow(const A (&from)[2], T* to) {
 
 // N numbers, moved by one instruction if they are aligned to their size.
 template <class T, int N>
-struct alignas(sizeof(T) * N) Pack { T v[N]; };
+struct alignas(sizeof(T) * N) Pack {
+  T v[N];
+};
 
 template <class T, int N, bool Aligned>
 __device__ __forceinline__ Pack<T, N> load_pack(const T* p) {

@@ -126,7 +126,9 @@ class Stack {
   std::vector<unsigned char> bytes_;
 };
 
-struct Shape { int64_t rows, dim, group_size; };
+struct Shape {
+  int64_t rows, dim, group_size;
+};
 
 // A problem and its parameters.  Parameters are padded: p_stride and q_stride are not their width.
 struct Case {

@@ -103,7 +103,9 @@ inline Terms oracle_rotate(const Case& c, const Stack& x, bool transposed) {
   return z;
 }
 
-struct ParameterGradients { Terms p, q; };
+struct ParameterGradients {
+  Terms p, q;
+};
 
 // The chain rule, row by row.  `saved` is the input h, or the output z, from which h is recovered.
 inline ParameterGradients oracle_gradients(const Case& c, const Stack& gz, const Stack& saved, bool from_output) {
@@ -181,8 +183,7 @@ inline void compare(Regime& regime, const Case& c, const Stack& got, const Terms
     for (int64_t k = 0; k < got.dim(); ++k) {
       const Term& term = want[r * got.dim() + k];
       const double arithmetic = roundings * unit * static_cast<double>(term.magnitude);
-      const double bound =
-          arithmetic + half_ulp(got.dtype(), static_cast<double>(std::fabs(term.value)) + arithmetic);
+      const double bound = arithmetic + half_ulp(got.dtype(), static_cast<double>(std::fabs(term.value)) + arithmetic);
       const Wide value = get(got, r, k);
       const double error = static_cast<double>(std::fabs(value - term.value));
       CHECK(regime, error <= bound, what, " of ", c.describe(), " at row ", r, " element ", k, ": got ", value,

@@ -54,8 +54,8 @@ bool same(double a, double b) { return a == b ? std::signbit(a) == std::signbit(
 std::vector<float> telling_floats(const Format& f) {
   std::vector<float> out;
   for (uint32_t bits = 0; bits < f.infinity(); ++bits) {
-    const double here = f.decode(bits), next = bits + 1 == f.infinity() ? std::ldexp(1, f.max_exponent + 1)
-                                                                       : f.decode(bits + 1);
+    const double here = f.decode(bits),
+                 next = bits + 1 == f.infinity() ? std::ldexp(1, f.max_exponent + 1) : f.decode(bits + 1);
     const float middle = static_cast<float>(here + (next - here) / 2);  // exact: one bit more than the format has
     const float below = std::nextafter(middle, 0.0f), above = std::nextafter(middle, INFINITY);
     for (const float v : {static_cast<float>(here), below, middle, above}) out.insert(out.end(), {v, -v});
@@ -67,8 +67,8 @@ std::vector<float> telling_floats(const Format& f) {
     out.push_back(static_cast<float>(random.uniform(-70000, 70000)));  // where float16 is
     out.push_back(bit_cast<float>((any & 0x80ffffff) | 0x33000000));   // where it is subnormal
   }
-  const float limits[] = {65519.99f, 65519.996f, 65520.0f, 65536.0f,  0x1.fefffep127f,
-                          0x1.ffp127f, INFINITY,  NAN,      0x1p-149f, 0x1p-25f};
+  const float limits[] = {65519.99f,   65519.996f, 65520.0f, 65536.0f,  0x1.fefffep127f,
+                          0x1.ffp127f, INFINITY,   NAN,      0x1p-149f, 0x1p-25f};
   for (const float v : limits) out.insert(out.end(), {v, -v});
   out.insert(out.end(), {bit_cast<float>(0x7f800001u), bit_cast<float>(0xffffffffu), bit_cast<float>(0x7fc00000u)});
   return out;

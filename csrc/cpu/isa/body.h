@@ -26,7 +26,7 @@ namespace cpu::ROAD_ISA {
 
 const Kernels& kernels() {
   namespace isa = road::ROAD_ISA;
-  static const Kernels set{ROAD_ISA_NAME, &isa::choose_rotate, &isa::choose_backward, &isa::choose_merge,
+  static const Kernels set{ROAD_ISA_NAME,      &isa::choose_rotate, &isa::choose_backward, &isa::choose_merge,
                            &isa::widen<float>, &isa::widen<double>, &isa::sincos};
   return set;
 }

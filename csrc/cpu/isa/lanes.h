@@ -1,5 +1,5 @@
-// SIMD values by the compiler's vector extensions: L lanes are used like a float, and the same source becomes SSE2, AVX2,
-// AVX-512 or NEON.  Everything is in a namespace per instruction set (ROAD_ISA): otherwise the linker would merge
+// SIMD values by the compiler's vector extensions: L lanes are used like a float, and the same source becomes SSE2,
+// AVX2, AVX-512 or NEON.  Everything is in a namespace per instruction set (ROAD_ISA): otherwise the linker would merge
 // functions that were compiled for different processors.
 //
 // Included through body.h only, with ROAD_ISA and ROAD_VECTOR_BYTES defined.
@@ -20,9 +20,13 @@ namespace road {
 namespace ROAD_ISA {
 
 template <class E, int L>
-struct LanesOf { typedef E type __attribute__((vector_size(L * sizeof(E)))); };
+struct LanesOf {
+  typedef E type __attribute__((vector_size(L * sizeof(E))));
+};
 template <class E>
-struct LanesOf<E, 1> { using type = E; };
+struct LanesOf<E, 1> {
+  using type = E;
+};
 template <class E, int L>
 using Lanes = typename LanesOf<E, L>::type;
 
@@ -41,7 +45,9 @@ ROAD_INLINE void for_pairs(int64_t n, const Body& body) {
 }
 
 template <class To, class From>
-ROAD_INLINE To reinterpret(const From& from) { return bit_cast<To>(from); }
+ROAD_INLINE To reinterpret(const From& from) {
+  return bit_cast<To>(from);
+}
 
 template <class E, int L, class From>
 ROAD_INLINE Lanes<E, L> convert(const From& from) {
@@ -219,10 +225,8 @@ ROAD_INLINE void store_adjacent(T* p, const Lanes<Acc<T>, L>& a, const Lanes<Acc
       }
 #endif
     Lanes<uint32_t, L> word;
-    if constexpr (std::is_same_v<T, BFloat16>)
-      word = round_to_bfloat16_bits<L>(a) | round_to_bfloat16_bits<L>(b) << 16;
-    else
-      word = widen_bits<L>(float_to_half_bits<L>(a)) | widen_bits<L>(float_to_half_bits<L>(b)) << 16;
+    if constexpr (std::is_same_v<T, BFloat16>) word = round_to_bfloat16_bits<L>(a) | round_to_bfloat16_bits<L>(b) << 16;
+    else word = widen_bits<L>(float_to_half_bits<L>(a)) | widen_bits<L>(float_to_half_bits<L>(b)) << 16;
     std::memcpy(p, &word, sizeof word);
   } else {
     Lanes<Acc<T>, L> lo, hi;

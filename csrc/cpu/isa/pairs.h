@@ -15,9 +15,8 @@ struct Halves {
   template <class A, class Body>
   static ROAD_INLINE void for_row(int64_t dim, int64_t half, const Body& body) {
     for (int64_t base = 0; base < dim; base += 2 * half)
-      for_pairs<A>(half, [&](auto lanes, int64_t k) __attribute__((always_inline)) {
-        body(lanes, base + k, base / 2 + k);
-      });
+      for_pairs<A>(half,
+                   [&](auto lanes, int64_t k) __attribute__((always_inline)) { body(lanes, base + k, base / 2 + k); });
   }
   template <class T, int L, class V>
   static ROAD_INLINE void load(const T* row, int64_t at, int64_t half, V& i, V& j) {
@@ -48,7 +47,9 @@ struct Adjacent {
 
 // The coefficients of L pairs.
 template <class A, int L>
-struct PairCoefs { Lanes<A, L> r1i, r1j, r2i, r2j; };
+struct PairCoefs {
+  Lanes<A, L> r1i, r1j, r2i, r2j;
+};
 
 template <class P, bool Shared, class A, int L>
 ROAD_INLINE void load_coefs(const Coefs& c, int64_t at, int64_t pair, int64_t half, PairCoefs<A, L>& out) {

@@ -105,9 +105,7 @@ struct Device {
     Device& d = get();
     try {
       d.body(d.context);
-    } catch (...) {
-      d.error = std::current_exception();
-    }
+    } catch (...) { d.error = std::current_exception(); }
     d.current->done = true;
     shim_switch(&d.current->pointer, d.scheduler);
     std::abort();  // a finished fiber is never resumed
@@ -189,4 +187,7 @@ inline bool __syncthreads_or(bool mine) {
 #undef assert
 #define assert(condition) ((condition) ? void() : throw shim::DeviceAssert("device-side assertion: " #condition))
 #define ROAD_LAUNCH(kernel, grid, block, stream, ...) \
-  shim::launch(grid, block, [&] { (void)(stream); kernel(__VA_ARGS__); })
+  shim::launch(grid, block, [&] {                     \
+    (void)(stream);                                   \
+    kernel(__VA_ARGS__);                              \
+  })
