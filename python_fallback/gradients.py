@@ -1,4 +1,4 @@
-"""The gradients in closed form. Ordinary autograd gives the same; these keep x and nothing else of its size."""
+"""The gradients in closed form. Ordinary autograd gives the same; these save nothing of the size of x but x."""
 
 import torch
 from torch import Tensor
@@ -56,7 +56,7 @@ def table_gradients(gz: Tensor, h: Tensor, group_size: int) -> tuple[Tensor, Ten
 
 
 def fold(g: Tensor, group_size: int, compact: bool) -> Tensor:
-    """Adds up the two rows of each pair where they share one coefficient."""
+    """Adds the two rows of each pair where they share one coefficient."""
     return join_last(split_last(g, 2, group_size // 2).sum(-2), 2) if compact else g
 
 

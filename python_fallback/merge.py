@@ -1,4 +1,4 @@
-"""Folding an adapter into the linear layer whose output it rotates: W' = R W, b' = R b, and back."""
+"""Merging an adapter into the linear layer whose output it rotates: W' = R W, b' = R b; and unmerging it."""
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from .tables import road_tables
 def road_merge(
     weight: Tensor, bias: Tensor | None, theta: Tensor, alpha: Tensor, variant: str = "road_1", group_size: int = 64
 ) -> tuple[Tensor, Tensor | None]:
-    """(R W, R b) for weight [out, in] and bias [out] or None: rows are mixed in pairs, no D x D matrix is made."""
+    """(R W, R b) for weight [out, in] and bias [out] or None: rows are mixed in pairs, no D x D matrix is built."""
     tables = road_tables(theta, alpha, variant, group_size, dtype=torch.float64)
     return mix_layer(weight, bias, *tables, group_size)
 

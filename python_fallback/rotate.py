@@ -26,13 +26,13 @@ def rotate_batched(x: Tensor, r1: Tensor, r2: Tensor, adapter_ids: Tensor, group
     """
     ids = adapter_ids.reshape(adapter_ids.shape + (1,) * (x.dim() - adapter_ids.dim()))
     active = ids != -1
-    # An inactive row is replaced by zeros, not only its result: inf * 0 must not reach the gradient of a table.
+    # The input of a pass-through row is zeroed, not only its result: inf * 0 must not reach the gradient of a table.
     z = rotate(torch.where(active, x, 0), select_rows(r1, ids), select_rows(r2, ids), group_size)
     return torch.where(active, z, x)
 
 
 def select_rows(bank: Tensor, ids: Tensor) -> Tensor:
-    """bank[ids] for ids [..., 1], with any row for -1 and an index error for every other id outside the bank."""
+    """bank[ids] for ids [..., 1]: any row for -1, an index error for other ids outside the bank."""
     if bank.shape[0] == 0:  # no adapter at all: one row of zeros serves the -1
         bank = bank.new_zeros(1, bank.shape[1])
         index = torch.where(ids == -1, 0, 1)

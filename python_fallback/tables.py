@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def arithmetic_dtype(*tensors: Tensor) -> torch.dtype:
-    """float64 if any tensor is, else float32: nothing is computed in less."""
+    """float64 if any tensor is, else float32: the least precise arithmetic."""
     return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
 
 
@@ -39,7 +39,7 @@ def road_tables(
 
 
 def expand_tables(r1: Tensor, r2: Tensor, dim: int, group_size: int) -> tuple[Tensor, Tensor]:
-    """Tables of width ``dim``: a compact [..., dim/2] table gives each of its entries to both rows of the pair."""
+    """Tables of width ``dim``: an entry of a compact [..., dim/2] table serves both rows of its pair."""
 
     def expand(r: Tensor) -> Tensor:
         if r.shape[-1] == dim:
@@ -63,18 +63,18 @@ def quarter_turn(x: Tensor, group_size: int) -> Tensor:
 
 
 def determinants(r1: Tensor, r2: Tensor, group_size: int) -> Tensor:
-    """The determinant of each 2x2 block, given to both features of the pair. Tables of full width."""
+    """The determinant of each 2x2 block, at both features of the pair. Tables of full width."""
     return r1 * swap_pairs(r1, group_size) + r2 * swap_pairs(r2, group_size)
 
 
 def row_norms(r1: Tensor, r2: Tensor, group_size: int) -> Tensor:
-    """The product of the norms of each block's two rows: a determinant far below it is one of parallel rows."""
+    """The product of the norms of each block's rows: a determinant far below it means that they are parallel."""
     norm = torch.hypot(r1, r2)
     return norm * swap_pairs(norm, group_size)
 
 
 def invert_tables(r1: Tensor, r2: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
-    """The tables of R^-1, of full width. A singular block comes back undivided: check determinants first."""
+    """The tables of R^-1, of full width. Singular blocks are not divided: check determinants first."""
     det = determinants(r1, r2, group_size)
     det = torch.where(det == 0, 1, det)
     return swap_pairs(r1, group_size) / det, -r2 / det

@@ -1,4 +1,4 @@
-"""python -m road_kernels: what is usable here, a mixed batch served and checked, and what it costs."""
+"""python -m road_kernels: the usable backends, a mixed batch served and checked, and what it costs."""
 
 import argparse
 import platform
@@ -16,12 +16,12 @@ HEAD_DIM, GROUP_SIZE, LORA_RANK = 64, 64, 8
 
 
 class RoadLinear(nn.Module):
-    """A frozen linear layer under a bank of RoAd adapters, one per request. ``serve`` sets who uses which."""
+    """A frozen linear layer with a bank of RoAd adapters; ``adapter_ids`` says which request uses which."""
 
     def __init__(self, in_features: int, out_features: int, adapters: int):
         super().__init__()
         self.linear = nn.Linear(in_features, out_features).requires_grad_(False)
-        # As if trained: angles of some tenths of a radian, scales around 1.
+        # As after training: angles of some tenths of a radian, scales around 1.
         self.theta = 0.3 * torch.randn(adapters, out_features // 2)
         self.alpha = 1 + 0.1 * torch.randn(adapters, out_features // 2)
         self.tables = road_tables(self.theta, self.alpha, group_size=GROUP_SIZE)
@@ -40,7 +40,7 @@ class RoadLinear(nn.Module):
 
 
 class Block(nn.Module):
-    """A transformer block of the usual make: attention and a gated MLP, seven linear layers."""
+    """A usual transformer block: attention and a gated MLP, seven linear layers."""
 
     def __init__(self, width: int, hidden: int, adapters: int):
         super().__init__()
@@ -61,7 +61,7 @@ def road_layers(model: nn.Module) -> list[RoadLinear]:
 
 
 def progress(what: str, step: int, steps: int) -> None:
-    """One line on stderr that is written over on a terminal; in a log, the first step only."""
+    """One line on stderr, overwritten on a terminal; in a log, the first step only."""
     if sys.stderr.isatty():
         print(f"\r\033[K{what}: {step} of {steps}", end="" if step < steps else "\r\033[K", file=sys.stderr, flush=True)
     elif step == 1:
@@ -113,7 +113,7 @@ def check_mixed_batch(width: int, hidden: int, blocks: int, tokens: int, adapter
         for layer, (weight, bias) in zip(layers, original, strict=True):
             layer.linear.weight.data, layer.linear.bias.data = weight, bias
         worst = max(worst, ((together[r] - alone).norm() / alone.norm()).item())
-    # The two run different matrix products: float32 rounding, a few 1e-6 over the depth of the stack.
+    # Their matrix products differ by float32 rounding, a few 1e-6 over the depth of the stack.
     if not worst < 2e-5:
         sys.exit(f"FAILED: a request differs from itself run alone by {worst:.1e} (relative)")
     print(f"every request equals itself run alone with its adapter merged: largest relative difference {worst:.1e}")

@@ -1,10 +1,10 @@
 """Tables as an algebra: products, inverses, transposes and parts of RoAd matrices are again pairs of tables.
 
-Every function takes and gives ``(r1, r2)`` as road_tables makes them and rotate takes them: [D] or compact [D/2], or a
-bank [A, D] or [A, D/2]; a bank and a single adapter go together. ``dim`` is D, which the width of a compact table does
-not tell. Results are float32 or wider, compact if all inputs are, and differentiable.
+Functions take and return ``(r1, r2)`` as road_tables makes them and rotate takes them: [D] or compact [D/2], or a bank
+[A, D] or [A, D/2]; a bank and a single adapter can be combined. ``dim`` is D, which the width of a compact table does
+not determine. Results are float32 or wider, compact if all inputs are, and differentiable.
 
-A pair is named by its place in the packed order of theta: pair k is (i, i + g/2) with i = k // (g/2) * g + k % (g/2).
+Pairs are numbered in the packed order of theta: pair k is (i, i + g/2) with i = k // (g/2) * g + k % (g/2).
 
 Source: Liao & Monz, "3-in-1: 2D Rotary Adaptation", arXiv 2409.00119, section 3.3 (composability).
 """
@@ -30,7 +30,7 @@ def identity(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
 ) -> Tables:
-    """The tables that change nothing, bit for bit: r1 = 1, r2 = 0, [D] or [A, D], or compact with D/2."""
+    """The identity, bit for bit: r1 = 1, r2 = 0, [D] or [A, D], or compact with D/2."""
     checks.check_tables_of(dim, 2)
     if adapters is not None and adapters < 0:
         raise ValueError(f"adapters must be 0 or more, got {adapters}")
@@ -40,7 +40,7 @@ def identity(
 
 
 def compose(first: Tables, then: Tables, *, dim: int, group_size: int = 64) -> Tables:
-    """The one adapter that does what ``first`` and after it ``then`` do: R_then R_first.
+    """The adapter that is equal to ``first`` followed by ``then``: R_then R_first.
 
     Adapters trained one after the other, or stacked, cost one rotation. Products of "road_1" adapters stay compact.
 

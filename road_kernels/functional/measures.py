@@ -1,4 +1,4 @@
-"""What an adapter did to a representation: the two measures of the pilot study behind RoAd.
+"""How an adapter changes a representation: the two measures of the pilot study behind RoAd.
 
 Source: Liao & Monz, "3-in-1: 2D Rotary Adaptation", arXiv 2409.00119, section 3.1: finetuning changes the direction of
 representations more than their length.
@@ -39,7 +39,7 @@ angular_displacement = cosine_similarity  # the paper's name: a cosine, in spite
 
 
 def _in_float64(x: Tensor, x0: Tensor) -> tuple[Tensor, Tensor, torch.dtype]:
-    """float32 squares overflow beyond 1e19, and 1 - cos of a small angle is below its resolution."""
+    """In float32 squares overflow beyond 1e19, and 1 - cos of a small angle is lost in rounding."""
     for name, t in (("x", x), ("x0", x0)):
         checks.check_float_tensor(name, t)
     if x.device != x0.device:

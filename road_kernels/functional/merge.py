@@ -1,4 +1,4 @@
-"""Folding an adapter into the weights of its layer, and back."""
+"""Merging an adapter into the weights of its layer, and unmerging it."""
 
 import torch
 from torch import Tensor
@@ -21,9 +21,9 @@ def road_merge(
     inplace: bool = False,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """(R W, R b): the linear layer that does the adapter's work itself.
+    """(R W, R b): the linear layer with the adapter merged into it.
 
-    Each weight is read once and written once; no D x D matrix is made.
+    Each weight is read once and written once; no D x D matrix is built.
 
     Args:
         weight: [out, in]; its rows are mixed in pairs, D = out. bias: [out] or None.
@@ -32,7 +32,7 @@ def road_merge(
 
     Returns:
         Tensors in the dtypes of weight and bias, new ones unless ``inplace``; arithmetic in float32 or wider, rounded
-        once. Without gradients: for a merge that can be differentiated, rotate ``weight.t()``.
+        once. Without gradients: for a differentiable merge, rotate ``weight.t()``.
 
     Raises:
         TypeError, ValueError: an argument of the wrong type, dtype, device or shape. Nothing is written then.
@@ -57,10 +57,10 @@ def road_unmerge(
 ) -> tuple[Tensor, Tensor | None]:
     """(R^-1 W, R^-1 b) by the closed-form inverse of each 2x2 block: undoes road_merge up to rounding.
 
-    Merging and unmerging each round every weight once. In float32 the pair loses about 1e-7 of the length of
-    (w_i, w_j); in bfloat16 up to 2^-8 each way, times the condition of the block, and a chain of merges and unmerges
-    drifts like a random walk. To avoid it keep the original weights (or a float32 copy) and merge from them, or do not
-    merge: the rotation of the output costs one pass over it.
+    Merging and unmerging round every weight once each. In float32 a pair (w_i, w_j) loses about 1e-7 of its length; in
+    bfloat16 up to 2^-8 each way, times the condition of the block, and a chain of merges and unmerges drifts like a
+    random walk. To avoid that, keep the original weights (or a float32 copy) and merge from them, or do not merge:
+    rotating the output costs one pass over it.
 
     Arguments and errors as in road_merge; also ValueError, naming the feature pair and the determinant, for a block
     that cannot be inverted. Reading it synchronises with the device.
@@ -75,7 +75,7 @@ def _check_layer(weight, bias, theta, alpha, variant, group_size, inplace):
     checks.check_layer(weight, bias, group_size)
     checks.check_angles(weight.t(), theta, alpha, variant, group_size)
     if inplace:
-        with torch.no_grad():  # a parameter is a leaf that requires grad, and merging into it is what is wanted
+        with torch.no_grad():  # a parameter is a leaf that requires grad, and is meant to be written
             aliasing.check_inplace(weight, "weight")
             if bias is not None:
                 aliasing.check_inplace(bias, "bias")

@@ -1,4 +1,4 @@
-"""Other adapters that are the same op: tables for rotate and rotate_batched, so that their requests share a batch.
+"""Other adapters that are the same op: tables for rotate and rotate_batched, so that requests can share a batch.
 
 Each also works on a bank: a leading dimension [A] on every parameter gives tables for rotate_batched.
 """
@@ -78,7 +78,7 @@ def butterfly(
     if alpha is not None and alpha.shape != theta.shape:
         raise ValueError(f"alpha must have the shape of theta, {list(theta.shape)}, got {list(alpha.shape)}")
     scales = torch.ones_like(theta[:1]).expand_as(theta) if alpha is None else alpha
-    # Stages after the first may write into what the first made, unless autograd still needs it.
+    # Stages after the first may overwrite their input, unless autograd needs it.
     inplace = not torch.is_grad_enabled()
     for stage, (angle, scale) in enumerate(zip(theta, scales, strict=True)):
         options = {"group_size": 2 ** (stage + 1), "inplace": inplace and stage > 0, "backend": backend}

@@ -30,10 +30,10 @@ def road_apply(
         alpha: scales, the shape of theta. Both on x's device, each in any of the four dtypes.
         variant: "road_1", "road_2" or "road_4".
         group_size: g, even, divides D; feature k of every run of g features pairs with feature k + g/2.
-        inplace: write z into x and return x. In training nothing of x's size is kept besides the output, from which
-            the input is recovered: the rounding of z then reaches the gradients of theta and alpha, enlarged by the
-            condition of the 2x2 blocks. Several slices of one tensor need one call with their parameters
-            concatenated, because autograd counts the writes to the tensor as a whole.
+        inplace: write z into x and return x. Training then saves nothing of x's size but the output, from which the
+            input is recovered: the rounding of z reaches the gradients of theta and alpha, amplified by the condition
+            of the 2x2 blocks. Several slices of one tensor need one call with their parameters concatenated, because
+            autograd counts writes to the tensor as a whole.
         backend: "cuda", "cpu", "triton", "python"; None chooses the best for x's device.
 
     Returns:

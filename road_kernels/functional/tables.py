@@ -9,7 +9,7 @@ from ..ops import checks
 def road_tables(
     theta: Tensor, alpha: Tensor, *, variant: str = "road_1", group_size: int = 64
 ) -> tuple[Tensor, Tensor]:
-    """(r1, r2), the coefficients that rotate and rotate_batched take: built once, used for many calls.
+    """(r1, r2), the coefficients that rotate and rotate_batched take: computed once for many calls.
 
     Args:
         theta, alpha: [P], or [A, P] for a bank of A adapters, packed as ``variant`` says (see road_apply).

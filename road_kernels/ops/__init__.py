@@ -1,6 +1,6 @@
 """The torch ops and everything that holds for all backends.
 
-    extension.py   loads road_kernels._C, or knows why it could not
+    extension.py   loads road_kernels._C, or records why it could not
     checks.py      the rules for arguments, and the messages for those that break them
     aliasing.py    which tensors may be written in place
     schemas.py     the ops: schemas and fake kernels

@@ -1,4 +1,4 @@
-"""Loads road_kernels._C, or knows why it could not."""
+"""Loads road_kernels._C, or records why it could not."""
 
 import warnings
 from types import ModuleType

@@ -1,4 +1,4 @@
-"""Adapter: the parameters of one trained RoAd adapter, for all the layers that it has."""
+"""Adapter: the parameters of one trained RoAd adapter, for all of its layers."""
 
 import os
 from collections.abc import Collection, Mapping
@@ -15,13 +15,13 @@ PARAMETERS_PER_FEATURE = {"road_1": 0.5, "road_2": 1, "road_4": 2}  # of theta, 
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
-    """The parameters of one adapter, checked when it is made.
+    """The parameters of one adapter, checked on construction.
 
     Args:
         layers: layer name -> (theta, alpha), each [P] and packed as ``variant`` says (see road_apply), any device,
             float16, bfloat16, float32 or float64.
         variant: "road_1", "road_2" or "road_4", the same for all layers.
-        group_size: the g that it was trained with: parameters of another g have the same shapes and another meaning.
+        group_size: the g that it was trained with; with another g the same parameters would mean another adapter.
 
     Raises:
         TypeError, ValueError: naming the layer, what it got and what it needs.
@@ -50,7 +50,7 @@ class Adapter:
                     raise ValueError("theta and alpha are on the meta device, without values")
             except (TypeError, ValueError) as error:
                 raise type(error)(f"layer {name!r}: {error}") from None
-        # A copy, so that what was checked is what will be used.
+        # A copy: what was checked cannot change.
         object.__setattr__(self, "layers", MappingProxyType({name: tuple(pair) for name, pair in self.layers.items()}))
 
     @property
@@ -67,9 +67,9 @@ class Adapter:
         Args:
             folder: holds adapter_config.json and adapter_model.safetensors. The layers get the names of the modules
                 in the model that was trained, such as "model.layers.0.self_attn.q_proj".
-            ignore: modules whose other weights the checkpoint may hold (``modules_to_save``) and that are served in
-                another way, by name or by its end ("classifier"). Other weights are refused: without them the
-                adapter would not do what it was trained to do.
+            ignore: modules whose other weights the checkpoint may hold (``modules_to_save``) because they are served
+                separately, by name or by the end of it ("classifier"). Other weights are refused: without them the
+                adapter would not do what it was trained for.
 
         Raises:
             FileNotFoundError: the folder or one of the two files is missing. Pickled weights (.bin) are not read.

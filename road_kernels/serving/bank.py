@@ -1,4 +1,4 @@
-"""AdapterBank: the adapters that a server holds ready, in slots that its batches name by number."""
+"""AdapterBank: the adapters that a server has loaded, in slots that its batches refer to by index."""
 
 import os
 import threading
@@ -17,7 +17,7 @@ from .slots import Slots
 
 
 class BankFullError(RuntimeError):
-    """No slot is free: evict an adapter, or wait for the batches that hold evicted ones."""
+    """No slot is free: evict an adapter, or wait for the batches that still hold evicted ones."""
 
 
 class AdapterBank:
@@ -30,25 +30,24 @@ class AdapterBank:
 
     Args:
         widths: layer name -> D, the output features of the layer that the adapters rotate.
-        capacity: how many adapters at once. All memory is taken here; nothing is reallocated later, so the addresses
-            that ``tables`` returns stay valid for good (in a captured CUDA graph, too).
+        capacity: how many adapters at once. All memory is allocated here and never reallocated, so the addresses that
+            ``tables`` returns stay valid (in a captured CUDA graph too).
         group_size: g of all adapters and all layers.
         compact: tables of [capacity, D/2], for adapters of road_1 only. False: [capacity, D], for every variant.
         device, dtype: of the tables. Two bytes an entry halve the memory: the rms error of a bfloat16 result, in units
             of the result, is 1.7e-3 with float32 tables, 1.7e-3 with float16 and 2.4e-3 with bfloat16.
 
-    A slot that holds no adapter is the identity: its rows pass bit for bit. Loading computes and checks everything
-    first, and refuses an adapter without a change to the bank.
+    A slot without an adapter is the identity: its rows pass bit for bit. Loading computes and checks everything first,
+    and refuses an adapter without changing the bank.
 
     Threads: any number may read (``ids``, ``hold``, ``rotate``, ``tables``) while others write (``load``,
-    ``replace``, ``evict``). Only free slots are written. A slot is free once its name is gone and no ``hold``
-    mentions it; so a batch inside ``with bank.hold(names) as ids`` sees its adapters as they were, whatever is
-    evicted or replaced meanwhile. Plain ``ids`` suffice where writes happen between the steps of the same thread.
+    ``replace``, ``evict``). Only free slots are written. A slot is free once its name is gone and no ``hold`` on it is
+    open, so a batch inside ``with bank.hold(names) as ids`` sees its adapters unchanged, whatever is evicted or
+    replaced meanwhile. Plain ``ids`` suffice where the same thread writes between its steps.
 
-    CUDA streams: copies and resets run on the current stream of the calling thread and do not wait for the device.
-    Threads that share a stream, as all do by default, need nothing. A thread that loads on a stream of its own must
-    order the two: ``loading.wait_stream(serving)`` before it writes, ``serving.wait_stream(loading)`` before the
-    new ids are used.
+    CUDA streams: copies and resets run on the current stream of the calling thread, without synchronising. Threads
+    that share a stream, as they do by default, need nothing. A thread that loads on its own stream must order the two:
+    ``loading.wait_stream(serving)`` before it writes, ``serving.wait_stream(loading)`` before the new ids are used.
     """
 
     def __init__(
@@ -90,10 +89,10 @@ class AdapterBank:
         """The slots of the named adapters, int32 [len(names)] on the bank's device; None becomes -1, no adapter.
 
         Args:
-            out: int32 or int64 [N], N >= len(names), on the bank's device: is filled, with -1 behind the names, and
+            out: int32 or int64 [N], N >= len(names), on the bank's device: filled, with -1 after the names, and
                 returned. For CUDA graphs, which read the same memory at every replay.
 
-        They are valid until one of the names is evicted or replaced; see ``hold``.
+        The ids are valid until one of the names is evicted or replaced; see ``hold``.
 
         Raises:
             KeyError: an adapter that is not loaded. TypeError, ValueError: ``out`` does not fit.
@@ -102,8 +101,8 @@ class AdapterBank:
 
     @contextmanager
     def hold(self, names: Sequence[str | None], *, out: Tensor | None = None) -> Iterator[Tensor]:
-        """``with bank.hold(names) as ids``: as ``ids``, and no writer touches their slots before the block ends."""
-        slots = self._slots.hold(names)
+        """``with bank.hold(names) as ids``: as ``ids``, and their slots are not written before the block ends."""
+        slots = self._slots.pin(names)
         try:
             yield self._to_device(slots, out)
         finally:
@@ -151,10 +150,10 @@ class AdapterBank:
             partial: allow layers of the bank that the adapter does not have: they stay the identity.
 
         Raises:
-            BankFullError: no slot is free; nothing is ever evicted for you.
+            BankFullError: no slot is free; nothing is evicted automatically.
             ValueError, TypeError, FileNotFoundError: the name is taken, or the adapter does not fit: a layer missing,
                 unknown, ambiguous or of another width, another group_size, a variant that compact tables cannot
-                hold, a NaN or infinity, a damaged or missing file. The bank is as it was.
+                hold, a NaN or infinity, a damaged or missing file. The bank is unchanged.
         """
         if not isinstance(name, str):
             raise TypeError(f"name must be a str, got {type(name).__name__}")
@@ -166,8 +165,8 @@ class AdapterBank:
     def replace(self, name: str, adapter: Adapter | str | os.PathLike, *, partial: bool = False) -> int:
         """Gives a loaded name another adapter and returns its new slot. Arguments and errors as in ``load``.
 
-        The new adapter goes into a free slot, then the name moves, then the old slot becomes free: whoever looks the
-        name up gets the old adapter or the new one, never something between. In a full bank: evict, then load.
+        The new adapter is written to a free slot, then the name is moved, then the old slot is freed: a lookup of the
+        name gives the old adapter or the new one, never a mixture. In a full bank: evict, then load.
 
         Raises KeyError if no adapter of that name is loaded.
         """
@@ -176,7 +175,7 @@ class AdapterBank:
             return self._fill_a_slot(name, adapter, partial)
 
     def evict(self, name: str) -> None:
-        """Takes an adapter out. Its slot becomes the identity and free, at once or when the last ``hold`` on it ends.
+        """Removes an adapter. Its slot becomes the identity and free, at once or when the last ``hold`` on it ends.
 
         Raises KeyError if no adapter of that name is loaded.
         """
@@ -217,7 +216,7 @@ class AdapterBank:
         elif out.dim() != 1 or len(out) < len(slots):
             raise ValueError(f"out must be [N] with N >= {len(slots)}, the number of names, got {list(out.shape)}")
         slots = slots + [-1] * (len(out) - len(slots))
-        # Pinned, so that the copy does not wait for the device.
+        # Pinned memory, so that the copy does not synchronise.
         host = torch.tensor(slots, dtype=out.dtype, device="cpu", pin_memory=self.device.type == "cuda")
         return out.copy_(host, non_blocking=True)
 

@@ -1,4 +1,4 @@
-"""The memory of an AdapterBank: one pair of tables per layer, and the row that an adapter is in each of them."""
+"""The memory of an AdapterBank: a pair of tables per layer, each with one row per slot."""
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -14,14 +14,14 @@ from .layer_names import LayerNames
 
 
 class BankTables:
-    """by_layer: layer -> (r1, r2), allocated once and written row by row; see AdapterBank for the arguments."""
+    """by_layer: layer -> (r1, r2), allocated once and written row by row. Arguments as in AdapterBank."""
 
     def __init__(self, widths, capacity: int, group_size: int, compact: bool, device, dtype: torch.dtype):
         _check_arguments(widths, group_size, dtype)
         self.widths = MappingProxyType(dict(widths))
         self.group_size, self.compact, self.dtype = group_size, bool(compact), dtype
         self._names = LayerNames(self.widths)
-        # Tensors made in inference mode could not be written outside of it.
+        # Tensors created in inference mode cannot be written outside of it.
         with torch.inference_mode(False):
             self.by_layer = {
                 layer: tuple(
@@ -34,7 +34,7 @@ class BankTables:
             self.identity = self._stage({})
 
     def rows_of(self, adapter: Adapter, partial: bool) -> tuple[Tensor, ...]:
-        """What ``write`` puts into a slot for this adapter. Raises TypeError or ValueError if it does not fit."""
+        """What ``write`` writes to a slot for this adapter. Raises TypeError or ValueError if it does not fit."""
         if adapter.group_size != self.group_size:
             raise ValueError(f"the adapter has group_size {adapter.group_size}, but the bank {self.group_size}")
         if self.compact and adapter.variant != "road_1":
@@ -54,7 +54,7 @@ class BankTables:
             torch._foreach_copy_([table[slot] for pair in self.by_layer.values() for table in pair], rows)
 
     def _tables_of(self, adapter: Adapter, name: str) -> tuple[Tensor, Tensor]:
-        """On the CPU, where checking the values waits for nothing; float32 or wider."""
+        """On the CPU, where reading the values does not synchronise; float32 or wider."""
         theta, alpha = adapter.layers[name]
         dtype = torch.promote_types(torch.promote_types(theta.dtype, alpha.dtype), self.dtype)
         theta, alpha = (t.detach().to("cpu", torch.promote_types(dtype, torch.float32)) for t in (theta, alpha))
@@ -64,7 +64,7 @@ class BankTables:
         return python_fallback.expand_tables(*tables, adapter.widths[name], self.group_size)
 
     def _stage(self, tables: Mapping[str, tuple[Tensor, Tensor]]) -> tuple[Tensor, ...]:
-        """r1 and r2 of every layer, the identity where ``tables`` has none: finite, and one copy to the device."""
+        """r1 and r2 of every layer, the identity where ``tables`` has none; checked to be finite, copied at once."""
         sizes = [table.shape[1] for pair in self.by_layer.values() for table in pair]
         flat = torch.empty(sum(sizes), dtype=self.dtype, device="cpu", pin_memory=self.device.type == "cuda")
         rows = iter(flat.split(sizes))

@@ -53,7 +53,7 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
         raise ModuleNotFoundError(
             "reading a checkpoint needs the package safetensors: pip install safetensors"
         ) from error
-    # From a copy in memory: load_file maps the file, and one that is overwritten later would end the process.
+    # From a copy in memory: load_file maps the file, and the process would crash if it were overwritten later.
     data = path.read_bytes()
     try:
         return load(data)

@@ -1,4 +1,4 @@
-"""Which layer of an adapter belongs to which layer of a bank."""
+"""Matching the layers of an adapter to those of a bank."""
 
 from collections.abc import Collection, Iterable
 
@@ -6,9 +6,9 @@ SHOWN = 3
 
 
 class LayerNames:
-    """The names of a bank's layers, and finding them by a name with more or fewer parents in front.
+    """The names of a bank's layers, found by names with more or fewer parents in front.
 
-    A model that was trained as "model.layers.0.q_proj" is often served as "layers.0.q_proj", or the other way round.
+    A layer trained as "model.layers.0.q_proj" is often served as "layers.0.q_proj", or the other way round.
     """
 
     def __init__(self, layers: Iterable[str]):

@@ -1,4 +1,4 @@
-"""Who is in which slot of a bank, safely for threads. No tensor is touched here."""
+"""The slot table of an AdapterBank: which adapter is in which slot. Thread-safe; touches no tensor."""
 
 import threading
 from collections import deque
@@ -6,23 +6,22 @@ from collections.abc import Sequence
 
 
 class Slots:
-    """Names, free slots and holds. A slot is free, being filled, named, or retired: without a name but still held.
+    """Names, free slots and pins. A slot is free, being filled, named, or retired: without a name but still pinned.
 
-    ``by_name`` is never changed, only replaced, so that readers need no lock. One writer at a time: the caller's
-    duty. A slot that ``publish``, ``remove`` or ``release`` returns is nobody's any more: the caller clears it and
-    then gives it back.
+    ``by_name`` is replaced, never modified, so that readers need no lock. The caller serialises writers. A slot that
+    ``publish``, ``remove`` or ``release`` returns is unused: the caller clears it and calls ``give_back``.
     """
 
     def __init__(self, capacity: int):
         self.by_name: dict[str, int] = {}
-        # First in, first out: a slot is filled again as late as possible.
+        # First in, first out: a slot is reused as late as possible.
         self.free = deque(range(capacity))
         self.retired: set[int] = set()
-        self._holds = [0] * capacity
-        self._lock = threading.Lock()  # held for moments, never while tensors are written
+        self._pins = [0] * capacity
+        self._lock = threading.Lock()  # never held while tensors are written
 
     def look_up(self, names: Sequence[str | None]) -> list[int]:
-        """One slot per name, -1 for None. All from one state of the bank."""
+        """One slot per name, -1 for None; all from one state of the table."""
         if isinstance(names, str):
             raise TypeError(f"names must be a sequence of names, got the str {names!r}")
         by_name = self.by_name
@@ -31,24 +30,25 @@ class Slots:
         except KeyError as error:
             raise KeyError(f"no adapter named {error.args[0]!r} is loaded") from None
 
-    def hold(self, names: Sequence[str | None]) -> list[int]:
+    def pin(self, names: Sequence[str | None]) -> list[int]:
+        """As look_up; a pinned slot is not cleared before it is released."""
         with self._lock:
             slots = self.look_up(names)
             for slot in set(slots) - {-1}:
-                self._holds[slot] += 1
+                self._pins[slot] += 1
         return slots
 
     def release(self, slots: list[int]) -> list[int]:
-        """Returns those that were retired and that nobody holds any more."""
+        """Returns the retired slots that this leaves without a pin."""
         with self._lock:
             for slot in set(slots) - {-1}:
-                self._holds[slot] -= 1
-            done = [slot for slot in self.retired.intersection(slots) if self._holds[slot] == 0]
+                self._pins[slot] -= 1
+            done = [slot for slot in self.retired.intersection(slots) if self._pins[slot] == 0]
             self.retired.difference_update(done)
         return done
 
     def take(self) -> int | None:
-        """A free slot, for the caller to fill and to publish; None if there is none."""
+        """A free slot for the caller to fill and publish, or None."""
         with self._lock:
             return self.free.popleft() if self.free else None
 
@@ -57,7 +57,7 @@ class Slots:
             self.free.append(slot)
 
     def publish(self, name: str, slot: int) -> list[int]:
-        """From now on ``name`` means ``slot``. Returns the slot it meant before, unless that is held."""
+        """Maps ``name`` to ``slot``. Returns the slot it was mapped to before, unless that is pinned."""
         with self._lock:
             before = self.by_name.get(name)
             self.by_name = {**self.by_name, name: slot}
@@ -72,7 +72,7 @@ class Slots:
     def _retire(self, slot: int | None) -> list[int]:
         if slot is None:
             return []
-        if self._holds[slot]:
+        if self._pins[slot]:
             self.retired.add(slot)
             return []
         return [slot]

@@ -1,4 +1,4 @@
-"""The Triton kernels: the same op where no extension was built, on NVIDIA and AMD GPUs.
+"""The Triton kernels: the same ops without a compiled extension, on NVIDIA and AMD GPUs.
 
     ops.py           the ops: check, allocate, launch
     prepare.py       the launch of each kernel for given shapes and strides

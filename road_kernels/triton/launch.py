@@ -1,8 +1,8 @@
-"""Launches of compiled kernels without what Triton's own launcher recomputes each time.
+"""Launches of compiled kernels without the work that Triton's own launcher repeats.
 
-Triton binds, specialises and looks up the arguments of every call. Here a Launch is prepared once for all calls of
-the same shapes and strides on a device (prepare.py caches it), and knows its compiled kernels; what is left per call is
-what they are compiled for: the dtypes of the tensors and the alignment of their pointers.
+Triton binds, specialises and looks up the arguments of every call. Here a Launch is prepared once for all calls of the
+same shapes and strides on a device (prepare.py caches it) and has its compiled kernels; per call only the dtypes of the
+tensors and the alignment of their pointers, which kernels are compiled for, are looked at.
 """
 
 import inspect
@@ -12,17 +12,17 @@ import torch
 import triton
 import triton.language as tl
 
-# The jit functions are interpreted in Python then, on CPU tensors too (TRITON_INTERPRET=1 when they were defined).
+# Then jit functions run in Triton's interpreter, on CPU tensors too (TRITON_INTERPRET=1 when they were defined).
 INTERPRETED = triton.knobs.runtime.interpret
-# Fused multiply-adds are written out where bits depend on them; elsewhere they are merely faster.
+# Fused multiply-adds are explicit where bits depend on them; elsewhere they are only faster.
 _OPTIONS = {"enable_fp_fusion": True, "sanitize_overflow": False}
-# Triton loads a kernel in several steps, and threads (autograd has one per device) must not see each other's halves.
+# Triton loads a kernel in several steps; another thread (autograd has one per device) must not see it half loaded.
 _compiling = threading.Lock()
 
 
 def kernel(function):
-    """triton.jit, with integers (annotated tl.int64) whose value never leads to another compilation: not 1, and not
-    multiples of 16. What a kernel needs to know of a stride the launcher tells it by ALIGN.
+    """triton.jit without specialisation of its integers (annotated tl.int64): no compilation for a 1 or a multiple of
+    16. What a kernel must know about strides, the launcher passes as ALIGN.
     """
     integers = [name for name, kind in inspect.get_annotations(function).items() if kind == tl.int64]
     return triton.jit(function, do_not_specialize=integers)
@@ -43,10 +43,10 @@ class Launch:
         asserts: bool = False,
         registers: int | None = None,
     ):
-        """integers, constants: in the order of the kernel's arguments, behind its tensors.
+        """integers, constants: in the order of the kernel's arguments, after its tensors.
 
-        asserts: keeps tl.device_assert. registers: what a lane may take on an NVIDIA GPU; otherwise ptxas chooses, and
-        would rather spill a few than give up a program per multiprocessor.
+        asserts: keeps tl.device_assert. registers: the limit of a lane on an NVIDIA GPU; by default ptxas chooses, and
+        spills a few rather than lose a program per multiprocessor.
         """
         self.kernel, self.grid, self.num_warps = kernel, grid, num_warps
         self.asserts, self.registers = asserts, registers

@@ -34,7 +34,7 @@ def describe(shape: tuple[int, ...], strides: tuple[int, ...]) -> Rows | None:
 
 
 def walkable(t: torch.Tensor) -> torch.Tensor:
-    """t itself if its rows can be described, else a copy: of one row only where t repeats rows by a stride of 0."""
+    """t itself if its rows can be described, else a copy; of one row only where a stride of 0 repeats it."""
     if t.is_contiguous() or describe(t.shape, t.stride()) is not None:
         return t
     one = t

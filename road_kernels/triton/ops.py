@@ -9,7 +9,7 @@ from .kernels.sort_rows import MOST_IDS
 
 
 def _launch_rotate(x, z, p, q, adapter_ids, form, group_size, transposed):
-    """Checked arguments whose rows can be walked."""
+    """Takes checked arguments whose rows can be walked."""
     if x.numel() == 0:
         return
     batched = adapter_ids is not None
@@ -21,7 +21,7 @@ def _launch_rotate(x, z, p, q, adapter_ids, form, group_size, transposed):
 
 
 class _on_device:
-    """Makes the tensors' device the current one, which Triton launches on."""
+    """Makes the device of the tensors current: Triton launches on the current one."""
 
     def __new__(cls, x):
         if x.is_cuda and x.device.index != torch.cuda.current_device():

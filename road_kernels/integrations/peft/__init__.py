@@ -2,16 +2,16 @@
 
     from road_kernels.integrations import peft as road_peft
 
-    road_peft.enable()            # every RoAd model of this process, made before or after
+    road_peft.enable()            # every RoAd model of this process, created before or after
     ...
     road_peft.disable()           # PEFT's own code again
 
-    with road_peft.enabled(): ... # for a while
+    with road_peft.enabled(): ... # for a block
 
 Parameters, state_dicts, checkpoints, configuration and errors stay PEFT's: only the arithmetic of the layers is
 replaced (forward, backward, mixed batches, merge, unmerge). Needs PEFT 0.18 or newer.
 
-What is different, and better:
+What differs:
 
 - The rotation is computed in float32 and rounded once; 16-bit outputs are neither kept nor passed on in float32
   (PEFT's plain layers return the dtype of the base layer and so does this; its bitsandbytes layers return the dtype
@@ -19,7 +19,7 @@ What is different, and better:
 - Several active adapters are one rotation, by the product of their 2x2 blocks.
 - A mixed batch (``adapter_names=[...]``) is one call per layer, or one per group_size where they differ, also on
   float16 and bfloat16 models with float32 adapters (PEFT raises an index_put error there), and on bitsandbytes layers.
-- merge and unmerge make no D x D matrix. A merge or unmerge that is refused leaves the layer as it was.
+- merge and unmerge build no D x D matrix. A merge or unmerge that is refused leaves the layer unchanged.
 """
 
 from ._switch import disable, enable, enabled, is_enabled

@@ -12,7 +12,7 @@ from ._versions import _layer
 
 
 def base_dtype_forward(original):
-    """For PEFT's Linear, which promises the dtype of its base layer's output."""
+    """For PEFT's Linear, which returns the dtype of its base layer's output."""
 
     @functools.wraps(original)
     def forward(self, x, *args, **kwargs):
@@ -38,7 +38,7 @@ def adapter_dtype_forward(original):
         if adapter_names is not None:
             return apply_mixed_batch(self, result, adapter_names)
         dtype = _promised_dtype(self, result.dtype)
-        # Computed in the wider of the two dtypes, so that there is one rounding.
+        # In the wider of the two dtypes, so that there is one rounding.
         return apply_active(self, result.to(torch.promote_types(result.dtype, dtype))).to(dtype)
 
     return forward
@@ -90,7 +90,7 @@ def apply_active(layer, result: Tensor) -> Tensor:
 
 
 def _by_formula_of_peft(layer, names: list[str], result: Tensor) -> Tensor:
-    """For subclasses of Tensor (sharded ones, say), which have arithmetic of their own."""
+    """For subclasses of Tensor (such as sharded ones), which have their own arithmetic."""
     dtype = result.dtype
     for name in names:
         theta, alpha = layer.road_theta[name], layer.road_alpha[name]
@@ -100,7 +100,7 @@ def _by_formula_of_peft(layer, names: list[str], result: Tensor) -> Tensor:
 
 
 def _apply_several(layer, names: list[str], result: Tensor) -> Tensor:
-    """One rotation by the product of the adapters; as many as group_size changes, rounded once in the end."""
+    """One rotation by the product of the adapters; one per run of equal group_size, rounded once at the end."""
     runs: list[tuple[int, list[str]]] = []
     for name in names:
         if runs and runs[-1][0] == layer.group_size[name]:

@@ -1,4 +1,4 @@
-"""R for the merge and unmerge of PEFT's bitsandbytes layers: R W and R^-1 W in one pass, no D x D matrix."""
+"""R for the merge and unmerge of PEFT's bitsandbytes layers: R W and R^-1 W in one pass, without a D x D matrix."""
 
 import functools
 
@@ -18,7 +18,7 @@ def delta_weight(original):
 
 
 class RoadMatrix:
-    """Stands for the matrix in torch.matmul and torch.linalg.inv. For anything else it becomes PEFT's dense matrix."""
+    """The matrix as torch.matmul and torch.linalg.inv use it. For anything else it becomes PEFT's dense matrix."""
 
     def __init__(self, make_dense, adapter: dict, inverse: bool = False):
         self.make_dense, self.adapter, self.inverse = make_dense, adapter, inverse

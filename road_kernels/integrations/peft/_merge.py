@@ -1,4 +1,4 @@
-"""merge and unmerge: per adapter one pass over the weight, and a refusal before anything of it is written."""
+"""merge and unmerge: one pass over the weight per adapter; refused, if at all, before anything is written."""
 
 import functools
 
@@ -49,7 +49,7 @@ def linear_unmerge(original):
 
 
 def quantized_merge(original):
-    """PEFT's method, which dequantizes and quantizes, on a RoadMatrix; and a look at the bias before."""
+    """PEFT's method, which dequantizes and quantizes, on a RoadMatrix; the bias is checked first."""
 
     @functools.wraps(original)
     def merge(self, safe_merge=False, adapter_names=None):
@@ -66,7 +66,7 @@ def quantized_unmerge(original):
         merged = list(self.merged_adapters)
         try:
             return original(self)
-        except Exception:  # PEFT strikes an adapter off the list before it takes it out of the weight
+        except Exception:  # PEFT removes an adapter from the list before it unmerges it from the weight
             self.merged_adapters[:] = merged[: len(self.merged_adapters) + 1]
             raise
 
@@ -83,7 +83,7 @@ def _check_bias(layer, adapter_names) -> None:
         if name in layer.road_theta and name not in layer.merged_adapters:
             adapter = _adapter(layer, name)
             if not all(table.isfinite().all() for table in road_tables(**adapter)):
-                return  # PEFT finds the weight broken as well, and says so
+                return  # PEFT finds the weight broken too, and raises
             bias = road_merge(bias[:, None], None, **adapter)[0][:, 0]
             _refuse_non_finite("bias", bias, name)
 

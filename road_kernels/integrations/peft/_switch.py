@@ -1,4 +1,4 @@
-"""Replacing methods of PEFT's layer classes, and putting them back."""
+"""Replacing methods of PEFT's layer classes, and restoring them."""
 
 import contextlib
 import threading
@@ -17,7 +17,7 @@ _LINEAR = {
     "unmerge": linear_unmerge,
 }
 _QUANTIZED = {"forward": adapter_dtype_forward, "merge": quantized_merge, "unmerge": quantized_unmerge}
-# The formula too: an instance whose forward was wrapped before enable() keeps PEFT's method, which calls this.
+# The formula too: an instance whose forward was wrapped before enable() keeps PEFT's method, which calls it.
 _LINEAR_MODULE = {"_apply_road": formula}
 _QUANTIZED_MODULE = {"_apply_road": formula, "_get_delta_weight": delta_weight}
 
@@ -26,16 +26,16 @@ _replaced: list[tuple[object, str, object, object]] = []  # owner, name, PEFT's,
 
 
 def enable(*, inplace: bool = False) -> None:
-    """Puts all RoAd layers of PEFT on these kernels, in every model of this process. Calling it again is harmless.
+    """Makes all RoAd layers of PEFT use these kernels, in every model of this process. May be called repeatedly.
 
     Args:
-        inplace: write over the output of the base layer instead of into new memory, and merge into the memory of the
-            weights. Saves a buffer per layer and, in training, all that the rotation would keep (see road_apply on
-            what that does to the gradients). Only for models in which nobody else holds those tensors: no forward
-            hook that keeps the base layer's output, no state_dict taken before a merge and used after it.
+        inplace: overwrite the output of the base layer instead of writing new memory, and merge into the memory of the
+            weights. Saves a buffer per layer and, in training, all that the rotation would save (see road_apply on the
+            effect on gradients). Only where nothing else uses those tensors: no forward hook that keeps the base
+            layer's output, no state_dict taken before a merge and used after it.
 
     Raises:
-        ImportError: a PEFT whose RoAd layers are not the ones known here; nothing is replaced then.
+        ImportError: RoAd layers that differ from those of the PEFT versions known here; nothing is replaced.
     """
     with _lock:
         if not _replaced:
@@ -44,10 +44,10 @@ def enable(*, inplace: bool = False) -> None:
 
 
 def disable() -> None:
-    """Puts PEFT's own code back. Calling it again is harmless.
+    """Restores PEFT's own code. May be called repeatedly.
 
     Raises:
-        RuntimeError: somebody replaced one of the methods after enable(); nothing is put back then.
+        RuntimeError: other code replaced one of the methods after enable(); nothing is restored.
     """
     with _lock:
         for owner, name, _, ours in _replaced:
@@ -64,7 +64,7 @@ def disable() -> None:
 
 @contextlib.contextmanager
 def enabled(*, inplace: bool = False) -> Iterator[None]:
-    """``with enabled(): ...``; what was in force before comes back after it. For the whole process, not one thread."""
+    """``with enabled(): ...``; restores the previous state after it. For the whole process, not one thread."""
     with _lock:
         before = is_enabled(), _options.inplace
         enable(inplace=inplace)

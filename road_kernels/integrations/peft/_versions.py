@@ -1,7 +1,7 @@
-"""Finding PEFT's RoAd layers, and making sure that they are the ones that this integration knows.
+"""Finds PEFT's RoAd layers, and checks that they are those that this integration was written for.
 
-forward, merge, unmerge and the formula are the same text in PEFT 0.18.0 to 0.21.2; between them only the constructors
-and update_layer differ, which are left alone.
+forward, merge, unmerge and the formula are the same code in PEFT 0.18.0 to 0.21.2, which differ in the constructors and
+update_layer only; those are not replaced.
 """
 
 import inspect
@@ -36,7 +36,7 @@ _FUNCTIONS = {"_apply_road": (*_ANGLES, "x"), "_get_delta_weight": _ANGLES}
 
 
 class Road(NamedTuple):
-    """peft.tuners.road as far as it is there. ``bnb`` is None without bitsandbytes."""
+    """The parts of peft.tuners.road. ``bnb`` is None without bitsandbytes."""
 
     layer: ModuleType
     bnb: ModuleType | None

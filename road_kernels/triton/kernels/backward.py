@@ -1,4 +1,4 @@
-"""Parameter gradients, one adapter or a mixed batch: one pass over the rows; reduce.py adds up what it leaves.
+"""Parameter gradients, one adapter or a mixed batch: one pass over the rows, whose partial sums reduce.py adds.
 
 They need only the 2x2 matrix M = sum over tokens of gz h^T (rows: gz, columns: h):
 
@@ -19,10 +19,10 @@ from .pairs import copy_pairs, load_pairs, pack, rotate_pair, row_offsets, store
 
 @triton.jit
 def _store_sums(scratch, slot, pair, inside, sums, DIM: tl.constexpr, SHARED: tl.constexpr, LANE: tl.constexpr):
-    """Adds up the rows of a tile and writes its sums, [DIM // 2] each, one behind the other.
+    """Adds the rows of a tile and writes its sums, [DIM // 2] each, one after the other.
 
-    LANE: the pairs of a lane's 16 bytes. Were these stores known to be aligned to more, all rows would take the way
-    through shared memory to suit them.
+    LANE: the pairs in a lane's 16 bytes. If the compiler knew a larger alignment of these stores, it would convert all
+    rows through shared memory to match it.
     """
     COUNT: tl.constexpr = 2 if SHARED else 4
     at = scratch + tl.multiple_of(slot * (COUNT * (DIM // 2)), LANE) + pair
@@ -116,9 +116,9 @@ def backward_kernel(
     """A program walks consecutive rows and keeps the sums of its pairs in registers.
 
     BATCHED: the rows in the order of their sorted ids, which come with their positions before the sort. Where the
-    adapter changes, the sums are written and start anew. Those of program b and adapter a go to slot b + a: along the
-    sorted rows one of the two grows at every change and neither shrinks, so no two share a slot, and programs +
-    adapters slots do.
+    adapter changes, the sums are written and start from zero. The sums of program b and adapter a go to slot b + a:
+    from one written slot to the next, b or a increases and neither decreases, so the slots are distinct and below
+    programs + adapters.
     """
     ACC: tl.constexpr = tl.float64 if gz.dtype.element_ty == tl.float64 else tl.float32
     HALF: tl.constexpr = GROUP // 2
@@ -134,7 +134,7 @@ def backward_kernel(
 
     if not BATCHED:
         if NEED_GX:
-            p, q = p + p_step * P_ALIGN, q + q_step * P_ALIGN  # by 0, which the compiler must not know: see prepare.py
+            p, q = p + p_step * P_ALIGN, q + q_step * P_ALIGN  # by 0, unknown to the compiler: see prepare.py
             coefficients = load_coefficients(p, q, pair, inside, GROUP, FORM, SHARED, True, ACC)
         sums = zeros, zeros, zeros, zeros
         for first in range(start, end, ROWS):

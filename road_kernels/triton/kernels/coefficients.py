@@ -5,8 +5,8 @@ import triton.language as tl
 
 from .pairs import widen
 
-# pi/2 in three floats. The first two have 13 bits, so that their products with a whole k below 2^11 are exact also
-# where no fused multiply-add is (Triton's interpreter before 3.9).
+# pi/2 in three floats. The first two have 13 bits, so that their products with an integer k below 2^11 are exact even
+# without a fused multiply-add (Triton's interpreter before 3.9).
 _PI_2_A: tl.constexpr = tl.constexpr(1.570556640625)
 _PI_2_B: tl.constexpr = tl.constexpr(0.0002396702766418457)
 _PI_2_C: tl.constexpr = tl.constexpr(1.5893254712295857e-08)
@@ -25,14 +25,14 @@ def _select5(index, a: tl.constexpr, b: tl.constexpr, c: tl.constexpr, d: tl.con
 def _reduce_large(angle):
     """A finite |angle| >= 2048 brought to [-pi/4, pi/4] in integers (Payne and Hanek), and its quadrant.
 
-    angle = m 2^e with a 24-bit m. Bits of 2/pi of weight 2^(2 - e) and above make whole turns only and drop out; m
-    times the next 64 bits is angle * 2/pi mod 4. Of its upper 32 bits, 2 are the quadrant and 30 the angle in it, off
-    by 2^-30 at most: a twentieth of what rounding a sine near one to float32 may take.
+    angle = m 2^e with a 24-bit m. Bits of 2/pi of weight 2^(2 - e) and above contribute whole turns only and drop out;
+    m times the next 64 bits is angle * 2/pi mod 4. Of its upper 32 bits, 2 are the quadrant and 30 the angle in it,
+    with an error of at most 2^-30: a twentieth of the rounding error of a float32 sine near one.
     """
     bits = angle.to(tl.int32, bitcast=True)
     start = ((bits >> 23) & 0xFF) - 120  # e + 30
     word, shift = start >> 5, (start & 31).to(tl.uint32)
-    # 2/pi in words of 32 bits after the point, behind one word of zeros before it. e < 105 needs no more.
+    # 2/pi in words of 32 bits after the point, preceded by one word of zeros. e < 105 needs no more.
     u0 = _select5(word, 0, 0xA2F9836E, 0x4E441529, 0xFC2757D1, 0xF534DDC0)
     u1 = _select5(word, 0xA2F9836E, 0x4E441529, 0xFC2757D1, 0xF534DDC0, 0xDB629599)
     u2 = _select5(word, 0x4E441529, 0xFC2757D1, 0xF534DDC0, 0xDB629599, 0x3C439041)
@@ -75,7 +75,7 @@ def sin_cos(angle):
     """(sin, cos), float32 within a few ulp at any angle, float64 by the library.
 
     The library's float32 pair keeps an array in local memory for large angles, which would give every kernel here a
-    stack frame. Large angles are reduced only where the tile holds one.
+    stack frame. Large angles are reduced only in tiles that have one.
     """
     if angle.dtype == tl.float64:
         sin, cos = tl.sin(angle), tl.cos(angle)

@@ -6,16 +6,16 @@ import triton.language as tl
 
 @triton.jit
 def load_id(ids, at, adapters):
-    """The adapter of a row. An id outside the bank, which check_ids reports, is taken for -1 and never read with."""
+    """The adapter of a row. An id outside the bank, which check_ids reports, counts as -1 and is never read with."""
     id = tl.load(ids + at).to(tl.int64)
     return tl.where((id >= 0) & (id < adapters), id, -1)
 
 
 @triton.jit
 def check_ids(ids, first, last, adapters):
-    """Stops the kernel with a device-side assertion if ids[first .. last] hold one outside -1 .. adapters - 1.
+    """Fails a device-side assertion if ids[first .. last] hold one outside -1 .. adapters - 1.
 
-    Apart from the rows' own loop, where it would cost a barrier each; that loop masks what this refuses.
+    Outside the loop over rows, where it would cost a barrier each; that loop masks the ids that this refuses.
     """
     for start in range(first, last + 1, 128):
         at = start + tl.arange(0, 128)
@@ -25,5 +25,5 @@ def check_ids(ids, first, last, adapters):
 
 @triton.jit
 def spread(condition, like):
-    """A scalar condition as a mask. By way of integers: Triton's interpreter (3.9) makes numbers of a spread bool."""
+    """A scalar condition as a mask; through integers, as Triton's interpreter (3.9) breaks a broadcast bool."""
     return (tl.zeros_like(like) + condition.to(tl.int32)) != 0

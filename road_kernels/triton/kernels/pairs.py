@@ -1,10 +1,10 @@
-"""The mathematics of one pair of features, and how a tile of pairs gets in and out of registers.
+"""The mathematics of one pair of features, and moving a tile of pairs into and out of registers.
 
 A tile is [ROWS, PAIRS]. LAYOUT says how the two features of a pair lie in memory:
 
     "halves"   half a group apart, or adjacent but not aligned to a word: two loads
     "words"    adjacent (group_size 2), in one word: 32 bits for 16-bit types, 64 for float32. One load of 16 bytes a
-               thread; tl.join and tl.split would go through shared memory instead.
+               thread, where tl.join and tl.split would go through shared memory.
 
 A raw tile is what was loaded, (i, j) for "halves" and (word, word) for "words".
 """
@@ -17,10 +17,10 @@ import triton.language as tl
 def rotate_pair(hi, hj, r1i, r1j, r2i, r2j):
     """z_i = r1_i h_i - r2_i h_j, z_j = r1_j h_j + r2_j h_i (arXiv 2409.00119, equation 4).
 
-    The zero added to the products turns -0 into +0, so that subtracting them leaves even h = -0 as it is: r1 = 1,
-    r2 = 0 returns finite h bit for bit. They are subtracted as -1.0 times themselves because Triton 3.6 makes -t of
-    0 - t, which is +0 for t = 0. The fused multiply-adds are written out, and not left to the compiler, so that a row
-    gets the same bits from every configuration.
+    The zero added to the products turns -0 into +0, so that subtracting them leaves even h = -0 unchanged: r1 = 1,
+    r2 = 0 returns finite h bit for bit. They are subtracted as -1.0 times themselves because Triton 3.6 turns -t into
+    0 - t, which is +0 for t = 0. The fused multiply-adds are explicit, and not left to the compiler, so that a row gets
+    the same bits from every configuration.
     """
     ti = tl.fma(r2i, hj, 0.0)
     tj = tl.fma(-r2j, hi, 0.0)
@@ -31,7 +31,7 @@ def rotate_pair(hi, hj, r1i, r1j, r2i, r2j):
 def row_offsets(row, outer, inner, inner_rows, SPLIT: tl.constexpr, ALIGN: tl.constexpr):
     """Where rows start, in elements. SPLIT: two strides reach every row, otherwise one does.
 
-    The launcher says by ALIGN that all of them are multiples of so many elements; the compiler cannot know.
+    They are multiples of ALIGN elements, which the launcher knows and the compiler cannot.
     """
     if SPLIT:
         block = row // inner_rows
@@ -49,7 +49,7 @@ def first_features(pair, HALF: tl.constexpr):
 
 @triton.jit
 def _places(base, offset, pair, HALF: tl.constexpr, LAYOUT: tl.constexpr, ALIGN: tl.constexpr):
-    """Pointers to a tile of pairs in rows that start `offset` elements behind base: to each i, or to each word."""
+    """Pointers to a tile of pairs in rows that start `offset` elements after base: to each i, or to each word."""
     if LAYOUT == "words":
         WORD: tl.constexpr = tl.int64 if base.dtype.element_ty == tl.float32 else tl.int32
         offset = tl.multiple_of(offset // 2, ALIGN // 2)
@@ -80,9 +80,9 @@ def store_pairs(base, offset, pair, mask, raw_i, raw_j, HALF: tl.constexpr, LAYO
 def copy_pairs(
     base, offset, target, target_offset, pair, mask, HALF: tl.constexpr, LAYOUT: tl.constexpr, ALIGN: tl.constexpr
 ):
-    """Rows without an adapter: as they came, so that not even a NaN changes a bit.
+    """Pass-through rows: copied raw, so that not even the bits of a NaN change.
 
-    Under a mask of its own. Choosing between what was loaded and what was computed would keep both in registers.
+    Under its own mask: selecting between the loaded and the computed values would keep both in registers.
     """
     raw_i, raw_j = load_pairs(base, offset, pair, mask, HALF, LAYOUT, ALIGN)
     store_pairs(target, target_offset, pair, mask, raw_i, raw_j, HALF, LAYOUT, ALIGN)

@@ -1,4 +1,4 @@
-"""From the partial sums of backward.py, added up in a fixed order, to the gradients of the parameters."""
+"""From the partial sums of backward.py, added in a fixed order, to the gradients of the parameters."""
 
 import triton
 import triton.language as tl
@@ -11,7 +11,7 @@ from .pairs import narrow
 
 @triton.jit
 def _store_gradient(base, at, mask, used, value, WANTED: tl.constexpr):
-    """An adapter that no row uses has 0, also where its blocks are singular."""
+    """0 for an adapter that no row uses, also where its blocks are singular."""
     if WANTED:
         tl.store(base + at, narrow(tl.where(spread(used, value), value, 0.0), base.dtype.element_ty), mask=mask)
 
@@ -82,7 +82,7 @@ def reduce_kernel(
     SLICES: tl.constexpr,
     PAIRS: tl.constexpr,
 ):
-    """A program per adapter and block of pairs: adds up the adapter's partial sums in float64, SLICES of them in turn,
+    """A program per adapter and block of pairs: adds the adapter's partial sums in float64, SLICES of them at a time,
     and writes the gradients of its parameters, contiguous and WIDTH long per adapter.
 
     FROM_OUTPUT: the sums are of gz z^T. h = R^-1 z is linear, so the inverse is applied once to the sums instead of

@@ -41,8 +41,8 @@ def rotate_kernel(
     ROWS: tl.constexpr,
     PAIRS: tl.constexpr,
 ):
-    """A program walks consecutive rows with one block of PAIRS columns; its coefficients stay in registers until the
-    adapter changes, so that parameters cost nothing on long inputs. BATCHED: ROWS is 1.
+    """A program walks consecutive rows of one block of PAIRS; its coefficients stay in registers until the adapter
+    changes, so that parameters cost nothing on long inputs. BATCHED: ROWS is 1.
     """
     DTYPE: tl.constexpr = x.dtype.element_ty
     ACC: tl.constexpr = tl.float64 if DTYPE == tl.float64 else tl.float32
@@ -52,7 +52,7 @@ def rotate_kernel(
     end = tl.minimum(begin + block_rows, rows)
 
     if not BATCHED:
-        p, q = p + p_step * P_ALIGN, q + q_step * P_ALIGN  # by 0, which the compiler must not know: see prepare.py
+        p, q = p + p_step * P_ALIGN, q + q_step * P_ALIGN  # by 0, unknown to the compiler: see prepare.py
         r1i, r1j, r2i, r2j = load_coefficients(p, q, pair, inside, GROUP, FORM, SHARED, TRANSPOSED, ACC)
         for start in range(begin, end, ROWS):
             row = start + tl.arange(0, ROWS).to(tl.int64)
