@@ -14,7 +14,7 @@ from .extension import EXTENSION
 
 FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
 INTEGERS = frozenset({torch.int32, torch.int64})
-VARIANTS = ("road_1", "road_2", "road_4")
+VARIANTS = ("road_1", "road_2", "road_4")  # each contains the ones before it
 FORMS = (*VARIANTS, "table")
 _NEEDS_FLOAT = "float16, bfloat16, float32 or float64"
 
@@ -53,6 +53,11 @@ def check_variant(variant) -> None:
 def packed_width(variant: str, dim: int) -> int:
     """P, the length of theta and alpha."""
     return dim // 2 if variant == "road_1" else dim if variant == "road_2" else 2 * dim
+
+
+def packed_dim(variant: str, width: int) -> int:
+    """D, the features that P = ``width`` parameters are for."""
+    return 2 * width if variant == "road_1" else width if variant == "road_2" else width // 2
 
 
 def _check_pair(x: Tensor, p, q, form: str, dim: int, batched: bool) -> None:
@@ -176,7 +181,7 @@ def check_packed(theta, alpha, variant: str, group_size) -> None:
     if theta.device != alpha.device:
         raise ValueError(f"alpha must be on the device of theta ({theta.device}), got {alpha.device}")
     width = theta.shape[-1]
-    dim = 2 * width if variant == "road_1" else width if variant == "road_2" else width // 2
+    dim = packed_dim(variant, width)
     check_group_size(group_size, dim, f"D, here {dim} as theta is {width} long,")
     if packed_width(variant, dim) != width:
         raise ValueError(f"theta must be [2 D] for variant 'road_4', got {list(theta.shape)}")

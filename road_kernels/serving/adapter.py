@@ -10,8 +10,6 @@ from torch import Tensor
 from ..ops import checks
 from . import checkpoint
 
-PARAMETERS_PER_FEATURE = {"road_1": 0.5, "road_2": 1, "road_4": 2}  # of theta, and as many of alpha
-
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
@@ -56,9 +54,7 @@ class Adapter:
     @property
     def widths(self) -> dict[str, int]:
         """Layer name -> D, the output features of the layer that the adapter was made for."""
-        return {
-            name: round(len(theta) / PARAMETERS_PER_FEATURE[self.variant]) for name, (theta, _) in self.layers.items()
-        }
+        return {name: checks.packed_dim(self.variant, len(theta)) for name, (theta, _) in self.layers.items()}
 
     @classmethod
     def from_peft(cls, folder: str | os.PathLike, *, ignore: Collection[str] = ()) -> "Adapter":

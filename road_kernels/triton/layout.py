@@ -1,4 +1,7 @@
-"""How the rows of a tensor lie in memory, as csrc/core/problem.h describes them. Plain Python, cached by the caller."""
+"""How the rows of a tensor lie in memory, as csrc/core/problem.h describes them.
+
+In Python as well, because Triton serves where there is no extension; prepare.py caches the results.
+"""
 
 from typing import NamedTuple
 

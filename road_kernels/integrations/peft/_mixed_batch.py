@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from ... import road_apply_batched
+from ...ops.checks import VARIANTS
 from . import _options
 
 NO_ADAPTER = "__base__"
-_BY_WIDTH = ("road_1", "road_2", "road_4")
 
 
 def mixed_batch_forward(original):
@@ -54,7 +54,7 @@ def stack(layer, names: tuple[str, ...], group_size: int) -> tuple[Tensor, Tenso
     base layer.
     """
     variants = {layer.variant[name] for name in names}
-    variant = [v for v in _BY_WIDTH if v in variants][-1]
+    variant = max(variants, key=VARIANTS.index)
     theta, alpha = (
         torch.stack([_widen(parameters[name], layer.variant[name], variant, group_size) for name in names])
         for parameters in (layer.road_theta, layer.road_alpha)
