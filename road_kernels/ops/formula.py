@@ -86,7 +86,7 @@ def _recover(z, p, q, adapter_ids, form, group_size):
 
 
 def check_invertible_blocks(x, p, q, adapter_ids, form, group_size):
-    """The check of csrc/cpu/singular.cpp, for every device. On a GPU an assertion: reading the result would synchronise."""
+    """The check of csrc/cpu/singular.cpp. On a GPU a device-side assertion: reading the result would synchronise."""
     r1, r2 = _tables(p.double(), p.double(), q.double(), form, group_size)
     r1, r2 = expand_tables(r1, r2, x.shape[-1], group_size)
     det = determinants(r1, r2, group_size)
