@@ -1,10 +1,8 @@
 // The CUDA kernels of the ops that road_kernels/ops/schemas.py declares.  Compiled by g++, never by nvcc.
-#include <ATen/ops/arange.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/searchsorted.h>
-#include <ATen/ops/sort.h>
 
 #if defined(ROAD_CUDA_SHIM)  // the kernels on the host, as a module of their own for the tests
+#include <pybind11/functional.h>
 #include <torch/csrc/utils/pybind.h>
 #else
 #include <c10/cuda/CUDAException.h>
@@ -47,25 +45,19 @@ struct Cuda {
     check_launch(cuda::refuse_singular(problem, current_stream()));
   }
 
-  static void rotate(const Problem& problem, const Rows& x, const Rows& z, bool transposed) {
-    check_launch(cuda::rotate(problem, x, z, transposed, current_stream()));
+  static void rotate(const Problem& problem, const Rows& x, const Rows& z, bool overlap) {
+    check_launch(cuda::rotate(problem, x, z, /*transposed=*/false, overlap, current_stream()));
   }
 
   static void backward(const Arguments& arguments, const Rows& gz, const Rows& saved, bool from_output,
                        const Gradients& out) {
     const Problem& problem = arguments.problem();
-    Tensor ids, positions, starts, scratch;
+    Tensor order, scratch;
     cuda::SortedRows sorted;
     const bool parameters = out.gp || out.gq;
-    const bool needs_sorting = parameters && problem.ids.data && problem.rows > 0;
-    if (needs_sorting && cuda::can_sort_rows(problem)) {
-      ids = at::empty({cuda::sort_rows_scratch(problem)}, arguments.options().dtype(at::kLong));
-      check_launch(cuda::sort_rows(problem, ids.mutable_data_ptr<int64_t>(), sorted, current_stream()));
-    } else if (needs_sorting) {  // torch's sort: stable and without synchronising, but six kernels or more
-      const Tensor flat = arguments.ids().reshape({-1}).to(at::kLong);
-      std::tie(ids, positions) = at::sort(flat, /*stable=*/true, /*dim=*/0, /*descending=*/false);
-      starts = at::searchsorted(ids, at::arange(problem.params.adapters + 1, ids.options()));
-      sorted = {ids.const_data_ptr<int64_t>(), positions.const_data_ptr<int64_t>(), starts.const_data_ptr<int64_t>()};
+    if (parameters && problem.ids.data && problem.rows > 0) {
+      order = at::empty({cuda::sort_rows_scratch(problem)}, arguments.options().dtype(at::kLong));
+      check_launch(cuda::sort_rows(problem, order.mutable_data_ptr<int64_t>(), sorted, current_stream()));
     }
     if (parameters) {
       const auto dtype = problem.dtype == DType::kFloat64 ? at::kDouble : at::kFloat;
@@ -84,11 +76,15 @@ struct Cuda {
 
 #if defined(ROAD_CUDA_SHIM)
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
-  m.def("rotate", rotate_op<Cuda>);
-  m.def("rotate_", rotate_inplace_op<Cuda>);
+  namespace py = pybind11;
+  m.def("rotate", rotate_op<Cuda>, py::arg("x"), py::arg("p"), py::arg("q"), py::arg("adapter_ids"), py::arg("form"),
+        py::arg("group_size"), py::arg("overlap") = false);
+  m.def("rotate_", rotate_inplace_op<Cuda>, py::arg("x"), py::arg("p"), py::arg("q"), py::arg("adapter_ids"),
+        py::arg("form"), py::arg("group_size"), py::arg("check_invertible"), py::arg("overlap") = false);
   m.def("rotate_backward", rotate_backward_op<Cuda>);
   m.def("merge", merge_op<Cuda>);
   m.def("merge_", merge_inplace_op<Cuda>);
+  m.def("before_wait", [](std::function<void()> write) { shim::Device::get().before_wait = std::move(write); });
 }
 #else
 TORCH_LIBRARY_IMPL(ROAD_NAMESPACE, CUDA, m) {

@@ -32,17 +32,18 @@ c10::TypedOperatorHandle<Signature> find(const char* name) {
 }
 
 Tensor rotate(const Tensor& x, const Tensor& p, const Tensor& q, const OptionalTensor& adapter_ids,
-              std::string_view form, int64_t group_size) {
-  using Op = Tensor(const Tensor&, const Tensor&, const Tensor&, const OptionalTensor&, std::string_view, int64_t);
+              std::string_view form, int64_t group_size, bool overlap) {
+  using Op = Tensor(const Tensor&, const Tensor&, const Tensor&, const OptionalTensor&, std::string_view, int64_t, bool);
   static const auto op = find<Op>("rotate");
-  return call(op, x, p, q, adapter_ids, form, group_size);
+  return call(op, x, p, q, adapter_ids, form, group_size, overlap);
 }
 
 void rotate_(const Tensor& x, const Tensor& p, const Tensor& q, const OptionalTensor& adapter_ids,
-             std::string_view form, int64_t group_size, bool check_invertible) {
-  using Op = void(const Tensor&, const Tensor&, const Tensor&, const OptionalTensor&, std::string_view, int64_t, bool);
+             std::string_view form, int64_t group_size, bool check_invertible, bool overlap) {
+  using Op =
+      void(const Tensor&, const Tensor&, const Tensor&, const OptionalTensor&, std::string_view, int64_t, bool, bool);
   static const auto op = find<Op>("rotate_");
-  call(op, x, p, q, adapter_ids, form, group_size, check_invertible);
+  call(op, x, p, q, adapter_ids, form, group_size, check_invertible, overlap);
 }
 
 std::tuple<Tensor, Tensor, Tensor> rotate_backward(const Tensor& grad, const Tensor& saved, const Tensor& p,
@@ -110,8 +111,10 @@ py::dict build_info() {
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Compiled kernels of road_kernels.  Use the functions of the package, not these.";
-  m.def("rotate", &road::binding::rotate);
-  m.def("rotate_", &road::binding::rotate_);
+  m.def("rotate", &road::binding::rotate, py::arg("x"), py::arg("p"), py::arg("q"), py::arg("adapter_ids"),
+        py::arg("form"), py::arg("group_size"), py::arg("overlap") = false);
+  m.def("rotate_", &road::binding::rotate_, py::arg("x"), py::arg("p"), py::arg("q"), py::arg("adapter_ids"),
+        py::arg("form"), py::arg("group_size"), py::arg("check_invertible"), py::arg("overlap") = false);
   m.def("rotate_backward", &road::binding::rotate_backward);
   m.def("check_inplace", &road::binding::check_inplace);
   m.def("is_valid", &road::binding::is_valid);

@@ -3,7 +3,7 @@
 //   output(like)                               an uninitialised contiguous tensor
 //   check_ids(problem)                         refuses ids outside the bank, or leaves that to its kernels
 //   check_invertible(problem)                  refuses singular blocks
-//   rotate(problem, x, z, transposed), backward(arguments, gz, saved, from_output, out), merge(problem, w, z)
+//   rotate(problem, x, z, overlap), backward(arguments, gz, saved, from_output, out), merge(problem, w, z)
 #pragma once
 
 #include <tuple>
@@ -15,7 +15,7 @@ namespace road::binding {
 
 template <class Backend>
 Tensor rotate_op(const Tensor& x, const Tensor& p, const Tensor& q, const OptionalTensor& adapter_ids,
-                 std::string_view form, int64_t group_size) {
+                 std::string_view form, int64_t group_size, bool overlap) {
   const typename Backend::Guard guard(x);
   const Arguments arguments(x, p, q, adapter_ids, form, group_size);
   Backend::check_ids(arguments.problem());
@@ -23,13 +23,13 @@ Tensor rotate_op(const Tensor& x, const Tensor& p, const Tensor& q, const Option
   Rows from, to;
   const Tensor source = with_rows(x, from);
   describe_rows(z, to);
-  Backend::rotate(arguments.problem(), from, to, /*transposed=*/false);
+  Backend::rotate(arguments.problem(), from, to, overlap);
   return z;
 }
 
 template <class Backend>
 void rotate_inplace_op(const Tensor& x, const Tensor& p, const Tensor& q, const OptionalTensor& adapter_ids,
-                       std::string_view form, int64_t group_size, bool check_invertible) {
+                       std::string_view form, int64_t group_size, bool check_invertible, bool overlap) {
   check_not_shared("x", x, p, q);
   const typename Backend::Guard guard(x);
   const Arguments arguments(x, p, q, adapter_ids, form, group_size);
@@ -38,10 +38,10 @@ void rotate_inplace_op(const Tensor& x, const Tensor& p, const Tensor& q, const 
   if (check_invertible) Backend::check_invertible(problem);
   x.unsafeGetTensorImpl()->bump_version();
   Rows rows;
-  if (describe_rows(x, rows)) return Backend::rotate(problem, rows, rows, /*transposed=*/false);
+  if (describe_rows(x, rows)) return Backend::rotate(problem, rows, rows, overlap);
   const Tensor packed = x.contiguous();  // no kernel walks this layout: rotate a copy, write it back
   describe_rows(packed, rows);
-  Backend::rotate(problem, rows, rows, /*transposed=*/false);
+  Backend::rotate(problem, rows, rows, overlap);
   x.copy_(packed);
 }
 

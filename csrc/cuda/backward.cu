@@ -1,170 +1,187 @@
 // Backward, single adapter and mixed batch alike: one pass over the rows, then a fixed-order reduction.
-#include "cuda/dispatch.h"
-#include "cuda/moments.cuh"
+//
+// Blocks are short, as in the forward: a tile of columns by up to 64 rows of one adapter, several rows side by side and
+// two of each thread in flight.
+#include "cuda/launch.cuh"
+#include "cuda/reduce.cuh"
 #include "cuda/road_cuda.h"
+#include "cuda/rows.cuh"
 
 namespace road::cuda {
+namespace {
 
-// The row at position k of the sorted order, and for a single adapter k itself.
-__device__ __forceinline__ int64_t row_at(const Problem& problem, const SortedRows& sorted, int64_t k) {
-  if (!sorted.positions) return k;
-  const int64_t n = problem.ids.rows_per_id, id = k / n;
-  return sorted.positions[id] * n + (k - id * n);
+struct BackwardArguments {
+  RowMap gz, saved, gx;
+  Params params;
+  Partition partition;
+  SortedRows sorted;
+  Divisor by_column_blocks, by_rows_per_id, by_half;
+  int column_blocks, pairs, half;
+  Form form;
+  bool need_gx;
+  bool staged;  // rows are not a stride apart: their offsets are staged in shared memory
+};
+
+// What block number s of a mixed batch has to do; see Partition.  Found by all threads together: each round compares as
+// many candidates as there are threads.
+struct Work {
+  int64_t begin, end;
+  int adapter;
+};
+__device__ __forceinline__ Work work_of(const Partition& p, const SortedRows& sorted, int64_t s, int64_t adapters) {
+  const int threads = blockDim.x * blockDim.y, thread = threadIdx.y * blockDim.x + threadIdx.x;
+  const auto begin_of = [&](int64_t count) { return count == 0 ? 0 : sorted.starts[count - 1] * p.rows_per_id; };
+  int64_t low = 0, high = adapters + 1;  // the adapter count is in [low, high)
+  while (high - low > 1) {
+    const int64_t step = (high - low + threads - 1) / threads, candidate = low + (thread + 1) * step;
+    const int below = __syncthreads_count(candidate < high && p.cut_of(begin_of(candidate)) + candidate <= s);
+    low += below * step;
+    high = low + step < high ? low + step : high;
+  }
+  const int64_t cut = s - low, from = begin_of(low), to = begin_of(low + 1);
+  Work work{cut * p.block_rows, (cut + 1) * p.block_rows, static_cast<int>(low) - 1};
+  if (work.begin < from) work.begin = from;
+  if (work.end > to) work.end = to;
+  return work;
 }
 
-// A block walks consecutive sorted rows and keeps the sums of its pairs in registers; where the adapter changes it
-// writes them to scratch and starts from zero.  The sums of block b and adapter a go to slot b + a.  From one written
-// slot to the next in the sorted rows, b or a increases and neither decreases, so the slots are distinct and below
-// row_blocks + adapters.
 template <class T, class P, bool Shared>
-__global__ void __launch_bounds__(kThreads, kResidentBlocks<Shared>)
-    backward_kernel(Problem problem, Rows gz, Rows saved, Rows gx, SortedRows sorted, int64_t block_rows,
-                    Acc<T>* scratch) {
+__global__ void __launch_bounds__(kBackwardThreads, kBackwardBlocks)
+    backward_kernel(const __grid_constant__ BackwardArguments a, Acc<T>* scratch) {
   using A = Acc<T>;
   using Packs = typename P::Packs;
   using Moments = MomentsOf<A, Shared>;
-  constexpr int K = P::kPairs, kAhead = kRowsAhead<sizeof(Packs), 2>;
-  __shared__ A shared_sums[K * kMoments<Shared> * kThreads / 2];
-  __shared__ int64_t gz_offsets[kStagedRows], saved_offsets[kStagedRows], gx_offsets[kStagedRows];
-  const int half = static_cast<int>(problem.group_size / 2), pairs = static_cast<int>(problem.dim / 2);
-  const int pair = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x) * K;
-  const int at = pair < pairs ? P::first_element(pair, half) : -1;  // -1: idle, kept for the barriers
-  const bool batched = sorted.ids, need_gx = gx.data;
-  const int64_t begin = int64_t{blockIdx.y} * block_rows;
-  // A block has fewer than 2^31 rows: they would not fit a device.
-  const int end = static_cast<int>(begin + block_rows < problem.rows ? block_rows : problem.rows - begin);
+  constexpr int K = P::kPairs, U = kRowsAtOnce;
+  __shared__ A shared_sums[K * kMoments<Shared> * kBackwardThreads / 2];
+  __shared__ int64_t gz_offsets[kBlockRows], saved_offsets[kBlockRows], gx_offsets[kBlockRows];
+  allow_dependents();
+  wait_for_inputs();
+  const int64_t slot = a.by_column_blocks.divide(blockIdx.x);
+  const int pair = static_cast<int>((blockIdx.x - slot * a.column_blocks) * blockDim.x + threadIdx.x) * K;
+  const bool idle = pair >= a.pairs;  // kept for the barriers
+  const int at = P::kAdjacent ? 2 * pair : pair + static_cast<int>(a.by_half.divide(static_cast<uint32_t>(pair))) * a.half;
 
-  for (int run = 0; run < end;) {
-    int adapter = 0, run_end = end;
-    if (batched) {
-      adapter = checked_id(sorted.ids[(begin + run) / problem.ids.rows_per_id], problem.params.adapters);
-      // The -1 rows end where adapter 0 starts.
-      const int64_t next = sorted.starts[adapter + 1] * problem.ids.rows_per_id - begin;
-      if (next < end) run_end = static_cast<int>(next);
-    }
-    Moments sums[K] = {};
-    PairCoefs<A, K, Shared> coefs;
-    if (at >= 0 && adapter >= 0 && need_gx)
-      load_coefs<A, P, Shared>(problem, adapter, pair, half, /*transposed=*/false, coefs);
-
-    for (int chunk = run; chunk < run_end;) {
-      int count = run_end - chunk;
-      const int64_t first = begin + chunk;
-      count = count < kStagedRows ? count : kStagedRows;
-      stage_rows(count, [&](int k) {
-        const int64_t row = row_at(problem, sorted, first + k);
-        gz_offsets[k] = gz.offset(row);
-        saved_offsets[k] = saved.offset(row);
-        gx_offsets[k] = gx.offset(row);
-      });
-      const auto gz_row = [&](int k) { return static_cast<const T*>(gz.data) + gz_offsets[k] + at; };
-      const auto saved_row = [&](int k) { return static_cast<const T*>(saved.data) + saved_offsets[k] + at; };
-      const auto gx_row = [&](int k) { return static_cast<T*>(gx.data) + gx_offsets[k] + at; };
-      // `ahead` rows at once, `step` apart, from row k of the chunk.
-      const int step = blockDim.y;
-      const auto add_rows = [&](auto ahead, int k) {
-        constexpr int U = decltype(ahead)::value;
-        Packs g[U], h[U];
-#pragma unroll
-        for (int u = 0; u < U; ++u) {
-          P::load(gz_row(k + u * step), half, g[u]);
-          P::load(saved_row(k + u * step), half, h[u]);
-        }
-#pragma unroll
-        for (int u = 0; u < U; ++u) {
-#pragma unroll
-          for (int p = 0; p < K; p += P::kUnit) {
-            A gi[P::kUnit], gj[P::kUnit], hi[P::kUnit], hj[P::kUnit];
-            P::get(g[u], p, gi, gj);
-            P::get(h[u], p, hi, hj);
-#pragma unroll
-            for (int n = 0; n < P::kUnit; ++n) {
-              sums[p + n].add(gi[n], gj[n], hi[n], hj[n]);
-              if (need_gx)
-                rotate_pair_transposed<A>(gi[n], gj[n], coefs.r1i[p + n], coefs.r1_j(p + n), coefs.r2i[p + n],
-                                          coefs.r2_j(p + n), gi[n], gj[n]);
-            }
-            if (need_gx) P::set(g[u], p, gi, gj);
-          }
-          if (need_gx) P::store(gx_row(k + u * step), half, g[u]);
-        }
-      };
-      int k = at >= 0 ? threadIdx.y : count;
-      if (adapter < 0) {  // pass-through rows
-        for (; need_gx && k < count; k += step) {
-          Packs packs;
-          P::load(gz_row(k), half, packs);
-          P::store(gx_row(k), half, packs);
-        }
-      } else {
-        if constexpr (kAhead > 1)
-          for (; k + (kAhead - 1) * step < count; k += kAhead * step)
-            add_rows(std::integral_constant<int, kAhead>{}, k);
-        for (; k < count; k += step) add_rows(std::integral_constant<int, 1>{}, k);
+  Work work{slot * a.partition.block_rows, (slot + 1) * a.partition.block_rows, 0};
+  if (a.partition.batched) work = work_of(a.partition, a.sorted, slot, a.params.adapters);
+  else if (work.end > a.partition.rows) work.end = a.partition.rows;
+  if (work.begin >= work.end) return;
+  const int count = static_cast<int>(work.end - work.begin), step = blockDim.y;
+  if (a.staged) {
+    for (int k = threadIdx.y * blockDim.x + threadIdx.x; k < count; k += blockDim.x * blockDim.y) {
+      uint64_t row = work.begin + k;
+      if (a.partition.batched) {
+        const uint64_t id = a.by_rows_per_id.divide(row);
+        row += (a.sorted.positions[id] - static_cast<int64_t>(id)) * a.partition.rows_per_id;
       }
-      chunk += count;
+      gz_offsets[k] = a.gz.offset(row);
+      saved_offsets[k] = a.saved.offset(row);
+      gx_offsets[k] = a.gx.offset(row);
     }
-    if (adapter >= 0) {
-      if (blockDim.y > 1) add_columns(sums, shared_sums);
-      A* slot = scratch + (int64_t{blockIdx.y} + adapter) * kMoments<Shared> * pairs + pair;
-      // at >= 0 && threadIdx.y == 0 as one comparison: two would occupy one more register across the loops, which
-      // spills on compute capability 10.0.
-      if (static_cast<int>(threadIdx.y) <= at >> 31) write_sums<P::kAligned>(sums, slot, pairs);
-    }
-    run = run_end;
+    __syncthreads();
   }
+  const T* gz = static_cast<const T*>(a.gz.data) + at;
+  const T* saved = static_cast<const T*>(a.saved.data) + at;
+  T* gx = static_cast<T*>(a.gx.data) + at;
+  if (!a.staged) gz += work.begin * a.gz.stride, saved += work.begin * a.saved.stride, gx += work.begin * a.gx.stride;
+  const auto gz_row = [&](int k) { return gz + (a.staged ? gz_offsets[k] : k * a.gz.stride); };
+  const auto saved_row = [&](int k) { return saved + (a.staged ? saved_offsets[k] : k * a.saved.stride); };
+  const auto gx_row = [&](int k) { return gx + (a.staged ? gx_offsets[k] : k * a.gx.stride); };
+
+  if (work.adapter < 0) {  // pass-through rows
+    for (int k = threadIdx.y; a.need_gx && !idle && k < count; k += step) {
+      Packs packs;
+      P::load(gz_row(k), a.half, packs);
+      P::store(gx_row(k), a.half, packs);
+    }
+    return;
+  }
+  PairCoefs<A, K, Shared> c;
+  if (a.need_gx && !idle) AnySource::load<P>(a.params, a.form, 2 * a.half, work.adapter, pair, at, c);
+  Moments sums[K] = {};
+  for (int first = threadIdx.y; !idle && first < count; first += U * step) {
+    Packs g[U], h[U];
+#pragma unroll
+    for (int u = 0; u < U; ++u) {
+      const int k = first + u * step;
+      if (u > 0 && k >= count) break;
+      P::load(gz_row(k), a.half, g[u]);
+      P::load(saved_row(k), a.half, h[u]);
+    }
+#pragma unroll
+    for (int u = 0; u < U; ++u) {
+      if (u > 0 && first + u * step >= count) break;
+#pragma unroll
+      for (int p = 0; p < K; p += P::kUnit) {
+        A gi[P::kUnit], gj[P::kUnit], hi[P::kUnit], hj[P::kUnit];
+        P::get(g[u], p, gi, gj);
+        P::get(h[u], p, hi, hj);
+#pragma unroll
+        for (int n = 0; n < P::kUnit; ++n) {
+          sums[p + n].add(gi[n], gj[n], hi[n], hj[n]);
+          if (a.need_gx)
+            rotate_pair_transposed<A>(gi[n], gj[n], c.r1i[p + n], c.r1_j(p + n), c.r2i[p + n], c.r2_j(p + n), gi[n], gj[n]);
+        }
+        if (a.need_gx) P::set(g[u], p, gi, gj);
+      }
+      if (a.need_gx) P::store(gx_row(first + u * step), a.half, g[u]);
+    }
+  }
+  add_columns(sums, shared_sums);
+  if (threadIdx.y == 0 && !idle) write_sums<P::kAligned>(sums, scratch + slot * kMoments<Shared> * a.pairs + pair, a.pairs);
 }
 
-namespace {
-
-// Queried once, so that the scratch and the launch agree.
-template <class T, class P, bool Shared>
-int most_blocks() {
-  static const int blocks = kBackwardWaves * resident_blocks(&backward_kernel<T, P, Shared>);
-  return blocks;
-}
-
-// use(choice, plan): the instance of the kernel, and how its rows are partitioned.  Scratch and launch both use it.
+// use(pairing, shared): the instance of the kernel.
 template <class T, class Use>
-void with_plan(const Problem& problem, const Rows& gz, const Rows& saved, const Gradients& out, const Use& use) {
+void with_instance(const Problem& problem, const Rows& gz, const Rows& saved, const Gradients& out, const Use& use) {
+  constexpr int N = 16 / sizeof(T);
   const bool wide = vectorizes(problem, gz, sizeof(T)) && vectorizes(problem, saved, sizeof(T)) &&
                     (!out.gx.data || vectorizes(problem, out.gx, sizeof(T)));
-  with_choice<T>(wide, problem.group_size == 2, is_shared(problem.form), [&](auto choice) {
-    using C = decltype(choice);
-    using P = typename C::Pairing;
-    use(choice, make_plan(problem.rows, problem.dim / 2 / P::kPairs, most_blocks<T, P, C::kShared>()));
+  const auto with_shared = [&](auto pairing) {
+    is_shared(problem.form) ? use(pairing, std::true_type{}) : use(pairing, std::false_type{});
+  };
+  if (problem.group_size == 2) wide ? with_shared(Adjacent<T, N, true>{}) : with_shared(Adjacent<T, 2, false>{});
+  else wide ? with_shared(Halves<T, N, true>{}) : with_shared(Halves<T, 1, false>{});
+}
+
+// The partition that scratch and launches follow.
+Partition partition_of(const Problem& problem, const Rows& gz, const Rows& saved, const Gradients& out) {
+  int64_t pairs_per_thread = 1;
+  with_dtype(problem.dtype, [&](auto t) {
+    with_instance<decltype(t)>(problem, gz, saved, out, [&](auto pairing, auto) { pairs_per_thread = decltype(pairing)::kPairs; });
   });
+  return make_partition(problem, problem.dim / 2 / pairs_per_thread, multiprocessors());
 }
 
 }  // namespace
 
 int64_t backward_scratch(const Problem& problem, const Rows& gz, const Rows& saved, const Gradients& out) {
   if (!out.gp && !out.gq) return 0;
-  int64_t blocks = 0;
-  if (problem.rows > 0)
-    with_dtype(problem.dtype, [&](auto t) {
-      with_plan<decltype(t)>(problem, gz, saved, out, [&](auto, const Plan& plan) { blocks = plan.row_blocks; });
-    });
-  return (blocks + problem.params.adapters) * (is_shared(problem.form) ? 1 : 2) * problem.dim;
+  const int64_t slots = partition_of(problem, gz, saved, out).slots(problem.params.adapters);
+  return slots * (is_shared(problem.form) ? 1 : 2) * problem.dim;
 }
 
 cudaError_t backward(const Problem& problem, const Rows& gz, const Rows& saved, bool from_output, const Gradients& out,
                      const SortedRows& sorted, void* scratch, cudaStream_t stream) {
   if (!fits(problem)) return cudaErrorInvalidValue;
-  if (!out.gp && !out.gq) return out.gx.data ? rotate(problem, gz, out.gx, /*transposed=*/true, stream) : cudaSuccess;
+  if (!out.gp && !out.gq)
+    return out.gx.data ? rotate(problem, gz, out.gx, /*transposed=*/true, /*overlap=*/false, stream) : cudaSuccess;
+  const Partition partition = partition_of(problem, gz, saved, out);
   with_dtype(problem.dtype, [&](auto t) {
     using T = decltype(t);
     auto* sums = static_cast<Acc<T>*>(scratch);
-    int64_t block_rows = 1;
     if (problem.rows > 0)
-      with_plan<T>(problem, gz, saved, out, [&](auto choice, const Plan& plan) {
-        using C = decltype(choice);
-        block_rows = plan.block_rows;
-        const dim3 grid(static_cast<unsigned>(plan.column_blocks), static_cast<unsigned>(plan.row_blocks));
-        ROAD_LAUNCH((backward_kernel<T, typename C::Pairing, C::kShared>), grid, dim3(plan.columns, plan.rows), stream,
-                    problem, gz, saved, out.gx, sorted, plan.block_rows, sums);
+      with_instance<T>(problem, gz, saved, out, [&](auto pairing, auto shared) {
+        const int64_t half = problem.group_size / 2, column_blocks = partition.column_blocks;
+        BackwardArguments a{RowMap(gz), RowMap(saved), RowMap(out.gx), problem.params, partition, sorted,
+                            Divisor(column_blocks), Divisor(partition.rows_per_id), Divisor(half),
+                            static_cast<int>(column_blocks), static_cast<int>(problem.dim / 2), static_cast<int>(half),
+                            problem.form, out.gx.data != nullptr, false};
+        a.staged = partition.batched || a.gz.jump != 0 || a.saved.jump != 0 || a.gx.jump != 0;
+        const int64_t blocks = partition.slots(problem.params.adapters) * column_blocks;
+        launch(&backward_kernel<T, decltype(pairing), decltype(shared)::value>, dim3(static_cast<unsigned>(blocks)),
+               dim3(partition.columns, partition.row_threads), stream, a, sums);
       });
-    launch_reduce(problem, sorted, block_rows, from_output, static_cast<const Acc<T>*>(sums), out, stream);
+    launch_reduce(problem, partition, sorted, from_output, static_cast<const Acc<T>*>(sums), out, stream);
   });
   return cudaGetLastError();
 }

@@ -1,49 +1,75 @@
-// How rows and columns are partitioned into blocks.  Plain host code, shared by the launchers.
+// Which loads a problem allows, and how a backward pass partitions its rows into blocks.
 #pragma once
 
-#include <cstdint>
-
+#include "core/divisor.h"
 #include "core/problem.h"
+#include "cuda/road_cuda.h"
 #include "cuda/tuning.h"
 
 namespace road::cuda {
 
-struct Plan {
-  int columns;            // threads side by side in a row (blockDim.x)
-  int rows;               // rows side by side (blockDim.y): with `columns`, kThreads at most
-  int64_t column_blocks;  // gridDim.x
-  int64_t row_blocks;     // gridDim.y, below 2^16
-  int64_t block_rows;     // consecutive rows that a block walks
-};
-
-// `threads_per_row`: pairs in a row / pairs per thread.  `blocks_wanted`: enough to fill the device, below 2^15.
-inline Plan make_plan(int64_t rows, int64_t threads_per_row, int64_t blocks_wanted) {
-  Plan plan;
-  plan.column_blocks = (threads_per_row + kThreads - 1) / kThreads;
-  const int64_t share = (threads_per_row + plan.column_blocks - 1) / plan.column_blocks;
-  plan.columns = 1;
-  while (plan.columns < share && plan.columns < 32) plan.columns *= 2;
-  // Above 32, whole warps: a row of 96 threads takes 96, not 128; one of 896 takes four blocks of 224, not 256.
-  while (plan.columns < share) plan.columns += 32;
-  plan.rows = kThreads / plan.columns;
-  const int64_t most = (rows + plan.rows - 1) / plan.rows;  // one row per thread, as in a decode step
-  // Up to twice as many blocks where they have fewer than kThreads (160 for rows of 5120 in 16 bits, group_size 64).
-  blocks_wanted = blocks_wanted * kThreads / (plan.columns * plan.rows);
-  int64_t row_blocks = (blocks_wanted + plan.column_blocks - 1) / plan.column_blocks;
-  row_blocks = row_blocks < 1 ? 1 : row_blocks > most ? most : row_blocks;
-  plan.block_rows = (rows + row_blocks - 1) / row_blocks;
-  plan.block_rows = (plan.block_rows + plan.rows - 1) / plan.rows * plan.rows;
-  plan.row_blocks = (rows + plan.block_rows - 1) / plan.block_rows;
-  return plan;
+// Whether all elements of every row can be moved `bytes` at a time, without a pair group's halves in one pack: pointer,
+// strides, D and half a group.
+inline bool vectorizes(const Problem& problem, const Rows& rows, int64_t element_size, int64_t bytes = 16) {
+  const int64_t n = bytes / element_size, half = problem.group_size / 2;
+  return reinterpret_cast<uintptr_t>(rows.data) % bytes == 0 && rows.outer_stride % n == 0 &&
+         rows.inner_stride % n == 0 && problem.dim % n == 0 && (half == 1 || half % n == 0);
 }
 
-inline bool aligned16(const Rows& rows) { return reinterpret_cast<uintptr_t>(rows.data) % 16 == 0; }
+// Rows (of a mixed batch: sorted by adapter) are cut at multiples of block_rows, and where the adapter changes.  So a
+// block has the rows of one cut that one adapter uses.  Adapters are counted from -1, as 0, 1, ..: block, and slot of the
+// scratch, number s = cut + adapter count.  From one block to the next in the order of rows, the cut or the adapter grows
+// and neither falls, so numbers are distinct, below row_blocks + adapters + 1; those in between have no rows.
+struct Partition {
+  int64_t rows = 0;
+  int64_t rows_per_id = 1;
+  int block_rows = 1;
+  int columns = 1, row_threads = 1;  // threads of a block: side by side in a row, and rows side by side
+  int64_t column_blocks = 1;
+  int64_t row_blocks = 0;
+  bool batched = false;
+  Divisor by_block_rows;
 
-// Whether every thread's elements of every row sit on 16-byte boundaries: pointer, strides, D and half-group.
-inline bool vectorizes(const Problem& problem, const Rows& rows, int64_t element_size) {
-  const int64_t n = 16 / element_size, half = problem.group_size / 2;
-  return aligned16(rows) && rows.outer_stride % n == 0 && rows.inner_stride % n == 0 && problem.dim % n == 0 &&
-         (half == 1 || half % n == 0);
+  ROAD_INLINE int64_t cut_of(int64_t row) const {
+    return static_cast<int64_t>(by_block_rows.divide(static_cast<uint64_t>(row)));
+  }
+  ROAD_INLINE int64_t slots(int64_t adapters) const { return batched ? row_blocks + adapters + 1 : row_blocks; }
+};
+
+// `threads_per_row`: pairs in a row / pairs per thread.  `multiprocessors`: of the device.
+inline Partition make_partition(const Problem& problem, int64_t threads_per_row, int multiprocessors) {
+  Partition p;
+  p.rows = problem.rows;
+  p.batched = problem.ids.data;
+  if (p.batched) p.rows_per_id = problem.ids.rows_per_id;
+  // As wide as kColumns while that leaves at most an eighth of the threads idle at the end of a row.
+  p.columns = kColumns;
+  const auto blocks = [&] { return (threads_per_row + p.columns - 1) / p.columns; };
+  while (p.columns > 1 && (blocks() * p.columns - threads_per_row) * 8 > blocks() * p.columns) p.columns /= 2;
+  p.column_blocks = blocks();
+  p.row_threads = kBackwardThreads / p.columns < kMostRowThreads ? kBackwardThreads / p.columns : kMostRowThreads;
+  // Rows of a block: kBlockRows, or fewer where those would leave multiprocessors without a block or two.
+  const int step = p.row_threads * kRowsAtOnce;
+  const int64_t share = p.rows * p.column_blocks / (4 * int64_t{multiprocessors});
+  p.block_rows = step;
+  while (p.block_rows < kBlockRows && p.block_rows < share) p.block_rows += step;
+  p.row_blocks = (p.rows + p.block_rows - 1) / p.block_rows;
+  p.by_block_rows = Divisor(p.block_rows);
+  return p;
+}
+
+struct SlotRange {
+  int64_t first, count;
+};
+
+// The slots of an adapter's sums.
+ROAD_INLINE SlotRange slots_of(const Partition& p, const SortedRows& sorted, int64_t adapter) {
+  if (!p.batched) return {0, p.row_blocks};
+  if (p.rows == 0) return {0, 0};
+  const int64_t begin = sorted.starts[adapter] * p.rows_per_id, end = sorted.starts[adapter + 1] * p.rows_per_id;
+  if (begin == end) return {0, 0};
+  const int64_t first = p.cut_of(begin);
+  return {first + adapter + 1, p.cut_of(end - 1) - first + 1};
 }
 
 }  // namespace road::cuda

@@ -15,8 +15,10 @@ namespace road::cuda {
 constexpr int64_t kMostAdapters = (int64_t{1} << 31) - 2, kMostFeatures = (int64_t{1} << 31) - 1;
 inline bool fits(const Problem& p) { return p.params.adapters <= kMostAdapters && p.dim <= kMostFeatures; }
 
-// z = R x for every row, or R^T x if `transposed`; z may be x.  One kernel.
-cudaError_t rotate(const Problem& problem, const Rows& x, const Rows& z, bool transposed, cudaStream_t stream);
+// z = R x for every row, or R^T x if `transposed`; z may be x.  One kernel.  `overlap`: parameters and ids are not being
+// written by work still in flight on the stream, and may be read before the kernel before this one has ended.
+cudaError_t rotate(const Problem& problem, const Rows& x, const Rows& z, bool transposed, bool overlap,
+                   cudaStream_t stream);
 
 // Fails a device-side assertion if a block, of an adapter in use, cannot be inverted.  One kernel.
 cudaError_t refuse_singular(const Problem& problem, cudaStream_t stream);
@@ -26,21 +28,16 @@ cudaError_t merge(const Problem& problem, const Matrix& w, const Matrix& z, cuda
 
 // The rows of a mixed batch sorted by adapter.  Not needed for a single adapter.
 struct SortedRows {
-  const int64_t* ids = nullptr;        // [count]: adapter ids, ascending
-  const int64_t* positions = nullptr;  // [count]: where each was in problem.ids; equal ids keep their order
-  const int64_t* starts = nullptr;     // [adapters + 1]: the first position of each adapter's ids, and the end
+  const int64_t* positions = nullptr;  // [count]: of the ids in the order of adapters; equal ids keep their order
+  const int64_t* starts = nullptr;     // [adapters + 1]: where each adapter's ids start among them, and the end
 };
 
-// Sorts on the device, in one kernel, ids that must not change during the call.  Every id is compared with every other
-// one, so can_sort_rows() says no to more than kMostSorted: the caller then sorts them in another way.
-constexpr int64_t kMostSorted = 4096;
-bool can_sort_rows(const Problem& problem);
+// Sorts on the device ids that must not change during the call.  One kernel for up to 4096 ids, three for more.
 int64_t sort_rows_scratch(const Problem& problem);  // int64s of scratch, which `out` then points into
 cudaError_t sort_rows(const Problem& problem, int64_t* scratch, SortedRows& out, cudaStream_t stream);
 
-// Floats (doubles for float64) of scratch that backward needs: (row blocks + adapters) * sums, where sums is D, or
-// 2 D if the rows of a pair do not share their coefficients, and row blocks is at most kBackwardWaves times what the
-// device holds at once.  Its address is a multiple of 16.
+// Floats (doubles for float64) of scratch that backward needs: blocks of rows (plus adapters + 1 in a mixed batch) times
+// sums of each, D, or 2 D if the rows of a pair do not share their coefficients.  Its address is a multiple of 16.
 int64_t backward_scratch(const Problem& problem, const Rows& gz, const Rows& saved, const Gradients& out);
 
 // As road::cpu::backward.  Two kernels, no atomics, bitwise reproducible; the gradient of x alone is one kernel.

@@ -2,6 +2,7 @@
 #include "core/singular.h"
 
 #include "cuda/coefficients.cuh"
+#include "cuda/launch.cuh"
 #include "cuda/road_cuda.h"
 #include "cuda/tuning.h"
 
@@ -10,6 +11,8 @@ namespace road::cuda {
 // One or several blocks (grid.y) per adapter.  A is double, as on the CPU.
 template <class A>
 __global__ void __launch_bounds__(kThreads) singular_kernel(Problem problem, double epsilon) {
+  allow_dependents();
+  wait_for_inputs();
   const int64_t adapter = blockIdx.x;
   if (problem.ids.data) {  // an adapter that no row uses may hold anything
     bool used = false;
@@ -22,9 +25,9 @@ __global__ void __launch_bounds__(kThreads) singular_kernel(Problem problem, dou
   for (int pair = blockIdx.y * kThreads + threadIdx.x; pair < pairs; pair += gridDim.y * kThreads) {
     const auto [i, j] = table_entries(shared, pair, half);
     A r1i[1], r2i[1], r1j[1], r2j[1];
-    load_coefs(problem, adapter, i, 1, r1i, r2i);
+    load_coefs(problem.params, problem.form, 2 * half, adapter, i, 1, r1i, r2i);
     if (shared) r1j[0] = r1i[0], r2j[0] = r2i[0];
-    else load_coefs(problem, adapter, j, 1, r1j, r2j);
+    else load_coefs(problem.params, problem.form, 2 * half, adapter, j, 1, r1j, r2j);
     assert(!is_singular(r1i[0], r1j[0], r2i[0], r2j[0], epsilon) &&
            "road_kernels: inplace=True recovers the input from the output, but a block is singular");
   }
@@ -37,7 +40,7 @@ cudaError_t refuse_singular(const Problem& problem, cudaStream_t stream) {
   const int64_t most = 1024 / problem.params.adapters, wanted = (problem.dim / 2 + kThreads - 1) / kThreads;
   const int64_t parts = wanted < most ? wanted : most > 1 ? most : 1;
   const dim3 grid(static_cast<unsigned>(problem.params.adapters), static_cast<unsigned>(parts));
-  ROAD_LAUNCH(singular_kernel<double>, grid, dim3(kThreads), stream, problem, epsilon_of(problem.dtype));
+  launch(&singular_kernel<double>, grid, dim3(kThreads), stream, problem, epsilon_of(problem.dtype));
   return cudaGetLastError();
 }
 

@@ -1,49 +1,75 @@
 // Choices that only measurements on a device can settle.  Each can be set when compiling: nvcc reads
-// NVCC_APPEND_FLAGS=-DROAD_FORWARD_WAVES=2 from the environment, and benchmarks/gpu_tune.py compares several builds.
-// None changes a result, apart from the order of sums.
+// NVCC_APPEND_FLAGS=-DROAD_THREADS=256 from the environment, and benchmarks/gpu_tune.py compares several builds.  None
+// changes a result, apart from the order of sums.
 #pragma once
 
-// Threads of a block, in all kernels but those that sort ids and reduce partial sums.
+#include <cstdint>
+
+// Threads of a block, in all kernels but those that sum.  128 were 0.5 to 1.5 % faster than 256 on an H200.
 #ifndef ROAD_THREADS
-#define ROAD_THREADS 256
+#define ROAD_THREADS 128
 #endif
-// Threads that must fit on a multiprocessor, which limits their registers: 80 each where both rows of a pair share
-// their coefficients, 128 where each has its own.
-#ifndef ROAD_RESIDENT_SHARED
-#define ROAD_RESIDENT_SHARED 768
+// Threads that must fit on a multiprocessor, which limits their registers (96 for 640): without it ptxas spills a few in
+// the widest instances for the sake of more threads.
+#ifndef ROAD_RESIDENT_THREADS
+#define ROAD_RESIDENT_THREADS 640
 #endif
-#ifndef ROAD_RESIDENT_OWN
-#define ROAD_RESIDENT_OWN 512
+// Rows of a thread of the forward: with tables that both rows of a pair share, with tables of their own, from angles that
+// they share, from their own.  One row reaches 99.8 % of the fastest copy on an H200, two 97.5 to 98.9, four 97.5 to 98.7,
+// eight 92 to 94; from angles, whose sines take longer than the rotation of a row, two reach 98.1 and four 97.9.
+#ifndef ROAD_ROWS_TABLES_SHARED
+#define ROAD_ROWS_TABLES_SHARED 1
 #endif
-// Loads of a thread in flight at a time, in bytes.  An H200's memory moves 29 KB a multiprocessor in its latency
-// (4.8 TB/s x 0.8 us / 132), half to two thirds of them loads; 768 threads with 64 bytes each have 48 KB in flight.
-#ifndef ROAD_BYTES_IN_FLIGHT
-#define ROAD_BYTES_IN_FLIGHT 64
+#ifndef ROAD_ROWS_TABLES_OWN
+#define ROAD_ROWS_TABLES_OWN 2
 #endif
-// Blocks of a launch, in multiples of what the device holds at once.  Forward: several, to balance the load; each still
-// walks enough rows to amortise its coefficients.  Backward: one, as every block writes sums that the reduction reads.
-#ifndef ROAD_FORWARD_WAVES
-#define ROAD_FORWARD_WAVES 4
+#ifndef ROAD_ROWS_ANGLES_SHARED
+#define ROAD_ROWS_ANGLES_SHARED 2
 #endif
-#ifndef ROAD_BACKWARD_WAVES
-#define ROAD_BACKWARD_WAVES 1
+#ifndef ROAD_ROWS_ANGLES_OWN
+#define ROAD_ROWS_ANGLES_OWN 4
+#endif
+// Up to so many bytes of x, a thread of the forward takes 8 bytes of each row instead of 16, and one row: a decode step is
+// bound by latency.  1 to 1024 bfloat16 rows of 4096 with tables were 4 to 9 % faster so on an H200.
+#ifndef ROAD_FEW_BYTES
+#define ROAD_FEW_BYTES (8 << 20)
+#endif
+#ifndef ROAD_FEW_BYTES_ANGLES
+#define ROAD_FEW_BYTES_ANGLES (2 << 20)
+#endif
+// The backward: threads of a block, how many of them are side by side in a row (in as many rows as that leaves), rows that
+// each loads at once, rows of a block, and blocks that must fit on a multiprocessor.  64 wide, four rows side by side, two
+// at once, 64 rows a block reach 99.4 % of the fastest copy on an H200; 128 wide 97.7, 256 wide 96.3; 16 rows a block 94 to
+// 97, four 86; registers for three or four blocks with two rows at once lose 4 to 10 %.
+#ifndef ROAD_BACKWARD_THREADS
+#define ROAD_BACKWARD_THREADS 256
+#endif
+#ifndef ROAD_COLUMNS
+#define ROAD_COLUMNS 64
+#endif
+#ifndef ROAD_ROWS_AT_ONCE
+#define ROAD_ROWS_AT_ONCE 2
+#endif
+#ifndef ROAD_BLOCK_ROWS
+#define ROAD_BLOCK_ROWS 64
+#endif
+#ifndef ROAD_BACKWARD_BLOCKS
+#define ROAD_BACKWARD_BLOCKS 2
 #endif
 
 namespace road::cuda {
 
-constexpr int kThreads = ROAD_THREADS, kBytesInFlight = ROAD_BYTES_IN_FLIGHT;
-constexpr int kForwardWaves = ROAD_FORWARD_WAVES, kBackwardWaves = ROAD_BACKWARD_WAVES;
-static_assert(kThreads % 32 == 0 && kThreads >= 128 && kThreads <= 1024, "make_plan needs whole warps of 128 to 1024");
-static_assert(kBytesInFlight >= 32, "a thread loads up to 32 bytes of a row at once");
+constexpr int kThreads = ROAD_THREADS, kResidentThreads = ROAD_RESIDENT_THREADS;
+static_assert(kThreads % 32 == 0 && kThreads >= 32 && kThreads <= 1024, "whole warps, and at most what a block can have");
 
-// Rows that a thread loads at once, of so many tensors and bytes of each; narrow loads count as 16 bytes.
-template <int Bytes, int Tensors>
-constexpr int kLoadedBytes = Tensors * (Bytes < 16 ? 16 : Bytes);
-template <int Bytes, int Tensors>
-constexpr int kRowsAhead =
-    kBytesInFlight > kLoadedBytes<Bytes, Tensors> ? kBytesInFlight / kLoadedBytes<Bytes, Tensors> : 1;
+constexpr int kBackwardThreads = ROAD_BACKWARD_THREADS, kBackwardBlocks = ROAD_BACKWARD_BLOCKS;
+constexpr int kColumns = ROAD_COLUMNS, kRowsAtOnce = ROAD_ROWS_AT_ONCE, kBlockRows = ROAD_BLOCK_ROWS;
+constexpr int kMostRowThreads = kBlockRows / kRowsAtOnce;  // rows side by side: with rows at once, one block's
+static_assert(kBackwardThreads <= 1024 && kColumns <= kBackwardThreads, "what a block can have");
+static_assert((kColumns & (kColumns - 1)) == 0 && (kBackwardThreads & (kBackwardThreads - 1)) == 0 &&
+                  (kBlockRows & (kBlockRows - 1)) == 0 && (kRowsAtOnce & (kRowsAtOnce - 1)) == 0,
+              "powers of two: sums are added pairwise");
 
-template <bool Shared>
-constexpr int kResidentBlocks = (Shared ? ROAD_RESIDENT_SHARED : ROAD_RESIDENT_OWN) / kThreads;
+constexpr int64_t kFewBytes = ROAD_FEW_BYTES, kFewBytesAngles = ROAD_FEW_BYTES_ANGLES;
 
 }  // namespace road::cuda

@@ -10,8 +10,6 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 #include <cassert>
-
-#define ROAD_LAUNCH(kernel, grid, block, stream, ...) kernel<<<grid, block, 0, stream>>>(__VA_ARGS__)
 #endif
 
 #include <cstring>

@@ -67,11 +67,11 @@ def _wants_grad(*tensors) -> bool:
     return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
 
 
-def _rotate_autograd(x, p, q, adapter_ids, form, group_size):
+def _rotate_autograd(x, p, q, adapter_ids, form, group_size, overlap=False):
     if needs_formula():
         return formula.rotate(x, p, q, adapter_ids, form, group_size)
     if not _wants_grad(x, p, q):
-        return _BelowAutograd.rotate(x, p, q, adapter_ids, form, group_size)
+        return _BelowAutograd.rotate(x, p, q, adapter_ids, form, group_size, overlap)
     return Rotate.apply(x, p, q, adapter_ids, form, group_size, False, _BelowAutograd)
 
 

@@ -27,13 +27,13 @@ def _tables(x: Tensor, p: Tensor, q: Tensor, form: str, group_size: int) -> tupl
     return (p, q) if form == "table" else road_tables(p, q, form, group_size, arithmetic_dtype(x))
 
 
-def rotate(x, p, q, adapter_ids, form, group_size):
+def rotate(x, p, q, adapter_ids, form, group_size, overlap=False):
     r1, r2 = _tables(x, p, q, form, group_size)
     z = _rotate(x, r1, r2, group_size) if adapter_ids is None else _rotate_batched(x, r1, r2, adapter_ids, group_size)
     return z.contiguous()
 
 
-def rotate_(x, p, q, adapter_ids, form, group_size, check_invertible):
+def rotate_(x, p, q, adapter_ids, form, group_size, check_invertible, overlap=False):
     check_not_shared(x, p, q)
     if check_invertible:
         check_invertible_blocks(x, p, q, adapter_ids, form, group_size)

@@ -1,7 +1,7 @@
 """The torch ops: schemas and fake kernels.
 
-    rotate(x, p, q, adapter_ids, form, group_size) -> z
-    rotate_(x!, p, q, adapter_ids, form, group_size, check_invertible)
+    rotate(x, p, q, adapter_ids, form, group_size, overlap=False) -> z
+    rotate_(x!, p, q, adapter_ids, form, group_size, check_invertible, overlap=False)
     rotate_backward(grad, saved, p, q, adapter_ids, form, group_size, from_output, output_mask) -> (gx, gp, gq)
     merge(w, r1, r2, group_size) -> R w
     merge_(w!, r1, r2, group_size)
@@ -9,7 +9,7 @@
 ``form`` says what p and q hold: "road_1", "road_2", "road_4" (theta and alpha) or "table" (r1 and r2).
 ``adapter_ids`` is None for one adapter, p and q being [P] then and [A, P] otherwise. ``saved`` is x, or z if
 ``from_output``. Gradients that ``output_mask`` does not ask for are None. merge is rotate for w [D, N] whose rows are
-the features, without a gradient.
+the features, without a gradient. ``overlap``: see road_kernels.rotate; a backend may ignore it.
 
 Kernels register themselves: csrc/binding for the CPU and CUDA, road_kernels/backends for the others.
 """
@@ -22,8 +22,8 @@ LIBRARY = torch.library.Library(NAMESPACE, "DEF")
 
 _PARAMS = "Tensor p, Tensor q, Tensor? adapter_ids, str form, int group_size"
 _SCHEMAS = {
-    "rotate": f"(Tensor x, {_PARAMS}) -> Tensor",
-    "rotate_": f"(Tensor(a!) x, {_PARAMS}, bool check_invertible) -> ()",
+    "rotate": f"(Tensor x, {_PARAMS}, bool overlap=False) -> Tensor",
+    "rotate_": f"(Tensor(a!) x, {_PARAMS}, bool check_invertible, bool overlap=False) -> ()",
     "rotate_backward": f"(Tensor grad, Tensor saved, {_PARAMS}, bool from_output, bool[3] output_mask)"
     " -> (Tensor, Tensor, Tensor)",
     "merge": "(Tensor w, Tensor r1, Tensor r2, int group_size) -> Tensor",
@@ -70,13 +70,13 @@ def _contiguous_like(t):
 
 
 @_register_fake("rotate")
-def _(x, p, q, adapter_ids, form, group_size):
+def _(x, p, q, adapter_ids, form, group_size, overlap=False):
     _check_one_device(x, p, q, adapter_ids)
     return _contiguous_like(x)
 
 
 @_register_fake("rotate_")
-def _(x, p, q, adapter_ids, form, group_size, check_invertible):
+def _(x, p, q, adapter_ids, form, group_size, check_invertible, overlap=False):
     _check_one_device(x, p, q, adapter_ids)
 
 

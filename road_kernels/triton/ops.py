@@ -55,7 +55,7 @@ def _output(like):
     return torch.empty_like(like, memory_format=torch.contiguous_format)
 
 
-def rotate(x, p, q, adapter_ids, form, group_size):
+def rotate(x, p, q, adapter_ids, form, group_size, overlap=False):
     p, q, adapter_ids = _arguments(x, p, q, adapter_ids, form, group_size)
     z = _output(x)
     with _on_device(x):
@@ -63,7 +63,7 @@ def rotate(x, p, q, adapter_ids, form, group_size):
     return z
 
 
-def rotate_(x, p, q, adapter_ids, form, group_size, check_invertible):
+def rotate_(x, p, q, adapter_ids, form, group_size, check_invertible, overlap=False):
     aliasing.check_not_shared(x, p, q)
     if check_invertible:
         formula.check_invertible_blocks(x, p, q, adapter_ids, form, group_size)

@@ -1,9 +1,9 @@
-"""What only the CUDA kernels do, on the host: refusals that on a device are assertions."""
+"""What only the CUDA kernels do, on the host: refusals that on a device are assertions; waiting for inputs."""
 
 import pytest
 import torch
 from support import cuda_shim
-from support.common import FORMS, make_params
+from support.common import FORMS, make_params, make_x, op_form
 
 if reason := cuda_shim.unavailable():
     pytest.skip(reason, allow_module_level=True)
@@ -48,3 +48,89 @@ def test_no_rows_and_an_empty_bank_are_nothing_to_refuse():
     p, q = make_params("road_1", None, 64)
     rotate_(torch.empty(0, 64), p, q * 0, None, "road_1")
     rotate_(torch.ones(2, 64), *torch.ones(2, 0, 32), torch.tensor([-1, -1]), "road_1")
+
+
+class NotYetWritten:
+    """Tensors that kernels still in flight have not written: they hold NaN, or another id, until they are waited for."""
+
+    def __init__(self, *tensors: torch.Tensor):
+        self.tensors, self.values = tensors, [t.clone() for t in tensors]
+        for t in tensors:
+            t.fill_(torch.nan if t.is_floating_point() else 1)
+        self.written = False
+        cuda_shim.build().before_wait(self.write)
+
+    def write(self):
+        self.written = True
+        for t, values in zip(self.tensors, self.values, strict=True):
+            t.copy_(values)
+
+
+def arguments(form, batched, dim=1088, rows=70, dtype=torch.bfloat16):
+    x = make_x(rows, dim, dtype=dtype)
+    ids = (torch.arange(rows) * 7 + 1) % 4 - 1 if batched else None
+    return x, *make_params(form, 3 if batched else None, dim), ids, op_form(form), 32
+
+
+@pytest.mark.parametrize("overlap", [False, True], ids=["", "overlap"])
+@pytest.mark.parametrize("batched", [False, True], ids=["single", "batched"])
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
+def test_forward_reads_nothing_before_it_waits(form, batched, overlap, dtype):
+    """But parameters and ids where the caller promises that they are there."""
+    x, p, q, ids, *rest = arguments(form, batched, dtype=dtype)
+    want = cuda_shim.build().rotate(x, p, q, ids, *rest)
+    promised = () if overlap else [t for t in (p, q, ids) if t is not None]
+    for inplace in (False, True):
+        pending = NotYetWritten(x, *promised)
+        if inplace:
+            got = x
+            cuda_shim.build().rotate_(x, p, q, ids, *rest, False, overlap)
+        else:
+            got = cuda_shim.build().rotate(x, p, q, ids, *rest, overlap)
+        assert pending.written and torch.equal(got, want)
+
+
+@pytest.mark.parametrize("batched", [False, True], ids=["single", "batched"])
+@pytest.mark.parametrize("form", FORMS)
+def test_backward_reads_nothing_before_it_waits(form, batched):
+    x, p, q, ids, *rest = arguments(form, batched)
+    gz = make_x(*x.shape, dtype=x.dtype, seed=1)
+    for wanted in ([True] * 3, [False, True, True], [True, False, False]):
+        want = cuda_shim.build().rotate_backward(gz, x, p, q, ids, *rest, False, wanted)
+        pending = NotYetWritten(*[t for t in (gz, x, p, q, ids) if t is not None])
+        got = cuda_shim.build().rotate_backward(gz, x, p, q, ids, *rest, False, wanted)
+        assert pending.written
+        assert all(a is b is None or torch.equal(a, b) for a, b in zip(got, want, strict=True))
+
+
+def test_merge_and_the_check_for_singular_blocks_wait():
+    w, (r1, r2) = make_x(64, 40), make_params("table", None, 64)
+    want = cuda_shim.build().merge(w, r1, r2, 32)
+    pending = NotYetWritten(w, r1, r2)
+    assert torch.equal(cuda_shim.build().merge(w, r1, r2, 32), want) and pending.written
+    x, (theta, alpha) = make_x(5, 64), make_params("road_1", None, 64)
+    pending = NotYetWritten(alpha)
+    rotate_(x, theta, alpha, None, "road_1")
+    assert pending.written and x.isfinite().all()
+
+
+def test_overlap_is_a_promise():
+    """Tables that are written by work still in flight are then read too early: the shim sees it."""
+    x, p, q, ids, *rest = arguments("table", True)
+    want = cuda_shim.build().rotate(x, p, q, ids, *rest)
+    NotYetWritten(p)
+    assert not torch.equal(cuda_shim.build().rotate(x, p, q, ids, *rest, True), want)
+
+
+@pytest.mark.parametrize(("count", "adapters"), [(4097, 3), (5000, 2000), (140_000, 700)])
+def test_many_ids(count, adapters):
+    """Several tiles of ids, several rounds of adapters, chunks of several tiles."""
+    x, gz = (torch.randint(-4, 5, (count, 2)).float() for _ in range(2))
+    ids = torch.randint(-1, adapters, (count,))
+    r1, r2 = torch.ones(adapters, 1), torch.zeros(adapters, 1)
+    gx, g1, g2 = cuda_shim.build().rotate_backward(gz, x, r1, r2, ids, "table", 2, False, [True] * 3)
+    assert torch.equal(gx, gz)
+    dot, cross = (gz * x).sum(1), gz[:, 1] * x[:, 0] - gz[:, 0] * x[:, 1]
+    for got, per_row in ((g1, dot), (g2, cross)):
+        assert torch.equal(got[:, 0], torch.zeros(adapters + 1).index_add_(0, ids + 1, per_row)[1:])

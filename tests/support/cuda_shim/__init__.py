@@ -12,7 +12,8 @@ from road_kernels.ops import formula
 
 ROOT = Path(__file__).parents[3]
 SANITIZE = os.environ.get("ROAD_SHIM_SANITIZE") == "1"
-FLAGS = ["-DROAD_CUDA_SHIM", "-g0", "-O1", "-Wno-psabi", "-Wno-unknown-pragmas"]
+# Small tests have more threads than ROAD_MOST_SMALL: they run the 64-bit row numbers too.
+FLAGS = ["-DROAD_CUDA_SHIM", "-DROAD_MOST_SMALL=4096", "-g0", "-O1", "-Wno-psabi", "-Wno-unknown-pragmas"]
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 
 
@@ -47,11 +48,11 @@ def build():
 def backend():
     module = build()
 
-    def rotate_(x, p, q, adapter_ids, form, group_size, check_invertible):
+    def rotate_(x, p, q, adapter_ids, form, group_size, check_invertible, overlap=False):
         if check_invertible:
             # The error that the tests of all backends expect; the kernel's own is in test_cuda_shim.py.
             formula.check_invertible_blocks(x, p, q, adapter_ids, form, group_size)
-        module.rotate_(x, p, q, adapter_ids, form, group_size, check_invertible)
+        module.rotate_(x, p, q, adapter_ids, form, group_size, check_invertible, overlap)
 
     return SimpleNamespace(
         __name__="tests.cuda_shim",

@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
+#include <functional>
 #include <memory>
 #include <stdexcept>
 #include <utility>
@@ -27,6 +28,7 @@
 #define __constant__ static
 #define __shared__ static
 #define __launch_bounds__(...)
+#define __grid_constant__
 #define __forceinline__ inline __attribute__((always_inline))
 
 struct dim3 {
@@ -42,10 +44,6 @@ inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
 // Few, so that small tests have more rows than blocks.
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) { return *value = 1, cudaSuccess; }
-template <class Kernel>
-cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, Kernel, int, size_t) {
-  return *blocks = 2, cudaSuccess;
-}
 
 namespace shim {
 
@@ -94,7 +92,9 @@ struct Device {
   std::exception_ptr error;
 
   const bool reversed = std::getenv("ROAD_SHIM_REVERSE") != nullptr;
-  bool any = false;  // what __syncthreads_or has seen
+  int votes = 0;  // what __syncthreads_count has seen
+  bool waited = false;  // whether a thread of this kernel has called wait_for_inputs
+  std::function<void()> before_wait;  // what the kernels before this one have not done yet
 
   static Device& get() {
     static Device device;
@@ -154,6 +154,17 @@ inline void barrier() {
   shim_switch(&d.current->pointer, d.scheduler);
 }
 
+// A kernel that is launched dependently may start before its inputs are there.  Until all threads of its first block wait
+// for them, they are not: a test writes them in `before_wait`, so that a kernel that reads them earlier computes something
+// else.
+inline void wait_for_inputs() {
+  Device& d = Device::get();
+  d.waited = true;
+  if (!d.before_wait) return;
+  barrier();
+  if (d.before_wait) std::exchange(d.before_wait, nullptr)();
+}
+
 template <class F>
 void launch(dim3 grid, dim3 block, const F& f) {
   if (grid.x == 0 || grid.x > 0x7fffffff || grid.y == 0 || grid.y > 65535 || block.x * block.y * block.z > 1024)
@@ -166,28 +177,27 @@ void launch(dim3 grid, dim3 block, const F& f) {
   for (unsigned y = 0; y < grid.y; ++y)
     for (unsigned x = 0; x < grid.x; ++x) {
       blockIdx = dim3(x, y);
+      d.waited = false;
       d.run_block();
+      if (!d.waited) throw std::logic_error("a block ended without waiting for the kernels before it");
     }
 }
 
 }  // namespace shim
 
 inline void __syncthreads() { shim::barrier(); }
-inline bool __syncthreads_or(bool mine) {
+inline int __syncthreads_count(bool mine) {
   shim::Device& d = shim::Device::get();
-  d.any = d.any || mine;
+  d.votes += mine;
   __syncthreads();
-  const bool result = d.any;
+  const int result = d.votes;
   __syncthreads();
-  if (result) d.any = false;
+  d.votes = 0;
   __syncthreads();  // nobody goes on to whatever comes next before all have said so
   return result;
 }
+inline bool __syncthreads_or(bool mine) { return __syncthreads_count(mine) > 0; }
+inline int atomicAdd(int* address, int value) { return std::exchange(*address, *address + value); }
 
 #undef assert
 #define assert(condition) ((condition) ? void() : throw shim::DeviceAssert("device-side assertion: " #condition))
-#define ROAD_LAUNCH(kernel, grid, block, stream, ...) \
-  shim::launch(grid, block, [&] {                     \
-    (void)(stream);                                   \
-    kernel(__VA_ARGS__);                              \
-  })
