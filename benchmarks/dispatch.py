@@ -17,12 +17,12 @@ from torch import Tensor
 import road_kernels as rk
 from road_kernels import python_fallback
 
-from . import clock
-from .accuracy import require_close, rounding
-from .choices import backends
-from .method import EFFORTS, Effort
-from .rivals import eager_coefficients, eager_formula
-from .sweep import Results, arguments, progress
+from .baselines.formulas import eager_coefficients, eager_formula
+from .harness import timing
+from .harness.accuracy import require_close, rounding
+from .harness.backends import backends
+from .harness.measure import EFFORTS, Effort
+from .harness.sweep import Results, arguments, progress
 
 WIDTH, GROUP_SIZE, ADAPTERS = 64, 64, 4
 MODES = ("no gradients", "records", "forward and backward", "compiled")
@@ -107,17 +107,17 @@ def measure_mode(mode: str, device: torch.device, effort: Effort, results: Resul
             continue
         run = prepare(mode, entry, device)
         require_right(entry, mode, run(), device)
-        calls[entry.name], ours[entry.name] = clock.repeats(run), entry.ours
-    samples = clock.interleave(
+        calls[entry.name], ours[entry.name] = timing.repeats(run), entry.ours
+    samples = timing.interleave(
         calls,
         seconds=effort.seconds,
         rounds=effort.rounds,
         sample_seconds=effort.sample_seconds,
         most_calls=calls_at_once(mode, device),
-        sample=clock.issue_sample if device.type == "cuda" else clock.host_sample,
+        sample=timing.issue_sample if device.type == "cuda" else timing.host_sample,
     )
     return [
-        {"mode": mode, "provider": name, "ours": ours[name], **clock.spread(times, "us", 1e6)}
+        {"mode": mode, "provider": name, "ours": ours[name], **timing.spread(times, "us", 1e6)}
         for name, times in samples.items()
     ]
 

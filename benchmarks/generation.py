@@ -21,9 +21,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from . import model_report, model_runs, models, serving
-from .accuracy import require_close, rounding
-from .decoding import Eager, Static, forced, generate
+from .baselines import models, serving
+from .harness import model_runs
+from .harness.accuracy import require_close, rounding
+from .harness.decoding import Eager, Static, forced, generate
+from .report import model_tables
 
 RANK = 8
 FORCED = 3  # tokens after the prompt at which logits are compared too
@@ -196,7 +198,7 @@ def main(argv: list[str] | None = None) -> None:
         lambda axes: measure(served, axes, EFFORTS[options.grid]),
         options,
     )
-    model_report.show("generation", path)
+    model_tables.show("generation", path)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,10 @@ import road_kernels as rk
 from road_kernels import python_fallback
 from road_kernels.backends import registry
 
-from .accuracy import rounding
-from .choices import backends
-from .method import Case, Inputs, Provider
-from .rivals import eager_coefficients, eager_formula
+from .baselines.formulas import eager_coefficients, eager_formula
+from .harness.accuracy import rounding
+from .harness.backends import backends
+from .harness.measure import Case, Inputs, Provider
 
 DTYPE = torch.bfloat16
 REQUESTS, ADAPTERS, MOST_DECODE_ROWS = 64, 1000, 256

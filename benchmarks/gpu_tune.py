@@ -19,10 +19,10 @@ from pathlib import Path
 
 import torch
 
-from . import record
-from .gpu_bars import SHAPES, SMALL_SHAPES
 from .gpu_cases import backward_case, batched_backward_case, batched_case, forward_case
-from .method import CLONE, EFFORTS, give_back, measure
+from .gpu_targets import SHAPES, SMALL_SHAPES
+from .harness import record
+from .harness.measure import CLONE, EFFORTS, give_back, measure
 
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "build" / "gpu-tune"

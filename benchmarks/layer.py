@@ -12,9 +12,9 @@ from functools import partial
 
 import torch
 
-from .method import Case, Inputs
-from .providers import PLAIN, providers
-from .sweep import arguments, star, sweep
+from .baselines.layer_providers import PLAIN, providers
+from .harness.measure import Case, Inputs
+from .harness.sweep import arguments, star, sweep
 
 PHASES = {"decode": 1, "prefill": 512}  # tokens a request
 MIXES = ("different", "uniform", "zipf", "same", "half")

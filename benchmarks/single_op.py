@@ -10,11 +10,11 @@ import torch
 import road_kernels as rk
 from road_kernels import python_fallback
 
-from .accuracy import rounding
-from .choices import backends, compile_afresh
-from .method import Case, Inputs, Provider
-from .rivals import eager_coefficients, eager_formula
-from .sweep import arguments, star, sweep
+from .baselines.formulas import eager_coefficients, eager_formula
+from .harness.accuracy import rounding
+from .harness.backends import backends, compile_afresh
+from .harness.measure import Case, Inputs, Provider
+from .harness.sweep import arguments, star, sweep
 
 PEFT, COMPILED = "PEFT's formula", "PEFT's formula, torch.compile"
 BOTH = "forward and backward"

@@ -11,8 +11,10 @@ import torch
 pytest.importorskip("transformers", reason="the models of these benchmarks are transformers'")
 pytest.importorskip("peft", reason="these benchmarks compare with PEFT")
 
-from benchmarks import decoding, generation, models, serving, training
-from benchmarks.accuracy import row_error
+from benchmarks import generation, training
+from benchmarks.baselines import models, serving
+from benchmarks.harness import decoding
+from benchmarks.harness.accuracy import row_error
 
 REQUESTS, PROMPT, MORE = 3, 9, 3
 

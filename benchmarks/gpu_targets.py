@@ -1,6 +1,6 @@
 """The speeds that the kernels must reach on a GPU, each measured and set beside its bar.
 
-    python -m benchmarks.gpu_bars [--device cuda] [--quick | --gpu-check | --full] [--seconds S]
+    python -m benchmarks.gpu_targets [--device cuda] [--quick | --gpu-check | --full] [--seconds S]
 
 bfloat16 activations, float32 parameters; cold data out of a CUDA graph, as method.py says. A missed bar is reported,
 not failed. Written for an H200; the bars are ratios, but for decoding.
@@ -15,7 +15,6 @@ from functools import partial
 
 import torch
 
-from . import clock, record
 from .gpu_cases import (
     RANDOM,
     RIVAL,
@@ -28,9 +27,10 @@ from .gpu_cases import (
     native,
     training_case,
 )
-from .method import CLONE, EFFORTS, Case, first_line, give_back, measure
-from .rotation import copied
-from .sweep import Results, arguments, progress
+from .harness import record, timing
+from .harness.cold_inputs import copied
+from .harness.measure import CLONE, EFFORTS, Case, first_line, give_back, measure
+from .harness.sweep import Results, arguments, progress
 
 SHAPES, SMALL_SHAPES, DECODE_ROWS = ((16384, 4096), (8192, 14336)), ((64, 256),), (1, 16, 64, 256)
 CLONE_FORWARD, CLONE_BACKWARD = {"cuda": 97, "triton": 92}, {"cuda": 90, "triton": 80}  # percent of its bandwidth
@@ -95,12 +95,12 @@ def add_kernel_times(rows: list[dict], case: Case) -> None:
             if p.name == row["provider"]:
                 state = p.prepare(copied(case.inputs))
                 p.run(state)
-                found = clock.kernel_samples(clock.repeats(partial(p.run, state)), 30)
+                found = timing.kernel_samples(timing.repeats(partial(p.run, state)), 30)
                 row["kernel_us"] = round(1e6 * statistics.median(found), 2) if found else None
 
 
 def main(argv: list[str] | None = None) -> int:
-    options = arguments(__doc__, argv, "python -m benchmarks.gpu_bars", gpu_check_seconds=75)
+    options = arguments(__doc__, argv, "python -m benchmarks.gpu_targets", gpu_check_seconds=75)
     device = torch.device(options.device)
     results, bars, failed = Results("gpu_bars", options), [], []
     path = record.folder(results.machine, options.results) / "gpu_bars_met.json"

@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 
 import torch
 
-from . import clock
+from . import timing
 from .accuracy import require_close
-from .rotation import Inputs, cache_bytes, copied, free_bytes, held_bytes, sets_needed, working_set
+from .cold_inputs import Inputs, cache_bytes, copied, free_bytes, held_bytes, sets_needed, working_set
 
 CLONE = "clone of the same bytes"
 
@@ -64,7 +64,7 @@ class Case:
 
 @dataclass
 class Effort:
-    """How long one case is timed: see clock.interleave."""
+    """How long one case is timed: see timing.interleave."""
 
     seconds: float
     rounds: tuple[int, int]
@@ -145,12 +145,12 @@ def _timing(samples: dict, base: dict | None) -> dict:
     row = {"timed": "graph" if samples.keys() >= {"us", "eager_us"} else "eager"}
     for key, ratio in (("us", "overhead"), ("eager_us", "eager_overhead")):
         empty = {key + end: None for end in ("", "_p20", "_p80")}
-        row |= clock.spread(samples[key], key, 1e6) if key in samples else empty
+        row |= timing.spread(samples[key], key, 1e6) if key in samples else empty
         if base is not None:
             both = key in samples and key in base
             pairs = zip(samples[key], base[key], strict=True) if both else ()
             ratios = [a / b - 1 for a, b in pairs]
-            row |= clock.spread(ratios, ratio) if both else {ratio + end: None for end in ("", "_p20", "_p80")}
+            row |= timing.spread(ratios, ratio) if both else {ratio + end: None for end in ("", "_p20", "_p80")}
     return row
 
 
@@ -175,8 +175,8 @@ def _rotated(case: Case, providers: list[Provider], device: torch.device, most: 
 
 def _on_cpu(providers: list[Provider], states: dict[str, list], effort: Effort) -> tuple[dict, dict]:
     """(samples by provider and kind, why some have no graph)."""
-    calls = {p.name: clock.turns(p.run, states[p.name]) for p in providers}
-    samples = clock.interleave(
+    calls = {p.name: timing.turns(p.run, states[p.name]) for p in providers}
+    samples = timing.interleave(
         calls, seconds=effort.seconds, rounds=effort.rounds, sample_seconds=effort.sample_seconds
     )
     return {name: {"us": s} for name, s in samples.items()}, {}
@@ -184,27 +184,27 @@ def _on_cpu(providers: list[Provider], states: dict[str, list], effort: Effort) 
 
 def _on_gpu(providers: list[Provider], states: dict[str, list], effort: Effort) -> tuple[dict, dict]:
     """The same. Eager calls come first: they compile, tune and make workspaces, which must not happen in a capture."""
-    calls = {p.name: clock.turns(p.run, states[p.name]) for p in providers}
-    eager = clock.interleave(
+    calls = {p.name: timing.turns(p.run, states[p.name]) for p in providers}
+    eager = timing.interleave(
         calls,
         seconds=effort.seconds,
         rounds=(effort.eager_rounds, effort.eager_rounds),
         sample_seconds=effort.sample_seconds,
         most_calls=100,
-        sample=clock.eager_sample,
+        sample=timing.eager_sample,
     )
     samples = {name: {"eager_us": s} for name, s in eager.items()}
     graphs, uncaptured = {}, {p.name: p.eager_only for p in providers if p.eager_only}
     for p in providers:
         if p.name not in uncaptured:
-            n = clock.calls_per_sample(min(eager[p.name]), effort.sample_seconds, most=400)
+            n = timing.calls_per_sample(min(eager[p.name]), effort.sample_seconds, most=400)
             try:
-                graphs[p.name] = clock.Graph(p.run, states[p.name], max(n, len(states[p.name])))
+                graphs[p.name] = timing.Graph(p.run, states[p.name], max(n, len(states[p.name])))
             except RuntimeError as error:
                 if not p.may_fail or isinstance(error, torch.OutOfMemoryError):
                     raise
                 uncaptured[p.name] = f"capture failed: {first_line(error)}"
-    found = clock.interleave_graphs(graphs, seconds=effort.seconds, rounds=effort.rounds)
+    found = timing.interleave_graphs(graphs, seconds=effort.seconds, rounds=effort.rounds)
     return {name: s | ({"us": found[name]} if name in found else {}) for name, s in samples.items()}, uncaptured
 
 

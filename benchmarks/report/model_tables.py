@@ -3,7 +3,8 @@
 import sys
 from pathlib import Path
 
-from . import plots, record, tables
+from ..harness import record
+from . import plots, tables
 
 MIB = 1 << 20
 

@@ -15,7 +15,7 @@ import torch
 import road_kernels as rk
 from road_kernels.demo import processor
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 
 
 def machine(device: torch.device | str = "cpu") -> dict:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from .method import Case, check
-from .rotation import copied
+from ..harness.cold_inputs import copied
+from ..harness.measure import Case, check
 
 CPU = torch.device("cpu")
 BRIEF = {"min_rounds": 5, "max_time": 0.1, "warmup": True, "warmup_iterations": 3}

@@ -2,13 +2,16 @@
 
 import pytest
 
-from benchmarks import layer, record, report, single_op, tables
+from benchmarks import layer, single_op
+from benchmarks.harness import record
+from benchmarks.report import __main__ as report
+from benchmarks.report import page, tables
 
 OURS, BMM, LOOP = "RoAd, road_kernels cpu", "LoRA, bmm", "LoRA, one by one"
 
 
 def row(provider, us, low=None, high=None, base=100.0, **axes):
-    """As method.measure makes it; a provider without ``us`` was timed eagerly only."""
+    """As harness.measure makes it; a provider without ``us`` was timed eagerly only."""
     found = {"phase": "decode", "requests": 1, "tokens": 1, "rank": 8, "mix": "different", "resident": 64}
     found |= {"dim_in": 128, "dim_out": 256, "dtype": "float32"} | axes
     ratios = {
@@ -76,7 +79,7 @@ def test_an_eager_rival_is_compared_with_our_eager_time():
 
 
 def test_short_table_has_decode_and_prefill_and_names_the_machine():
-    text = report.short_layer(RESULT)
+    text = page.short_layer(RESULT)
     assert "Some CPU, 2 threads, avx2, torch 2.13, commit abc1234." in text
     assert "| requests, each its own adapter | decode, 1 | decode, 4 | prefill, 1 |" in text
     assert f"| **{OURS}** | +5 % | +10 % | +1 % |" in text
@@ -109,8 +112,8 @@ TIMES = {"us": 1.5, "us_p20": 1.0, "us_p80": 2.0}
 
 def test_marked_parts_are_replaced_and_nothing_else(capsys):
     text = "before\n<!-- a -->\nold\n<!-- /a -->\nafter"
-    assert report.into(text, "a", "new\n") == "before\n<!-- a -->\nnew\n<!-- /a -->\nafter"
-    assert report.into(text, "b", "new") == text
+    assert page.into(text, "a", "new\n") == "before\n<!-- a -->\nnew\n<!-- /a -->\nafter"
+    assert page.into(text, "b", "new") == text
     assert "no <!-- b -->" in capsys.readouterr().out
 
 

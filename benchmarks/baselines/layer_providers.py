@@ -9,10 +9,10 @@ from torch.nn.functional import linear
 import road_kernels as rk
 from road_kernels import python_fallback
 
-from . import rivals
-from .accuracy import rounding
-from .choices import backends, compile_afresh
-from .method import Inputs, Provider
+from ..harness.accuracy import rounding
+from ..harness.backends import backends, compile_afresh
+from ..harness.measure import Inputs, Provider
+from . import formulas
 
 PLAIN = "no adapter"
 HOST = "lists of Python indices are copied to the device in the call"
@@ -109,10 +109,10 @@ def road(inputs: Inputs, group_size: int, compiled: bool) -> list[Provider]:
 
     def formula(s):
         x, weight, first, second = s
-        return rivals.eager_formula(linear(x, weight), first, second, group_size)
+        return formulas.eager_formula(linear(x, weight), first, second, group_size)
 
     def gathered(x, weight, first, second, ids):
-        return rivals.eager_formula(linear(x, weight), first[ids], second[ids], group_size)
+        return formulas.eager_formula(linear(x, weight), first[ids], second[ids], group_size)
 
     def separate(i):
         """PEFT keeps one parameter an adapter, in the base layer's dtype or its mixed batch fails."""
@@ -121,7 +121,7 @@ def road(inputs: Inputs, group_size: int, compiled: bool) -> list[Provider]:
     def loop(s):
         i, theta, alpha = s
         y = linear(i.x, i.weight)
-        return rivals.road_adapter_by_adapter(y, theta, alpha, i.names, "road_1", group_size)
+        return formulas.road_adapter_by_adapter(y, theta, alpha, i.names, "road_1", group_size)
 
     fast = [name for name in backends(inputs.x.device) if name != "python"] or ["python"]
     made = [
@@ -164,14 +164,14 @@ def lora(inputs: Inputs) -> list[Provider]:
 
     def bmm(s):
         x, weight, a, b, who = s
-        return rivals.lora_batched(linear(x, weight), x, a, b, who)
+        return formulas.lora_batched(linear(x, weight), x, a, b, who)
 
     def banks(i):
         return i, *with_adapter(i)
 
     def gather(s):
         i, who, ids = s
-        return rivals.lora_batched(linear(i.x, i.weight), i.x, i.lora_a[ids].transpose(1, 2), i.lora_b[ids], who)
+        return formulas.lora_batched(linear(i.x, i.weight), i.x, i.lora_a[ids].transpose(1, 2), i.lora_b[ids], who)
 
     def separate(i):
         used = set(i.names) - {-1}
@@ -180,7 +180,7 @@ def lora(inputs: Inputs) -> list[Provider]:
 
     def loop(s):
         i, a, b = s
-        return rivals.lora_adapter_by_adapter(linear(i.x, i.weight), i.x, a, b, i.names, SCALING)
+        return formulas.lora_adapter_by_adapter(linear(i.x, i.weight), i.x, a, b, i.names, SCALING)
 
     def segments(i):
         names = sorted(a for a in i.names if a != -1)
@@ -191,7 +191,7 @@ def lora(inputs: Inputs) -> list[Provider]:
 
     def run_segments(s):
         x, weight, a, b, found = s
-        return rivals.lora_segments(linear(x, weight), x, a, b, found)
+        return formulas.lora_segments(linear(x, weight), x, a, b, found)
 
     def groups(i):
         x, weight, _, _, found = segments(i)
@@ -201,7 +201,7 @@ def lora(inputs: Inputs) -> list[Provider]:
 
     def run_groups(s):
         x, weight, *rest = s
-        return rivals.lora_grouped(linear(x, weight), x, *rest)
+        return formulas.lora_grouped(linear(x, weight), x, *rest)
 
     peft_layout = partial(stacked, packed_as_peft=True)
     made = [

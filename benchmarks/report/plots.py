@@ -20,7 +20,7 @@ def draw_all(results: dict[str, dict], folder: Path) -> list[Path]:
     """The plots that ``results`` (by benchmark) have data for, as PNG in ``folder``."""
     import matplotlib
 
-    from . import model_report  # which itself imports this module
+    from . import model_tables  # which itself imports this module
 
     matplotlib.use("Agg")
     matplotlib.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
@@ -29,8 +29,8 @@ def draw_all(results: dict[str, dict], folder: Path) -> list[Path]:
         ("layer", overhead, "overhead.png"),
         ("single_op", bandwidth, "bandwidth.png"),
         ("layer", resident, "resident.png"),
-        ("generation", model_report.generation_plot, "generation.png"),
-        ("training", model_report.training_plot, "training.png"),
+        ("generation", model_tables.generation_plot, "generation.png"),
+        ("training", model_tables.training_plot, "training.png"),
     ):
         if name in results and (figure := plot(results[name])) is not None:
             figure.savefig(folder / file, dpi=130)

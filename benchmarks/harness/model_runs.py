@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from . import clock, sweep
+from . import sweep, timing
 
 # What other people's code may end in, to be a row with its reason. Ours may only run out of memory.
 FAILURES = (
@@ -67,7 +67,7 @@ def now(device: torch.device) -> float:
 def rounds(
     samples: dict[str, Callable[[], dict]], seconds: float, bounds: tuple[int, int], longest: float = math.inf
 ) -> dict[str, list[dict[str, float]]]:
-    """One sample of each provider a round, each round starting with another; as clock.interleave, but the samples are
+    """One sample of each provider a round, each round starting with another; as timing.interleave, but the samples are
     seconds long: none is spent on sizing them, and who calls has warmed up by checking the results. One that took more
     than ``longest`` seconds is sampled once."""
     taken = {name: [] for name in samples}
@@ -89,11 +89,11 @@ def spreads(taken: list[dict], base: list[dict] | None, ratios: dict[str, str], 
     round by round, as far as both have samples. None where there are none."""
     row = {}
     for key in keys:
-        row |= clock.spread([t[key] for t in taken], key) if taken else _nothing(key)
+        row |= timing.spread([t[key] for t in taken], key) if taken else _nothing(key)
     for column, key in ratios.items():
         pairs = zip(taken, base or (), strict=False)
         found = [t[key] / b[key] for t, b in pairs]
-        row |= clock.spread(found, column) if found else _nothing(column)
+        row |= timing.spread(found, column) if found else _nothing(column)
     return row
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from . import record
-from .bars_table import bars_table
+from ..harness import record
+from ..report.targets_table import bars_table
 
 _rows = []
 

@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import layer, method, rivals
+from benchmarks import layer
+from benchmarks.baselines import formulas
+from benchmarks.harness.measure import check
 
 peft = pytest.importorskip("peft", reason="compares with the real PEFT")
 
@@ -32,7 +34,7 @@ def test_road_loop(variant):
     wrapped, want = mixed_batch([config] * 3, NAMES)
     theta, alpha = ([bank[str(k)].detach() for k in range(3)] for bank in (wrapped.road_theta, wrapped.road_alpha))
     y = nn.functional.linear(X, wrapped.base_layer.weight.detach())
-    got = rivals.road_adapter_by_adapter(y, theta, alpha, NAMES, variant, 16)
+    got = formulas.road_adapter_by_adapter(y, theta, alpha, NAMES, variant, 16)
     assert torch.equal(got, want)
 
 
@@ -41,14 +43,14 @@ def test_lora_loop():
     wrapped, want = mixed_batch([config] * 3, NAMES)
     a, b = ([bank[str(k)].weight.detach() for k in range(3)] for bank in (wrapped.lora_A, wrapped.lora_B))
     y = nn.functional.linear(X, wrapped.base_layer.weight.detach())
-    assert torch.equal(rivals.lora_adapter_by_adapter(y, X, a, b, NAMES, 3.0), want)
+    assert torch.equal(formulas.lora_adapter_by_adapter(y, X, a, b, NAMES, 3.0), want)
 
 
 @pytest.mark.parametrize("mix", layer.MIXES)
 @pytest.mark.parametrize(("phase", "tokens"), [("decode", 1), ("prefill", 5)])
 def test_all_ways_to_serve_a_layer_agree_with_float64(mix, phase, tokens):
     case = layer.build(phase, 7, 8, mix, 9, 64, 128, "float32", torch.device("cpu"), tokens=tokens)
-    errors, failed = method.check(case)
+    errors, failed = check(case)
     assert errors.keys() == {p.name for p in case.providers} and not failed
     families = [p.about["family"] for p in case.providers]
     assert families.count("LoRA") == 6 and families.count("RoAd") >= 3 and families.count("IA3") == 1

@@ -1,35 +1,15 @@
-"""From recorded results to tables and plots: python -m benchmarks.report [--readme] [--results FOLDER].
+"""RESULTS.md, with every table of every machine, and the short tables of README.md."""
 
-Writes benchmarks/RESULTS.md, with every table of every machine, and the plots beside the results. --readme also writes
-the short tables, and demo.txt from the bars' folder, between the markers in README.md, whose numbers are never typed.
-"""
-
-import argparse
 from pathlib import Path
 
-from . import model_report, plots, record, tables
-from .bars_table import bars_table
+from . import model_tables, plots, tables
+from .targets_table import bars_table
 
-ROOT = Path(__file__).parent.parent
 FRESH = (
     "Outputs are fresh but for those in place. Ours of 32 MiB and more ask the kernel for 2 MiB pages, which saves "
     "page faults; torch's, the clone's among them, do so only with `THP_MEM_ALLOC_ENABLE=1`: hence shares above 100 %."
 )
 DISPATCH_MODES = ("no gradients", "records", "forward and backward", "compiled")
-
-
-def collect(root: Path) -> dict[Path, dict[str, dict]]:
-    """Results by folder and benchmark; GPUs first, then the newest."""
-    found = {
-        folder: {path.stem: record.load(path) for path in sorted(folder.glob("*.json"))}
-        for folder in sorted(p for p in root.glob("*") if p.is_dir())
-    }
-
-    def newest(results: dict) -> tuple[bool, str]:
-        machines = [r["machine"] for r in results.values()]
-        return any("gpu" in m for m in machines), max(m.get("date", "") for m in machines)
-
-    return dict(sorted(((f, r) for f, r in found.items() if r), key=lambda item: newest(item[1]), reverse=True))
 
 
 # ---- the short tables of README.md
@@ -109,7 +89,7 @@ def results_page(found: dict[Path, dict[str, dict]]) -> str:
             parts += _wins("single_op", result) + _left_out(result)
         if "dispatch" in results:
             parts += ["### Dispatch", dispatch_table(results["dispatch"], spread=True)]
-        for name, table in model_report.TABLES.items():
+        for name, table in model_tables.TABLES.items():
             if name in results:
                 parts += [f"### {name.capitalize()}", table(results[name]), *_images(folder, f"{name}.png")]
                 parts += _left_out(results[name])
@@ -156,31 +136,7 @@ def readme_parts(found: dict[Path, dict[str, dict]]) -> dict[str, str]:
         else:
             print(f"no {demo} (python -m road_kernels > demo.txt): README.md keeps its demonstration")
     short = {"elementwise": ("layer", short_layer), "dispatch": ("dispatch", dispatch_table)}
-    for marker, (name, table) in (short | {n: (n, t) for n, t in model_report.TABLES.items()}).items():
+    for marker, (name, table) in (short | {n: (n, t) for n, t in model_tables.TABLES.items()}).items():
         if made := [table(r[name]) for r in found.values() if name in r]:
             parts[marker] = "\n\n".join(made)
     return parts
-
-
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
-    parser.add_argument("--readme", action="store_true", help="also the marked parts of README.md")
-    parser.add_argument("--results", type=Path, default=record.RESULTS)
-    options = parser.parse_args(argv)
-    found = collect(options.results)
-    for folder, results in found.items():
-        for path in plots.draw_all(results, folder):
-            print(f"wrote {path}")
-    page = options.results.parent / "RESULTS.md"
-    page.write_text(results_page(found))
-    print(f"wrote {page}")
-    if options.readme:
-        readme = ROOT / "README.md"
-        text = readme.read_text()
-        for name, content in readme_parts(found).items():
-            text = into(text, name, content)
-        readme.write_text(text)
-
-
-if __name__ == "__main__":
-    main()

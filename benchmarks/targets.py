@@ -7,8 +7,8 @@ import torch
 
 import road_kernels as rk
 
-from . import clock
-from .rivals import eager_coefficients, eager_formula
+from .baselines.formulas import eager_coefficients, eager_formula
+from .harness import timing
 
 ROWS, DIM, DECODE_ROWS, ADAPTERS = 4096, 4096, 8, 1000
 
@@ -25,11 +25,11 @@ class Bar:
 
 def time_bar(bar: Bar) -> dict:
     """Median microseconds a call of both sides, interleaved, and p20 to p80 of the ratio taken round by round."""
-    sides = {"ours": clock.repeats(bar.ours), "rival": clock.repeats(bar.rival)}
-    samples = clock.interleave(sides, seconds=0, rounds=(bar.rounds, bar.rounds), sample_seconds=0.004)
+    sides = {"ours": timing.repeats(bar.ours), "rival": timing.repeats(bar.rival)}
+    samples = timing.interleave(sides, seconds=0, rounds=(bar.rounds, bar.rounds), sample_seconds=0.004)
     ratios = [a / b for a, b in zip(samples["ours"], samples["rival"], strict=True)]
-    medians = {f"{side}_us": clock.spread(times, "us", 1e6)["us"] for side, times in samples.items()}
-    return medians | clock.spread(ratios, "ratio")
+    medians = {f"{side}_us": timing.spread(times, "us", 1e6)["us"] for side, times in samples.items()}
+    return medians | timing.spread(ratios, "ratio")
 
 
 def parameters(variant: str = "road_1", seed: int = 0, width: int = DIM) -> tuple[torch.Tensor, torch.Tensor]:

@@ -6,10 +6,24 @@ import json
 import pytest
 import torch
 
-from benchmarks import clock, dispatch, method, record, sweep
-from benchmarks.accuracy import require_close, rounding, row_error
-from benchmarks.method import CLONE, EFFORTS, Case, Effort, Inputs, Provider, add_bandwidth, check, measure
-from benchmarks.rotation import copied, held_bytes, sets_needed
+from benchmarks import dispatch
+from benchmarks.harness import record, sweep, timing
+from benchmarks.harness.accuracy import require_close, rounding, row_error
+from benchmarks.harness.cold_inputs import copied, held_bytes, sets_needed
+from benchmarks.harness.measure import (
+    CLONE,
+    EFFORTS,
+    Case,
+    Effort,
+    Inputs,
+    Provider,
+    _clone,
+    _on_gpu,
+    _timing,
+    add_bandwidth,
+    check,
+    measure,
+)
 
 SHORT = Effort(0.0, (2, 2), 1e-5, sets=3)
 
@@ -28,13 +42,13 @@ def case(*providers, baseline=None):
 
 
 def test_spread_is_median_and_inner_three_fifths():
-    assert clock.spread([5.0, 1.0, 3.0, 2.0, 4.0, 6.0], "us", 10) == {"us": 35.0, "us_p20": 20.0, "us_p80": 50.0}
-    assert clock.spread([7.0], "t") == {"t": 7.0, "t_p20": 7.0, "t_p80": 7.0}
+    assert timing.spread([5.0, 1.0, 3.0, 2.0, 4.0, 6.0], "us", 10) == {"us": 35.0, "us_p20": 20.0, "us_p80": 50.0}
+    assert timing.spread([7.0], "t") == {"t": 7.0, "t_p20": 7.0, "t_p80": 7.0}
 
 
 def test_turns_go_on_where_the_last_batch_ended():
     seen = []
-    calls = clock.turns(seen.append, "abc")
+    calls = timing.turns(seen.append, "abc")
     calls(2)
     calls(3)
     assert "".join(seen) == "abcab"
@@ -48,19 +62,19 @@ def test_interleaving_takes_one_sample_of_each_a_round_and_changes_who_is_first(
         order.append(next(name for name, c in calls.items() if c is run))
         return 0.5
 
-    samples = clock.interleave(calls, seconds=0.0, rounds=(3, 9), sample_seconds=1.0, sample=sample)
+    samples = timing.interleave(calls, seconds=0.0, rounds=(3, 9), sample_seconds=1.0, sample=sample)
     assert "".join(order) == "abc" + "abc" + "bca" + "cab"  # one each to size the batches, then three rounds
     assert samples == {name: [0.5] * 3 for name in "abc"}
 
 
 def test_interleaving_ends_at_the_upper_bound_of_rounds():
-    samples = clock.interleave({"a": lambda n: None}, seconds=60.0, rounds=(1, 4), sample_seconds=0.0)
+    samples = timing.interleave({"a": lambda n: None}, seconds=60.0, rounds=(1, 4), sample_seconds=0.0)
     assert len(samples["a"]) == 4
 
 
 @pytest.mark.parametrize(("seconds", "n"), [(1.0, 1), (0.01, 10), (1e-9, 50), (0.0, 50)])
 def test_calls_per_sample(seconds, n):
-    assert clock.calls_per_sample(seconds, 0.1, most=50) == n
+    assert timing.calls_per_sample(seconds, 0.1, most=50) == n
 
 
 @pytest.mark.parametrize(
@@ -156,8 +170,6 @@ def test_clone_moves_the_bytes_of_the_work():
     spy = Provider("work", lambda i: i.x, doubled, tolerance=1.0)
     measured = measure(case(spy), "cpu", SHORT)
     assert measured[-1]["bytes"] == 96
-    from benchmarks.method import _clone
-
     source = _clone(96, torch.device("cpu")).prepare(None)
     moved.append(source.nbytes + torch.clone(source).nbytes)
     assert moved == [96]
@@ -246,11 +258,11 @@ def pretended_gpu(monkeypatch):
         def sample(self):
             return 2e-6
 
-    monkeypatch.setattr(clock, "Graph", Graph)
-    monkeypatch.setattr(clock, "eager_sample", lambda calls, n: 5e-6)
-    monkeypatch.setattr(clock, "WARM_UP_SECONDS", 0.0)
+    monkeypatch.setattr(timing, "Graph", Graph)
+    monkeypatch.setattr(timing, "eager_sample", lambda calls, n: 5e-6)
+    monkeypatch.setattr(timing, "WARM_UP_SECONDS", 0.0)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
-    monkeypatch.setattr(clock.torch, "empty", lambda *a, **k: None)
+    monkeypatch.setattr(timing.torch, "empty", lambda *a, **k: None)
     return graphs
 
 
@@ -261,22 +273,22 @@ def test_graphs_and_eager_calls_of_a_gpu_are_kept_apart(pretended_gpu):
         Provider("other's", lambda s: None, None, may_fail=True),
     ]
     states = {p.name: [1, 2, 3] for p in providers}
-    samples, uncaptured = method._on_gpu(providers, states, Effort(0.0, (4, 4), 1e-5, eager_rounds=2))
+    samples, uncaptured = _on_gpu(providers, states, Effort(0.0, (4, 4), 1e-5, eager_rounds=2))
     assert samples["base"] == {"eager_us": [5e-6] * 2, "us": [2e-6] * 4}
     assert samples["loop"] == samples["other's"] == {"eager_us": [5e-6] * 2}
     assert uncaptured["loop"] == "reads a list"
     assert uncaptured["other's"] == "capture failed: operation not permitted when stream is capturing"
     (graph,) = pretended_gpu.values()
     assert graph.n == 3 and graph.launched == 2 + 4  # every set at least once; two rounds of warm-up
-    row = method._timing(samples["loop"], samples["base"])
+    row = _timing(samples["loop"], samples["base"])
     assert row["timed"] == "eager" and row["us"] is None and row["overhead"] is None
     assert row["eager_us"] == 5.0 and row["eager_overhead"] == 0.0
-    assert method._timing(samples["base"], samples["base"])["timed"] == "graph"
+    assert _timing(samples["base"], samples["base"])["timed"] == "graph"
 
 
 def test_our_own_capture_must_not_fail(pretended_gpu):
     with pytest.raises(RuntimeError, match="not permitted"):
-        method._on_gpu([Provider("ours", lambda s: None, None)], {"ours": [1]}, SHORT)
+        _on_gpu([Provider("ours", lambda s: None, None)], {"ours": [1]}, SHORT)
 
 
 def test_a_foreign_function_that_is_missing_becomes_a_note():

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from . import record
-from .method import EFFORTS, Case, first_line, give_back, measure
+from .measure import EFFORTS, Case, first_line, give_back, measure
 
 GRIDS = tuple(EFFORTS)  # "quick", "default", "gpu-check", "full"
 

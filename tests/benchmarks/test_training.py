@@ -9,7 +9,10 @@ import torch
 pytest.importorskip("transformers", reason="the models of these benchmarks are transformers'")
 pytest.importorskip("peft", reason="these benchmarks compare with PEFT")
 
-from benchmarks import generation, memory, model_report, model_runs, models, training
+from benchmarks import generation, training
+from benchmarks.baselines import models
+from benchmarks.harness import memory, model_runs
+from benchmarks.report import model_tables
 
 
 @pytest.fixture(scope="module")
@@ -117,4 +120,4 @@ def test_programs_run_and_report(tmp_path, capsys):
     assert len(rows) == 15 and all(r["step_ms"] > 0 and r["saved_bytes"] > 0 and r["error"] for r in rows.values())
     assert rows["no adapter"]["over_base"] == 1.0 and rows["LoRA rank 8"]["trainable"] > 0
     for name, result in results.items():
-        assert "Quick run" in model_report.TABLES[name](result)
+        assert "Quick run" in model_tables.TABLES[name](result)

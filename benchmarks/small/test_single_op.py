@@ -2,8 +2,8 @@
 
 import pytest
 
-from . import small
-from .single_op import BASE, BOTH, build
+from ..single_op import BASE, BOTH, build
+from . import cases
 
 POINTS = {
     "decode": {"rows": 8},
@@ -13,10 +13,10 @@ POINTS = {
     "backward": {"rows": 64, "op": "backward"},
     "training step": {"rows": 64, "op": BOTH},
 }
-CASES = {name: small.lazily(build, **(BASE | {"dim": 1024} | axes)) for name, axes in POINTS.items()}
+CASES = {name: cases.lazily(build, **(BASE | {"dim": 1024} | axes)) for name, axes in POINTS.items()}
 
 
-@pytest.mark.benchmark(**small.BRIEF)
-@small.each_provider(CASES)
+@pytest.mark.benchmark(**cases.BRIEF)
+@cases.each_provider(CASES)
 def test_single_op(benchmark, case, provider):
-    small.run(benchmark, CASES[case](), f"single op, {case}", provider)
+    cases.run(benchmark, CASES[case](), f"single op, {case}", provider)
