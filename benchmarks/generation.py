@@ -25,7 +25,7 @@ from .baselines import models, serving
 from .harness import model_runs
 from .harness.accuracy import require_close, rounding
 from .harness.decoding import Eager, Static, forced, generate
-from .report import model_tables
+from .report.draw import show
 
 RANK = 8
 FORCED = 3  # tokens after the prompt at which logits are compared too
@@ -198,7 +198,7 @@ def main(argv: list[str] | None = None) -> None:
         lambda axes: measure(served, axes, EFFORTS[options.grid]),
         options,
     )
-    model_tables.show("generation", path)
+    show("generation", path)
 
 
 if __name__ == "__main__":

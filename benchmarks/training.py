@@ -35,7 +35,7 @@ from .baselines import models
 from .harness import model_runs
 from .harness.accuracy import row_error
 from .harness.memory import resident_growth, saved_bytes
-from .report import model_tables
+from .report.draw import show
 
 BASE = "no adapter"
 # Seconds, rounds, and the longest step that is timed more than once: on one core of an EPYC the small shape takes 1.7 s
@@ -239,7 +239,7 @@ def main(argv: list[str] | None = None) -> None:
     path = model_runs.run_cases(
         "training", grid, lambda axes: measure(axes, device, EFFORTS[options.grid], light), options
     )
-    model_tables.show("training", path)
+    show("training", path)
 
 
 if __name__ == "__main__":

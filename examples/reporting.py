@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.harness import record
-from benchmarks.report.page import into
+from benchmarks.report.readme import into
 
 README = Path(__file__).parent / "README.md"
 

@@ -8,7 +8,9 @@ import argparse
 from pathlib import Path
 
 from ..harness import record
-from . import page, plots
+from .draw import draw_all
+from .page import results_page
+from .readme import into, readme_parts
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,16 +36,16 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     found = collect(options.results)
     for folder, results in found.items():
-        for path in plots.draw_all(results, folder):
+        for path in draw_all(results, folder):
             print(f"wrote {path}")
     path = options.results.parent / "RESULTS.md"
-    path.write_text(page.results_page(found))
+    path.write_text(results_page(found))
     print(f"wrote {path}")
     if options.readme:
         readme = ROOT / "README.md"
         text = readme.read_text()
-        for name, content in page.readme_parts(found).items():
-            text = page.into(text, name, content)
+        for name, content in readme_parts(found).items():
+            text = into(text, name, content)
         readme.write_text(text)
 
 

@@ -1,65 +1,15 @@
-"""RESULTS.md, with every table of every machine, and the short tables of README.md."""
+"""RESULTS.md: every table of every machine."""
 
 from pathlib import Path
 
-from . import model_tables, plots, tables
+from . import model_tables, tables
 from .targets_table import bars_table
+from .wins import rival_wins
 
 FRESH = (
     "Outputs are fresh but for those in place. Ours of 32 MiB and more ask the kernel for 2 MiB pages, which saves "
     "page faults; torch's, the clone's among them, do so only with `THP_MEM_ALLOC_ENABLE=1`: hence shares above 100 %."
 )
-DISPATCH_MODES = ("no gradients", "records", "forward and backward", "compiled")
-
-
-# ---- the short tables of README.md
-
-
-def short_layer(result: dict) -> str:
-    """Overhead over the layer alone against requests, decode and prefill beside each other."""
-    chosen, head = {}, []
-    for phase in ("decode", "prefill"):
-        rows = [r for r in result["rows"] if r["phase"] == phase]
-        rows = plots.group_with_most(rows, ("rank", "mix", "resident", "dim_in", "dim_out", "dtype"), "requests")
-        counts = sorted({r["requests"] for r in rows})
-        for requests in counts if len(counts) <= 4 else [counts[0], counts[len(counts) // 2], counts[-1]]:
-            head.append(f"{phase}, {requests}")
-            for r in rows:
-                if r["requests"] == requests and r["provider"] != tables.CLONE:
-                    chosen.setdefault(r["provider"], {})[head[-1]] = r
-    lines = []
-    for provider, cells in chosen.items():
-        name = f"**{provider}**" if any(r["ours"] for r in cells.values()) else provider
-        lines.append([name, *(tables.overhead_cell(cells[h], spread=False) if h in cells else "" for h in head)])
-    r = next(iter(next(iter(chosen.values())).values()))
-    what = f"{r['dim_in']} x {r['dim_out']} {r['dtype']}, LoRA rank {r['rank']}, prefill of 512 tokens a request"
-    return "\n\n".join(
-        (
-            f"{tables.machine_line(result)} {what}.",
-            tables.markdown(["requests, each its own adapter", *head], lines),
-            tables.wins_sentence("layer", result["rows"]),
-        )
-    )
-
-
-def dispatch_table(result: dict, spread: bool = False) -> str:
-    modes = [m for m in DISPATCH_MODES if any(r["mode"] == m for r in result["rows"])]
-    at = {(r["provider"], r["mode"]): r for r in result["rows"]}
-
-    def cell(row):
-        text = tables.microseconds(row["us"])
-        return (
-            f"{text} ({tables.microseconds(row['us_p20'])} to {tables.microseconds(row['us_p80'])})" if spread else text
-        )
-
-    lines = []
-    for provider in dict.fromkeys(r["provider"] for r in result["rows"]):
-        cells = [cell(at[provider, m]) if (provider, m) in at else "" for m in modes]
-        lines.append([f"**{provider}**" if at[provider, modes[0]]["ours"] else provider, *cells])
-    return f"{tables.machine_line(result)}\n\n" + tables.markdown(["us a call on 1 x 64", *modes], lines)
-
-
-# ---- everything
 
 
 def results_page(found: dict[Path, dict[str, dict]]) -> str:
@@ -88,7 +38,7 @@ def results_page(found: dict[Path, dict[str, dict]]) -> str:
                 parts += [f"{title}:", table]
             parts += _wins("single_op", result) + _left_out(result)
         if "dispatch" in results:
-            parts += ["### Dispatch", dispatch_table(results["dispatch"], spread=True)]
+            parts += ["### Dispatch", tables.dispatch_table(results["dispatch"], spread=True)]
         for name, table in model_tables.TABLES.items():
             if name in results:
                 parts += [f"### {name.capitalize()}", table(results[name]), *_images(folder, f"{name}.png")]
@@ -103,7 +53,7 @@ def _images(folder: Path, *names: str) -> list[str]:
 
 
 def _wins(name: str, result: dict) -> list[str]:
-    count, clear, unclear = tables.rival_wins(name, result["rows"])
+    count, clear, unclear = rival_wins(name, result["rows"])
     parts = [f"**Where a rival wins** (its p80 below our best p20), in {len(clear)} of {count} cases:"]
     parts += ["\n".join(f"- {line}" for line in clear)] if clear else []
     parts += [f"By the median only, within the spread, in {len(unclear)}:"] if unclear else []
@@ -112,31 +62,3 @@ def _wins(name: str, result: dict) -> list[str]:
 
 def _left_out(result: dict) -> list[str]:
     return [f"Not measured: {line}." for line in result.get("left_out", [])]
-
-
-def into(text: str, name: str, content: str) -> str:
-    """text with what stands between <!-- name --> and <!-- /name --> replaced; unchanged, and said, without them."""
-    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-    if begin not in text or end not in text:
-        print(f"README.md has no {begin} ... {end}: that part is left out")
-        return text
-    before, _, rest = text.partition(begin)
-    return f"{before}{begin}\n{content.strip()}\n{end}{rest.partition(end)[2]}"
-
-
-def readme_parts(found: dict[Path, dict[str, dict]]) -> dict[str, str]:
-    """Content by marker: the bars and the demo of the newest CPU, the others of every machine that has them."""
-    parts = {}
-    bars = [(f, r["cpu"]) for f, r in found.items() if "cpu" in r]
-    if bars:
-        folder, result = max(bars, key=lambda item: item[1]["machine"].get("date", ""))
-        parts["benchmarks"] = bars_table(result)
-        if (demo := folder / "demo.txt").exists():
-            parts["demo"] = f"```text\n{demo.read_text()}```"
-        else:
-            print(f"no {demo} (python -m road_kernels > demo.txt): README.md keeps its demonstration")
-    short = {"elementwise": ("layer", short_layer), "dispatch": ("dispatch", dispatch_table)}
-    for marker, (name, table) in (short | {n: (n, t) for n, t in model_tables.TABLES.items()}).items():
-        if made := [table(r[name]) for r in found.values() if name in r]:
-            parts[marker] = "\n\n".join(made)
-    return parts

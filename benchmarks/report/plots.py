@@ -1,10 +1,8 @@
 """The plots beside the results: overhead over the layer alone, share of the clone's bandwidth, bytes resident."""
 
-from pathlib import Path
+from .figure import LORA, OTHER, OURS, new_figure
+from .tables import CLONE, PLAIN, group_with_most
 
-from .tables import CLONE, PLAIN, machine_line
-
-OURS, ROAD, LORA, OTHER = "#b3001b", "#e8871e", "#1d4e89", "#7a7a7a"
 # Shades by family, the darkest first; a method's ways are told apart by shade and marker.
 SHADES = {
     "ours": (OURS, "#e56b6f", "#f0a6a8", "#7d0013", "#d1495b"),
@@ -16,38 +14,12 @@ SHADES = {
 MARKERS = "osD^vPX*"
 
 
-def draw_all(results: dict[str, dict], folder: Path) -> list[Path]:
-    """The plots that ``results`` (by benchmark) have data for, as PNG in ``folder``."""
-    import matplotlib
-
-    from . import model_tables  # which itself imports this module
-
-    matplotlib.use("Agg")
-    matplotlib.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
-    made = []
-    for name, plot, file in (
-        ("layer", overhead, "overhead.png"),
-        ("single_op", bandwidth, "bandwidth.png"),
-        ("layer", resident, "resident.png"),
-        ("generation", model_tables.generation_plot, "generation.png"),
-        ("training", model_tables.training_plot, "training.png"),
-    ):
-        if name in results and (figure := plot(results[name])) is not None:
-            figure.savefig(folder / file, dpi=130)
-            made.append(folder / file)
-    return made
-
-
-def _figure(panels: int, result: dict, title: str):
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, panels, figsize=(2.2 + 4.2 * panels, 4.4), squeeze=False, layout="constrained")
-    figure.suptitle(title, fontsize=11, fontweight="bold", x=0.01, ha="left")
-    figure.supxlabel(machine_line(result).replace("**", ""), fontsize=6.5, color=OTHER, x=0.01, ha="left")
-    for axis in axes[0]:
+def _with_grid(panels: int, result: dict, title: str):
+    figure, axes = new_figure(panels, result, title, width=2.2 + 4.2 * panels)
+    for axis in axes:
         axis.grid(color="#e6e6e6", linewidth=0.7)
         axis.set_axisbelow(True)
-    return figure, list(axes[0])
+    return figure, axes
 
 
 def _style(row: dict, styles: dict[str, tuple]) -> dict:
@@ -88,14 +60,6 @@ def _log_axis(axis, low: float, high: float, ticks: tuple[float, ...], unit: str
     axis.minorticks_off()
 
 
-def group_with_most(rows: list[dict], keys: tuple[str, ...], along: str) -> list[dict]:
-    """The rows of the group that has the most values along an axis."""
-    groups: dict[tuple, list[dict]] = {}
-    for r in rows:
-        groups.setdefault(tuple(r[k] for k in keys), []).append(r)
-    return max(groups.values(), key=lambda g: len({r[along] for r in g}), default=[])
-
-
 def overhead(result: dict):
     """Time of the layer with adapters over the layer alone, against the number of requests."""
     keys = ("rank", "mix", "resident", "dim_in", "dim_out", "dtype")
@@ -109,7 +73,7 @@ def overhead(result: dict):
         return None
     r = panels[0][1][0]
     title = f"What an adapter per request costs: {r['dim_in']} x {r['dim_out']} {r['dtype']}, LoRA rank {r['rank']}"
-    figure, axes = _figure(len(panels), result, title)
+    figure, axes = _with_grid(len(panels), result, title)
 
     def value(r):
         key = "overhead" if r["us"] is not None else "eager_overhead"
@@ -142,7 +106,7 @@ def bandwidth(result: dict):
         return None
     r = panels[0][1][0]
     title = f"One adapter, {r['variant']}, D = {r['dim']}, {r['dtype']}: bandwidth as a share of torch.clone's"
-    figure, axes = _figure(len(panels), result, title)
+    figure, axes = _with_grid(len(panels), result, title)
 
     def value(r):
         us = r["us"] if r["us"] is not None else r["eager_us"]
@@ -175,7 +139,7 @@ def resident(result: dict):
     if not per_adapter:
         return None
     title = f"Adapters resident for one {shape[0]} x {shape[1]} {shape[2]} layer"
-    figure, (axis,) = _figure(1, result, title)
+    figure, (axis,) = _with_grid(1, result, title)
     counts = [2**k for k in range(13)]
     for size, methods in per_adapter.items():
         ours = "RoAd" in methods.values()

@@ -5,7 +5,7 @@ import pytest
 from benchmarks import layer, single_op
 from benchmarks.harness import record
 from benchmarks.report import __main__ as report
-from benchmarks.report import page, tables
+from benchmarks.report import readme, tables, wins
 
 OURS, BMM, LOOP = "RoAd, road_kernels cpu", "LoRA, bmm", "LoRA, one by one"
 
@@ -61,25 +61,25 @@ def test_every_point_is_in_a_table_and_providers_are_its_rows():
 
 
 def test_wins_of_rivals_are_found_clear_and_within_the_spread():
-    count, clear, unclear = tables.rival_wins("layer", ROWS)
+    count, clear, unclear = wins.rival_wins("layer", ROWS)
     assert count == 4
     (line,) = clear
     assert "requests 4" in line and "LoRA, bmm (1.8 % less time)" in line
     (line,) = unclear
     assert "rank 64" in line and "LoRA, bmm (0.9 % less time)" in line
-    sentence = tables.wins_sentence("layer", ROWS)
+    sentence = wins.wins_sentence("layer", ROWS)
     assert sentence.startswith("Where a rival wins: in 1 of the 4 cases measured: *phase decode, requests 4")
     assert sentence.endswith("In 1 more its median is lower within the spread.")
-    assert "in none of the 1 cases" in tables.wins_sentence("layer", ROWS[:4])
+    assert "in none of the 1 cases" in wins.wins_sentence("layer", ROWS[:4])
 
 
 def test_an_eager_rival_is_compared_with_our_eager_time():
     rows = [row(OURS, 105.0) | {"eager_us": 300.0, "eager_us_p20": 300.0, "eager_us_p80": 300.0}, row(LOOP, 200.0)]
-    assert len(tables.rival_wins("layer", rows)[1]) == 1
+    assert len(wins.rival_wins("layer", rows)[1]) == 1
 
 
 def test_short_table_has_decode_and_prefill_and_names_the_machine():
-    text = page.short_layer(RESULT)
+    text = readme.short_layer(RESULT)
     assert "Some CPU, 2 threads, avx2, torch 2.13, commit abc1234." in text
     assert "| requests, each its own adapter | decode, 1 | decode, 4 | prefill, 1 |" in text
     assert f"| **{OURS}** | +5 % | +10 % | +1 % |" in text
@@ -112,8 +112,8 @@ TIMES = {"us": 1.5, "us_p20": 1.0, "us_p80": 2.0}
 
 def test_marked_parts_are_replaced_and_nothing_else(capsys):
     text = "before\n<!-- a -->\nold\n<!-- /a -->\nafter"
-    assert page.into(text, "a", "new\n") == "before\n<!-- a -->\nnew\n<!-- /a -->\nafter"
-    assert page.into(text, "b", "new") == text
+    assert readme.into(text, "a", "new\n") == "before\n<!-- a -->\nnew\n<!-- /a -->\nafter"
+    assert readme.into(text, "b", "new") == text
     assert "no <!-- b -->" in capsys.readouterr().out
 
 
