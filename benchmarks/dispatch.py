@@ -20,7 +20,7 @@ from road_kernels import python_fallback
 from .baselines.formulas import eager_coefficients, eager_formula
 from .harness import timing
 from .harness.accuracy import require_close, rounding
-from .harness.backends import backends
+from .harness.backends import usable_backends
 from .harness.measure import EFFORTS, Effort
 from .harness.sweep import Results, arguments, progress
 
@@ -50,7 +50,7 @@ def entries(device: torch.device) -> list[Entry]:
         return theta.repeat(ADAPTERS, 1), alpha.repeat(ADAPTERS, 1)
 
     found = []
-    for name in backends(device):
+    for name in usable_backends(device):
         found.append(Entry(f"road_apply, {name}", partial(rk.road_apply, backend=name), ours=True))
         found.append(Entry(f"road_apply_batched, {name}", partial(batched, backend=name), bank, ours=True))
         found.append(Entry(f"rotate, {name}", partial(rk.rotate, backend=name), rk.road_tables, ours=True))

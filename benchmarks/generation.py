@@ -25,6 +25,8 @@ from .baselines import models, serving
 from .harness import model_runs
 from .harness.accuracy import require_close, rounding
 from .harness.decoding import Eager, Static, forced, generate
+from .harness.failures import attempt
+from .harness.record import PLAIN
 from .report.draw import show
 
 RANK = 8
@@ -81,7 +83,7 @@ class Served:
             return Provider(name, model, use, "LoRA", **about, **more)
 
         made = [
-            Provider("no adapter", base, nullcontext, "base"),
+            Provider(PLAIN, base, nullcontext, "base"),
             road("RoAd, AdapterBank", serving.banked(base, self.road, batch), batch.of, torch.float32, ours=True),
         ]
         for d, model in peft_road.items():
@@ -124,7 +126,7 @@ def measure(served: Served, axes: dict, effort: tuple[float, tuple[int, int]]) -
         decoder = Static(p.model, requests, length, capture=True) if captured else Eager(p.model)
         with p.use(requests):
             got = forced(decoder, tokens, served.prompt)
-        tolerance = 4 * errors.get("no adapter", 4 * rounding(dtype))
+        tolerance = 4 * errors.get(PLAIN, 4 * rounding(dtype))
         want = served.reference[p.family][:requests]
         errors[p.name] = require_close(f"{p.name} in {axes}", got, want, tolerance)
         return decoder
@@ -133,7 +135,7 @@ def measure(served: Served, axes: dict, effort: tuple[float, tuple[int, int]]) -
         if captured and p.eager_only:
             notes[p.name] = p.eager_only
             continue
-        decoder, notes[p.name] = model_runs.attempt(lambda p=p: check(p), p.ours)
+        decoder, notes[p.name] = attempt(lambda p=p: check(p), p.ours)
         if decoder is not None:
             decoders[p.name] = decoder
 
@@ -148,7 +150,7 @@ def measure(served: Served, axes: dict, effort: tuple[float, tuple[int, int]]) -
 
     samples = {p.name: functools.partial(sample, p) for p in providers if p.name in decoders}
     taken = model_runs.rounds(samples, *effort)
-    base = taken.get("no adapter")
+    base = taken.get(PLAIN)
     rows = []
     for p in providers:
         row = {**axes, "provider": p.name, "ours": p.ours, "adapter_dtype": p.adapter_dtype}

@@ -11,18 +11,15 @@ from road_kernels.backends import registry
 
 from .baselines.formulas import eager_coefficients, eager_formula
 from .harness.accuracy import rounding
-from .harness.backends import backends
-from .harness.measure import Case, Inputs, Provider
+from .harness.backends import kernel_backends
+from .harness.case import Case, Provider
+from .harness.cold_inputs import Inputs
 
 DTYPE = torch.bfloat16
+SHAPES, SMALL_SHAPES = ((16384, 4096), (8192, 14336)), ((64, 256),)
 REQUESTS, ADAPTERS, MOST_DECODE_ROWS = 64, 1000, 256
 SINGLE, ONE, SPREAD, RANDOM = "single", "one adapter", "64 requests", f"{ADAPTERS} adapters at random"
 RIVAL = "PEFT's formula"
-
-
-def native(device: torch.device) -> list[str]:
-    """The backends with kernels for the device; on a CPU, where this is a rehearsal, whatever there is."""
-    return [n for n in backends(device) if n in ("cuda", "triton")] or backends(device)
 
 
 def tensors(rows: int, dim: int, adapters: int, device) -> Inputs:
@@ -70,7 +67,8 @@ def forward_case(rows, dim, group_size, device) -> Case:
         return rk.road_apply(i.x, i.theta[0], i.alpha[0], group_size=group_size, backend=backend)
 
     providers = [
-        Provider(n, partial(run, backend=n), expect, rounding(DTYPE), view=sampled, ours=True) for n in native(device)
+        Provider(n, partial(run, backend=n), expect, rounding(DTYPE), view=sampled, ours=True)
+        for n in kernel_backends(device)
     ]
     axes = {"work": f"forward, {rows} x {dim}, group_size {group_size}"}
     return Case(axes, inputs, providers, 2 * inputs.x.nbytes + 4 * dim)
@@ -86,7 +84,7 @@ def backward_case(rows, dim, group_size, device) -> Case:
         return module.rotate_backward(i.gz, i.x, i.theta[0], i.alpha[0], None, "road_1", group_size, False, wanted)
 
     exact = {"expect": expect, "tolerance": sums_tolerance(rows), "view": gradients_sampled}
-    providers = [Provider(n, partial(run, backend=n), ours=True, **exact) for n in native(device)]
+    providers = [Provider(n, partial(run, backend=n), ours=True, **exact) for n in kernel_backends(device)]
     axes = {"work": f"backward, {rows} x {dim}, group_size {group_size}"}
     return Case(axes, inputs, providers, 3 * inputs.x.nbytes + 8 * dim)
 
@@ -176,7 +174,7 @@ def decode_case(rows, dim, device) -> Case:
         return expect_rotated(i, 64, lambda i: i.ids)
 
     exact = {"expect": expect, "tolerance": rounding(DTYPE), "view": sampled, "output": "in place", "ours": True}
-    providers = [Provider(n, partial(run, backend=n), **exact) for n in native(device)]
+    providers = [Provider(n, partial(run, backend=n), **exact) for n in kernel_backends(device)]
     moved = 2 * inputs.x.nbytes + 4 * rows * dim
     return Case({"work": f"decode, {rows} x {dim}, each row its own adapter, in place"}, inputs, providers, moved)
 
@@ -197,6 +195,6 @@ def training_case(rows, dim, device) -> Case:
 
     exact = {"expect": partial(expect_gradients, group_size=64), "view": gradients_sampled, "prepare": leaves}
     exact["tolerance"] = sums_tolerance(rows)
-    providers = [Provider(n, partial(ours, backend=n), ours=True, **exact) for n in native(device)]
+    providers = [Provider(n, partial(ours, backend=n), ours=True, **exact) for n in kernel_backends(device)]
     providers.append(Provider(RIVAL, rival, **exact))
     return Case({"work": f"forward and backward, {rows} x {dim}"}, inputs, providers, 5 * inputs.x.nbytes)

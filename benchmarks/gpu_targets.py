@@ -18,21 +18,26 @@ import torch
 from .gpu_cases import (
     RANDOM,
     RIVAL,
+    SHAPES,
     SINGLE,
+    SMALL_SHAPES,
     backward_case,
     batched_backward_case,
     batched_case,
     decode_case,
     forward_case,
-    native,
     training_case,
 )
 from .harness import record, timing
+from .harness.backends import kernel_backends
+from .harness.case import Case
 from .harness.cold_inputs import copied
-from .harness.measure import CLONE, EFFORTS, Case, first_line, give_back, measure
+from .harness.failures import first_line, release_memory
+from .harness.measure import EFFORTS, measure
+from .harness.record import CLONE
 from .harness.sweep import Results, arguments, progress
 
-SHAPES, SMALL_SHAPES, DECODE_ROWS = ((16384, 4096), (8192, 14336)), ((64, 256),), (1, 16, 64, 256)
+DECODE_ROWS = (1, 16, 64, 256)
 CLONE_FORWARD, CLONE_BACKWARD = {"cuda": 97, "triton": 92}, {"cuda": 90, "triton": 80}  # percent of its bandwidth
 
 
@@ -54,7 +59,7 @@ class Bar:
 
 def cases(small: bool, device) -> Iterator[tuple[str, Callable[[], Case]]]:
     """(kind, what makes the case), the most telling first: the time may not suffice for all."""
-    shapes, best = (SMALL_SHAPES if small else SHAPES), native(device)[0]
+    shapes, best = (SMALL_SHAPES if small else SHAPES), kernel_backends(device)[0]
     rows, dim = shapes[0]  # of a mixed batch: 64 requests of 256 tokens
     for shape in shapes:
         yield "forward", partial(forward_case, *shape, 64, device)
@@ -118,11 +123,11 @@ def main(argv: list[str] | None = None) -> int:
             failed.append(name)
             results.left_out.append(f"{name}: {type(error).__name__}: {first_line(error)}")
         else:
-            bars += bars_of(kind, rows, native(device)[0])
+            bars += bars_of(kind, rows, kernel_backends(device)[0])
             results.add(rows)
             found = {"machine": results.machine, "bars": [asdict(b) | {"met": b.met} for b in bars]}
             path.write_text(json.dumps(found, indent=1) + "\n")
-        give_back()
+        release_memory()
     results.done()
     for b in bars:
         sign = "at least" if b.at_least else "at most"

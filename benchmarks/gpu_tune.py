@@ -19,10 +19,11 @@ from pathlib import Path
 
 import torch
 
-from .gpu_cases import backward_case, batched_backward_case, batched_case, forward_case
-from .gpu_targets import SHAPES, SMALL_SHAPES
+from .gpu_cases import SHAPES, SMALL_SHAPES, backward_case, batched_backward_case, batched_case, forward_case
 from .harness import record
-from .harness.measure import CLONE, EFFORTS, give_back, measure
+from .harness.failures import release_memory
+from .harness.measure import EFFORTS, measure
+from .harness.record import CLONE
 
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "build" / "gpu-tune"
@@ -84,7 +85,7 @@ def times(device: torch.device, small: bool = False) -> dict[str, dict[str, floa
             if row["provider"] != CLONE:
                 found[f"{row['work']}: {row['provider']}"] = row["percent_of_clone"]
         del case
-        give_back()
+        release_memory()
     return found
 
 

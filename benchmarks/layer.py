@@ -12,8 +12,10 @@ from functools import partial
 
 import torch
 
-from .baselines.layer_providers import PLAIN, providers
-from .harness.measure import Case, Inputs
+from .baselines.layer_providers import providers
+from .harness.case import Case
+from .harness.cold_inputs import Inputs
+from .harness.record import PLAIN
 from .harness.sweep import arguments, star, sweep
 
 PHASES = {"decode": 1, "prefill": 512}  # tokens a request

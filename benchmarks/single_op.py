@@ -10,10 +10,11 @@ import torch
 import road_kernels as rk
 from road_kernels import python_fallback
 
-from .baselines.formulas import eager_coefficients, eager_formula
+from .baselines.formulas import compile_afresh, eager_coefficients, eager_formula
 from .harness.accuracy import rounding
-from .harness.backends import backends, compile_afresh
-from .harness.measure import Case, Inputs, Provider
+from .harness.backends import usable_backends
+from .harness.case import Case, Provider
+from .harness.cold_inputs import Inputs
 from .harness.sweep import arguments, star, sweep
 
 PEFT, COMPILED = "PEFT's formula", "PEFT's formula, torch.compile"
@@ -79,7 +80,7 @@ def make_inputs(rows, dim, dtype, variant, device) -> Inputs:
 
 
 def forward_providers(inputs: Inputs, op: str, variant: str, group_size: int, compiled: bool) -> list[Provider]:
-    dtype, ours = inputs.x.dtype, backends(inputs.x.device)
+    dtype, ours = inputs.x.dtype, usable_backends(inputs.x.device)
     some = lambda z, i: z[i.sample]  # noqa: E731
 
     def expect(i):
@@ -155,7 +156,7 @@ def training_providers(inputs: Inputs, op: str, variant: str, group_size: int, c
     def ours(backend):
         return partial(rk.road_apply, variant=variant, group_size=group_size, backend=backend)
 
-    providers = [provider(f"road_kernels, {name}", ours(name), ours=True) for name in backends(inputs.x.device)]
+    providers = [provider(f"road_kernels, {name}", ours(name), ours=True) for name in usable_backends(inputs.x.device)]
     providers.append(provider(PEFT, peft))
     if compiled:
         providers.append(provider(COMPILED, compile_afresh(peft)))

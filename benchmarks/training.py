@@ -24,20 +24,20 @@ import functools
 import io
 import math
 import warnings
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from .baselines import models
+from .baselines.training_methods import Method, methods
 from .harness import model_runs
 from .harness.accuracy import row_error
+from .harness.failures import attempt
 from .harness.memory import resident_growth, saved_bytes
+from .harness.record import PLAIN
+from .harness.timing import now
 from .report.draw import show
 
-BASE = "no adapter"
 # Seconds, rounds, and the longest step that is timed more than once: on one core of an EPYC the small shape takes 1.7 s
 # of processor time, with BOFT 17.
 EFFORTS = {
@@ -47,42 +47,6 @@ EFFORTS = {
     "full": (60.0, (7, 25)),
 }
 CHECKED_LAYERS, CHECKED_TOKENS = 2, 64
-
-
-@dataclass
-class Method:
-    name: str
-    config: Callable[[], object] | None  # PEFT's; None for no adapter
-    use: Callable[[], AbstractContextManager] = nullcontext
-    ours: bool = False
-    like: str | None = None  # whose error bounds this one's
-    heavy: bool = False
-
-
-def methods() -> list[Method]:
-    """The heavy ones last: what an out-of-memory leaves behind disturbs no other."""
-    import peft
-
-    from road_kernels.integrations import peft as road_peft
-
-    everywhere = {"target_modules": list(models.LINEARS)}
-    found = [Method(BASE, None)]
-    for k in (1, 2, 4):
-        name = f"RoAd{k}, PEFT"
-        config = functools.partial(peft.RoadConfig, variant=f"road_{k}", group_size=models.GROUP_SIZE, **everywhere)
-        found.append(Method(name, config))
-        found.append(Method(f"RoAd{k}, PEFT on road_kernels", config, road_peft.enabled, True, name))
-        in_place = functools.partial(road_peft.enabled, inplace=True)
-        found.append(Method(f"RoAd{k}, PEFT on road_kernels, in place", config, in_place, True, name))
-    found.append(Method("LoRA rank 8", functools.partial(peft.LoraConfig, r=8, lora_alpha=8, **everywhere)))
-    found.append(Method("IA3", functools.partial(peft.IA3Config, feedforward_modules=[], **everywhere)))
-    for size in (16, 2):  # 256 and 2048 blocks of 4096 features, as in the table
-        oft = functools.partial(peft.OFTConfig, r=0, oft_block_size=size, **everywhere)
-        found.append(Method(f"OFT, blocks of {size}", oft, heavy=True))
-    # More than one factor needs PEFT's CUDA extension, which it tries to compile in any case.
-    boft = functools.partial(peft.BOFTConfig, boft_block_size=8, boft_n_butterfly_factor=1, **everywhere)
-    found.append(Method("BOFT, blocks of 8, one factor", boft, heavy=True))
-    return found
 
 
 class Trained:
@@ -152,7 +116,7 @@ def errors_of(methods: list[Method], small: nn.Module, dtype: torch.dtype, ids: 
         return float(f"{worst:.3g}")
 
     for m in methods:
-        found[m.name], _ = model_runs.attempt(functools.partial(error, m), m.ours)
+        found[m.name], _ = attempt(functools.partial(error, m), m.ours)
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -194,15 +158,15 @@ def measure(axes: dict, device: torch.device, effort: tuple, light: bool) -> lis
         return trained, found
 
     for m in those:
-        made, notes[m.name] = model_runs.attempt(functools.partial(prepare, m), m.ours)
+        made, notes[m.name] = attempt(functools.partial(prepare, m), m.ours)
         if made is not None:
             ready[m.name], memory[m.name] = made
 
     def sample(m: Method) -> dict:
         with m.use():
-            start = model_runs.now(device)
+            start = now(device)
             ready[m.name].step()
-            return {"step_ms": 1e3 * (model_runs.now(device) - start)}
+            return {"step_ms": 1e3 * (now(device) - start)}
 
     samples = {m.name: functools.partial(sample, m) for m in those if m.name in ready}
     taken = model_runs.rounds(samples, *effort)
@@ -212,7 +176,7 @@ def measure(axes: dict, device: torch.device, effort: tuple, light: bool) -> lis
         if m.name in ready:
             row["trainable"] = sum(p.numel() for p in ready[m.name].parameters.values())
         samples_of = taken.get(m.name, [])
-        row |= model_runs.spreads(samples_of, taken.get(BASE), {"over_base": "step_ms"}, ("step_ms",))
+        row |= model_runs.spreads(samples_of, taken.get(PLAIN), {"over_base": "step_ms"}, ("step_ms",))
         row |= memory.get(m.name, dict.fromkeys(("saved_bytes", "peak_cuda_bytes", "peak_rss_bytes")))
         rows.append(row | {"samples": len(samples_of), "error": errors.get(m.name), "note": notes[m.name]})
     return rows

@@ -69,3 +69,9 @@ def lora_grouped(y: Tensor, x: Tensor, a: Tensor, b: Tensor, ends: Tensor, rows:
     some, out = x.flatten(0, 1)[:rows], y.flatten(0, 1)[:rows]
     out.add_(grouped(grouped(some, a, offs=ends), b, offs=ends))
     return y
+
+
+def compile_afresh(function):
+    """Compiled for the shapes of one case, with no memory of the others."""
+    torch._dynamo.reset()
+    return torch.compile(function, dynamic=False, fullgraph=True)

@@ -10,11 +10,12 @@ import road_kernels as rk
 from road_kernels import python_fallback
 
 from ..harness.accuracy import rounding
-from ..harness.backends import backends, compile_afresh
-from ..harness.measure import Inputs, Provider
+from ..harness.backends import usable_backends
+from ..harness.case import Provider
+from ..harness.cold_inputs import Inputs
+from ..harness.record import PLAIN
 from . import formulas
 
-PLAIN = "no adapter"
 HOST = "lists of Python indices are copied to the device in the call"
 SCALING = 2.0  # PEFT multiplies by it in every call; elsewhere it is in the weights
 
@@ -123,14 +124,14 @@ def road(inputs: Inputs, group_size: int, compiled: bool) -> list[Provider]:
         y = linear(i.x, i.weight)
         return formulas.road_adapter_by_adapter(y, theta, alpha, i.names, "road_1", group_size)
 
-    fast = [name for name in backends(inputs.x.device) if name != "python"] or ["python"]
+    fast = [name for name in usable_backends(inputs.x.device) if name != "python"] or ["python"]
     made = [
         Provider(f"RoAd, road_kernels {name}", partial(kernel, backend=name), prepare=tables, ours=True, **common)
         for name in fast
     ]
     made.append(Provider("RoAd, eager formula, coefficients in place", formula, prepare=stacked, **common))
     if compiled:
-        run = compile_afresh(gathered)
+        run = formulas.compile_afresh(gathered)
         every = lambda i: (i.x, i.weight, *coefficients(i), i.ids)  # noqa: E731
         made.append(Provider("RoAd, formula under torch.compile", lambda s: run(*s), prepare=every, **common))
     made.append(Provider("RoAd, adapter by adapter (PEFT)", loop, prepare=separate, eager_only=HOST, **common))

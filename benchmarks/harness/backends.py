@@ -1,11 +1,11 @@
-"""What can be timed here."""
+"""The backends of road_kernels that can be timed on a device."""
 
 import torch
 
 import road_kernels as rk
 
 
-def backends(device: torch.device) -> list[str]:
+def usable_backends(device: torch.device) -> list[str]:
     """Those that serve the device, the best first."""
     info = rk.backend_info()["backends"]
     return [
@@ -13,7 +13,7 @@ def backends(device: torch.device) -> list[str]:
     ]
 
 
-def compile_afresh(function):
-    """Compiled for the shapes of one case, with no memory of the others."""
-    torch._dynamo.reset()
-    return torch.compile(function, dynamic=False, fullgraph=True)
+def kernel_backends(device: torch.device) -> list[str]:
+    """Those with kernels for a GPU; on a CPU, where this is a rehearsal, all that there are."""
+    found = usable_backends(device)
+    return [name for name in found if name in ("cuda", "triton")] or found

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from .model_runs import now
+from .timing import now
 
 WARM_UP_STEPS = 3
 

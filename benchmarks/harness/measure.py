@@ -12,54 +12,16 @@ provider that cannot be captured has the latter only. On a CPU ``us`` is the eag
 """
 
 import contextlib
-import gc
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
 from . import timing
 from .accuracy import require_close
-from .cold_inputs import Inputs, cache_bytes, copied, free_bytes, held_bytes, sets_needed, working_set
-
-CLONE = "clone of the same bytes"
-
-
-def _itself(inputs: Inputs) -> Inputs:
-    return inputs
-
-
-def _all_of_it(output: object, inputs: Inputs) -> object:
-    return output
-
-
-@dataclass
-class Provider:
-    """One way to do the work of a case."""
-
-    name: str
-    run: Callable[[object], object]  # takes what prepare returned; only this is timed
-    expect: Callable[[Inputs], object] | None  # what it must give, in float64: a tensor or a tuple of them
-    tolerance: float | tuple[float, ...] = 0.0  # the largest relative error of a row; of each tensor of a tuple
-    prepare: Callable[[Inputs], object] = _itself  # what is in place before the call: stacked weights, coefficients
-    view: Callable[[object, Inputs], object] = _all_of_it  # the part of the result that expect gives
-    output: str = "fresh"  # "fresh", "in place" (its inputs are not shared with other providers) or "ready"
-    bytes: int | None = None  # if not those of the case
-    ours: bool = False
-    eager_only: str | None = None  # why it cannot be captured in a CUDA graph
-    may_fail: bool = False  # somebody else's function that not every machine and shape has: its error becomes a note
-    about: dict = field(default_factory=dict)  # further columns
-
-
-@dataclass
-class Case:
-    """Providers on the same inputs. ``axes`` are the columns that say which case a row of the results is of."""
-
-    axes: dict
-    inputs: Inputs
-    providers: list[Provider]
-    bytes: int  # what the work must read and write at the least, each byte once
-    baseline: str | None = None  # the provider that ``overhead`` is taken over
+from .case import Case, Provider
+from .cold_inputs import cache_bytes, copied, free_bytes, held_bytes, sets_needed, working_set
+from .failures import first_line
+from .record import CLONE
 
 
 @dataclass
@@ -99,18 +61,6 @@ def measure(case: Case, device: torch.device | str, effort: Effort, clone: bool 
         rows.append(row)
     add_bandwidth(rows, CLONE if clone else None)
     return rows
-
-
-def first_line(error: BaseException) -> str:
-    """Of what it says; its type if it says nothing."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-
-
-def give_back() -> None:
-    """Memory of a case that is done, or that failed, to the GPU."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def check(case: Case) -> tuple[dict[str, float], dict[str, str]]:

@@ -1,27 +1,12 @@
 """What generation.py and training.py share: options, rounds of long samples, and providers that cannot run."""
 
 import argparse
-import gc
 import math
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
 from . import sweep, timing
-
-# What other people's code may end in, to be a row with its reason. Ours may only run out of memory.
-FAILURES = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
 
 
 def arguments(
@@ -34,34 +19,6 @@ def arguments(
     shape = " ".join(own.format_usage().split()[2:])
     options = sweep.arguments(f"{description} Also takes: {shape}", rest, prog)
     return argparse.Namespace(**vars(options), **vars(mine))
-
-
-def attempt(work: Callable[[], object], ours: bool) -> tuple[object, str | None]:
-    """(what it returns, None), or (None, why it could not)."""
-    try:
-        return work(), None
-    except torch.OutOfMemoryError as error:
-        reason = f"out of memory: {_first_line(error)}"
-    except FAILURES as error:
-        if ours:
-            raise
-        reason = f"{type(error).__name__}: {_first_line(error)}"
-    # The exception, and the tensors in its frames, are gone here.
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    return None, reason
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [""])[0][:200]
-
-
-def now(device: torch.device) -> float:
-    """Seconds, after the device has done all its work."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def rounds(

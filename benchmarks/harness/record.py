@@ -16,6 +16,8 @@ import road_kernels as rk
 from road_kernels.demo import processor
 
 RESULTS = Path(__file__).parents[1] / "results"
+# The providers that tables treat differently from the others.
+CLONE, PLAIN = "clone of the same bytes", "no adapter"
 
 
 def machine(device: torch.device | str = "cpu") -> dict:

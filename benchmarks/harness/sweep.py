@@ -12,7 +12,9 @@ from pathlib import Path
 import torch
 
 from . import record
-from .measure import EFFORTS, Case, first_line, give_back, measure
+from .case import Case
+from .failures import first_line, release_memory
+from .measure import EFFORTS, measure
 
 GRIDS = tuple(EFFORTS)  # "quick", "default", "gpu-check", "full"
 
@@ -111,7 +113,7 @@ def sweep(name: str, grid: list[dict], build: Callable[..., Case], options: argp
         except Exception as error:
             failed.append(f"{label(axes)}: {type(error).__name__}: {first_line(error)}")
             results.left_out.append(failed[-1])
-        give_back()
+        release_memory()
     rows = results.done()
     if failed:
         raise RuntimeError(f"{name}: {len(failed)} cases failed, first {failed[0]}")

@@ -37,6 +37,13 @@ def repeats(run: Callable[[], object]) -> Calls:
     return calls
 
 
+def now(device: torch.device) -> float:
+    """Seconds, after the device has done all its work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
 def host_sample(calls: Calls, n: int) -> float:
     start = time.perf_counter()
     calls(n)

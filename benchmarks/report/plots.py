@@ -1,7 +1,8 @@
 """The plots beside the results: overhead over the layer alone, share of the clone's bandwidth, bytes resident."""
 
+from ..harness.record import CLONE, PLAIN
 from .figure import LORA, OTHER, OURS, new_figure
-from .tables import CLONE, PLAIN, group_with_most
+from .tables import group_with_most
 
 # Shades by family, the darkest first; a method's ways are told apart by shade and marker.
 SHADES = {

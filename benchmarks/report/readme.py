@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ..harness.record import CLONE
 from . import model_tables, tables
 from .targets_table import bars_table
 from .wins import wins_sentence
@@ -17,7 +18,7 @@ def short_layer(result: dict) -> str:
         for requests in counts if len(counts) <= 4 else [counts[0], counts[len(counts) // 2], counts[-1]]:
             head.append(f"{phase}, {requests}")
             for r in rows:
-                if r["requests"] == requests and r["provider"] != tables.CLONE:
+                if r["requests"] == requests and r["provider"] != CLONE:
                     chosen.setdefault(r["provider"], {})[head[-1]] = r
     lines = []
     for provider, cells in chosen.items():

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 
-CLONE, PLAIN = "clone of the same bytes", "no adapter"
+from ..harness.record import CLONE, PLAIN
+
 AXES = {
     "layer": ("phase", "requests", "rank", "mix", "resident", "dim_in", "dim_out", "dtype"),
     "single_op": ("op", "rows", "dim", "dtype", "variant", "group_size"),

@@ -1,6 +1,7 @@
 """Where a baseline is faster than the kernels."""
 
-from .tables import AXES, CLONE, PLAIN, describe, point
+from ..harness.record import CLONE, PLAIN
+from .tables import AXES, describe, point
 
 
 def rival_wins(name: str, rows: list[dict]) -> tuple[int, list[str], list[str]]:

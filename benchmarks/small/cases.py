@@ -6,8 +6,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from ..harness.case import Case
 from ..harness.cold_inputs import copied
-from ..harness.measure import Case, check
+from ..harness.measure import check
 
 CPU = torch.device("cpu")
 BRIEF = {"min_rounds": 5, "max_time": 0.1, "warmup": True, "warmup_iterations": 3}

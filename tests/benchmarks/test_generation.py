@@ -13,6 +13,7 @@ pytest.importorskip("peft", reason="these benchmarks compare with PEFT")
 
 from benchmarks import generation, training
 from benchmarks.baselines import models, serving
+from benchmarks.baselines.training_methods import methods
 from benchmarks.harness import decoding
 from benchmarks.harness.accuracy import row_error
 
@@ -160,7 +161,7 @@ def test_peft_is_on_our_kernels_where_it_says_so_and_only_there():
     for p in served().providers(torch.float32):
         with p.use(REQUESTS):
             assert road_peft.is_enabled() == (p.name == "RoAd, PEFT on road_kernels")
-    for m in training.methods():
+    for m in methods():
         with m.use():
             assert road_peft.is_enabled() == m.ours == ("road_kernels" in m.name)
     assert not road_peft.is_enabled()

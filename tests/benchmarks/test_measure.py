@@ -1,29 +1,14 @@
-"""The method that every benchmark uses: it refuses wrong results, rotates its inputs and counts what it says."""
-
-import itertools
-import json
+"""A measurement refuses wrong results, copies its inputs, and counts what it says."""
 
 import pytest
 import torch
 
-from benchmarks import dispatch
-from benchmarks.harness import record, sweep, timing
-from benchmarks.harness.accuracy import require_close, rounding, row_error
-from benchmarks.harness.cold_inputs import copied, held_bytes, sets_needed
-from benchmarks.harness.measure import (
-    CLONE,
-    EFFORTS,
-    Case,
-    Effort,
-    Inputs,
-    Provider,
-    _clone,
-    _on_gpu,
-    _timing,
-    add_bandwidth,
-    check,
-    measure,
-)
+from benchmarks.harness import timing
+from benchmarks.harness.accuracy import require_close
+from benchmarks.harness.case import Case, Provider
+from benchmarks.harness.cold_inputs import Inputs
+from benchmarks.harness.measure import Effort, _clone, _on_gpu, _timing, add_bandwidth, check, measure
+from benchmarks.harness.record import CLONE
 
 SHORT = Effort(0.0, (2, 2), 1e-5, sets=3)
 
@@ -39,76 +24,6 @@ def in_place(inputs):
 def case(*providers, baseline=None):
     x = torch.arange(12.0).reshape(3, 4)
     return Case({"rows": 3, "dim": 4}, Inputs(x=x), list(providers), bytes=2 * x.nbytes, baseline=baseline)
-
-
-def test_spread_is_median_and_inner_three_fifths():
-    assert timing.spread([5.0, 1.0, 3.0, 2.0, 4.0, 6.0], "us", 10) == {"us": 35.0, "us_p20": 20.0, "us_p80": 50.0}
-    assert timing.spread([7.0], "t") == {"t": 7.0, "t_p20": 7.0, "t_p80": 7.0}
-
-
-def test_turns_go_on_where_the_last_batch_ended():
-    seen = []
-    calls = timing.turns(seen.append, "abc")
-    calls(2)
-    calls(3)
-    assert "".join(seen) == "abcab"
-
-
-def test_interleaving_takes_one_sample_of_each_a_round_and_changes_who_is_first(monkeypatch):
-    order = []
-    calls = {name: (lambda n, name=name: None) for name in "abc"}
-
-    def sample(run, n):
-        order.append(next(name for name, c in calls.items() if c is run))
-        return 0.5
-
-    samples = timing.interleave(calls, seconds=0.0, rounds=(3, 9), sample_seconds=1.0, sample=sample)
-    assert "".join(order) == "abc" + "abc" + "bca" + "cab"  # one each to size the batches, then three rounds
-    assert samples == {name: [0.5] * 3 for name in "abc"}
-
-
-def test_interleaving_ends_at_the_upper_bound_of_rounds():
-    samples = timing.interleave({"a": lambda n: None}, seconds=60.0, rounds=(1, 4), sample_seconds=0.0)
-    assert len(samples["a"]) == 4
-
-
-@pytest.mark.parametrize(("seconds", "n"), [(1.0, 1), (0.01, 10), (1e-9, 50), (0.0, 50)])
-def test_calls_per_sample(seconds, n):
-    assert timing.calls_per_sample(seconds, 0.1, most=50) == n
-
-
-@pytest.mark.parametrize(
-    ("touched", "held", "sets"),
-    [
-        (100, 100, 10),  # a thousand bytes of working set
-        (101, 101, 10),  # rounded up
-        (1, 1, 256),  # tiny: the bound
-        (100, 4000, 2),  # a large bank: the memory
-        (5000, 20000, 1),
-    ],
-)
-def test_sets_needed(touched, held, sets):
-    assert sets_needed(touched, held, working_set=1000, memory=8000) == sets
-
-
-def test_copies_are_of_their_own_memory_and_keep_what_asks_for_gradients():
-    inputs = Inputs(x=torch.ones(2, requires_grad=True), ids=[1, 2], y=torch.ones(3))
-    other = copied(inputs)
-    assert other.x.requires_grad and other.x.is_leaf and other.ids is inputs.ids
-    assert other.x.data_ptr() != inputs.x.data_ptr() and other.y.data_ptr() != inputs.y.data_ptr()
-    assert held_bytes(inputs) == 20
-
-
-def test_error_is_that_of_the_worst_row():
-    want = torch.tensor([[3.0, 4.0], [0.0, 0.0], [30.0, 40.0]])
-    got = want.clone()
-    got[0, 0] += 0.5
-    assert row_error(got, want) == pytest.approx(0.1)
-    got = want.clone()
-    got[1, 1] = 5.0  # a row of zeros counts against the largest row
-    assert row_error(got, want) == pytest.approx(0.1)
-    assert row_error(torch.tensor([float("nan")]), torch.tensor([1.0])) == float("inf")
-    assert row_error(torch.ones(0, 4), torch.ones(0, 4)) == 0.0
 
 
 def test_wrong_results_are_refused_with_the_provider_named():
@@ -183,61 +98,6 @@ def test_bandwidth_is_bytes_over_time_and_percent_that_of_the_clone():
     ]
     add_bandwidth(rows, CLONE)
     assert [(r["gbps"], r["percent_of_clone"]) for r in rows] == [(4.0, 25.0), (1.0, 6.25), (16.0, 100.0)]
-
-
-def test_results_are_written_with_their_machine_and_read_back(tmp_path):
-    rows = [{"rows": 1, "provider": "a, b", "us": 1.5}, {"rows": 2, "provider": "c", "us": None, "note": "why"}]
-    path = record.save("thing", rows, root=tmp_path, grid="quick")
-    result = record.load(path)
-    assert result["rows"] == rows and result["grid"] == "quick" and result["benchmark"] == "thing"
-    assert result["machine"].keys() >= {"processor", "threads", "torch", "triton", "commit", "date", "thp"}
-    assert path.parent.parent == tmp_path and path.parent.name == path.parent.name.lower()
-    assert path.with_suffix(".csv").read_text().splitlines() == ["rows,provider,us,note", '1,"a, b",1.5,', "2,c,,why"]
-    assert json.loads(path.read_text()) == result
-
-
-def test_a_sweep_names_what_the_time_limit_left_out(tmp_path, monkeypatch, capsys):
-    options = sweep.arguments("", ["--quick", "--device", "cpu", "--seconds", "10", "--results", str(tmp_path)])
-    clock_ = itertools.chain([0.0, 1.0, 2.0], itertools.repeat(11.0))
-    monkeypatch.setattr(sweep.time, "perf_counter", lambda: next(clock_))
-    monkeypatch.setattr(sweep, "measure", lambda case, *_: [{"k": case, "us": 1.0}])
-    rows = sweep.sweep("thing", [{"k": 1}, {"k": 2}, {"k": 3}], lambda k, device: k, options)
-    assert [r["k"] for r in rows] == [1]
-    (path,) = tmp_path.glob("*/thing.json")
-    assert record.load(path)["left_out"] == [f"k {k}: after the limit of 10 s" for k in (2, 3)]
-    assert "left out: k 3" in capsys.readouterr().err
-
-
-def test_a_case_that_fails_does_not_take_the_others_with_it(tmp_path, monkeypatch):
-    def build(k, device):
-        if k == 2:
-            raise AssertionError
-        return k
-
-    monkeypatch.setattr(sweep, "measure", lambda case, *_: [{"k": case, "us": 1.0}])
-    with pytest.raises(RuntimeError, match="thing: 1 cases failed, first k 2: AssertionError: AssertionError"):
-        sweep.sweep("thing", [{"k": 1}, {"k": 2}, {"k": 3}], build, sweep.arguments("", ["--results", str(tmp_path)]))
-    (path,) = tmp_path.glob("*/thing.json")
-    assert [r["k"] for r in record.load(path)["rows"]] == [1, 3]
-    assert record.load(path)["left_out"] == ["k 2: AssertionError: AssertionError"]
-
-
-def test_no_compilation_starts_after_the_time_limit(tmp_path, monkeypatch):
-    monkeypatch.setattr(dispatch, "entries", lambda device: [dispatch.Entry(n, None) for n in "abc"])
-    monkeypatch.setattr(dispatch, "prepare", lambda *_: lambda: None)
-    monkeypatch.setattr(dispatch, "require_right", lambda *_: None)
-    results = sweep.Results("thing", sweep.arguments("", ["--seconds", "0", "--results", str(tmp_path)]))
-    rows = dispatch.measure_mode("compiled", torch.device("cpu"), SHORT, results)
-    assert [r["provider"] for r in rows] == ["a"]
-    assert results.left_out == [f"compiled, {n}: after the limit of 0 s" for n in "bc"]
-
-
-def test_every_grid_has_its_effort():
-    assert set(sweep.GRIDS) == set(EFFORTS) == {"quick", "default", "gpu-check", "full"}
-
-
-def test_rounding():
-    assert rounding(torch.bfloat16) == 2**-7 and rounding(torch.float32, 2) == 2**-22
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@
 
 import pytest
 
-from benchmarks import layer, single_op
 from benchmarks.harness import record
+from benchmarks.harness.record import PLAIN
 from benchmarks.report import __main__ as report
 from benchmarks.report import readme, tables, wins
 
@@ -31,12 +31,12 @@ def row(provider, us, low=None, high=None, base=100.0, **axes):
 
 
 ROWS = [
-    *(row(p, us) for p, us in ((tables.PLAIN, 100.0), (OURS, 105.0), (BMM, 130.0), (LOOP, 190.0))),
-    *(row(p, us, requests=4) for p, us in ((tables.PLAIN, 100.0), (OURS, 110.0))),
+    *(row(p, us) for p, us in ((PLAIN, 100.0), (OURS, 105.0), (BMM, 130.0), (LOOP, 190.0))),
+    *(row(p, us, requests=4) for p, us in ((PLAIN, 100.0), (OURS, 110.0))),
     row(BMM, 108.0, 107.0, 109.0, requests=4),
-    *(row(p, us, rank=64) for p, us in ((tables.PLAIN, 100.0), (OURS, 110.0))),
+    *(row(p, us, rank=64) for p, us in ((PLAIN, 100.0), (OURS, 110.0))),
     row(BMM, 109.0, 100.0, 120.0, rank=64),
-    *(row(p, us, phase="prefill", dtype="bfloat16") for p, us in ((tables.PLAIN, 100.0), (OURS, 101.0))),
+    *(row(p, us, phase="prefill", dtype="bfloat16") for p, us in ((PLAIN, 100.0), (OURS, 101.0))),
 ]
 MACHINE = {"processor": "Some CPU", "threads": 2, "isa": "avx2", "torch": "2.13", "triton": None, "commit": "abc1234"}
 RESULT = {"benchmark": "layer", "grid": "default", "left_out": ["rank 9: too large"], "machine": MACHINE, "rows": ROWS}
@@ -115,31 +115,3 @@ def test_marked_parts_are_replaced_and_nothing_else(capsys):
     assert readme.into(text, "a", "new\n") == "before\n<!-- a -->\nnew\n<!-- /a -->\nafter"
     assert readme.into(text, "b", "new") == text
     assert "no <!-- b -->" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-@pytest.mark.parametrize("grid", ["quick", "default", "gpu-check", "full"])
-def test_grids(grid, device):
-    for module, name in ((layer, "layer"), (single_op, "single_op")):
-        points = module.grid(grid, device)
-        axes = [tuple(p[a] for a in tables.AXES[name]) for p in points]
-        assert len(set(axes)) == len(axes)
-        assert grid == "quick" or any(p["compiled"] for p in points)
-    for p in layer.grid(grid, device):
-        names = layer.draw(p["mix"], p["requests"], p["resident"])
-        assert len(names) == p["requests"] and max(names) < p["resident"] and min(names) >= -1
-    if grid == "gpu-check":
-        assert {p["requests"] for p in layer.grid(grid, device)} >= {1, 256}
-
-
-def test_mixes():
-    assert len(set(layer.draw("different", 16, 16))) == 16
-    assert set(layer.draw("same", 16, 16)) == {8}
-    half = layer.draw("half", 16, 16)
-    assert half.count(-1) == 8 and len(set(half)) == 9
-    zipf, uniform = (layer.draw(mix, 4096, 1000) for mix in ("zipf", "uniform"))
-    assert zipf.count(0) > 300 > 30 > uniform.count(0)  # the first of a thousand is asked for in 13 % of the requests
-    with pytest.raises(ValueError, match="17 different adapters out of 16"):
-        layer.draw("different", 17, 16)
-    with pytest.raises(ValueError, match="mix must be one of"):
-        layer.draw("random", 1, 1)
