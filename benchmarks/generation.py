@@ -5,11 +5,11 @@ own on all linear layers.
 
 Weights and adapters are random: speed does not depend on them. Before anything is timed, the logits of every provider,
 after the prompt and after three more tokens, are compared with float64, each request alone with its adapter merged into
-the weights; the error may be four times that which the base model itself has in this dtype (which may be 16 eps).
+the weights. The error may be four times that of the base model in the same dtype, whose own limit is 16 eps.
 
-Generation is greedy, by a plain loop over transformers' forward, the same for all ("eager"). On a GPU also with a
-static cache and the step of one token as a CUDA graph ("graph"). One sample is the whole generation: prompt and new
-tokens. PEFT's hooks for ``adapter_names`` are set outside of it, once, as in PEFT's own generate.
+Generation is greedy: a plain loop over transformers' forward, the same for every provider ("eager"); on a GPU also with
+a static cache and one CUDA graph per token ("graph"). One sample is the whole generation: prompt and new tokens. PEFT's
+hooks for ``adapter_names`` are set once, before the sample, as in PEFT's own generate.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from .harness.record import PLAIN
 from .report.draw import show
 
 RANK = 8
-FORCED = 3  # tokens after the prompt at which logits are compared too
+FORCED = 3  # tokens after the prompt whose logits are compared too
 PER_REQUEST = "lists of Python indices are copied to the device in every layer"
 EFFORTS = {"quick": (0.0, (2, 2)), "default": (20.0, (3, 7)), "gpu-check": (0.0, (3, 3)), "full": (60.0, (5, 15))}
 
@@ -39,16 +39,16 @@ EFFORTS = {"quick": (0.0, (2, 2)), "default": (20.0, (3, 7)), "gpu-check": (0.0,
 class Provider:
     name: str
     model: nn.Module  # transformers' model
-    use: Callable[[int], AbstractContextManager]  # a batch of so many requests
-    family: str  # "base", "RoAd" or "LoRA": which reference it must equal
+    use: Callable[[int], AbstractContextManager]  # sets up a batch of that many requests
+    family: str  # "base", "RoAd" or "LoRA": its reference
     adapter_dtype: str | None = None
-    adapter_bytes: int = 0  # of one adapter as it is kept
+    adapter_bytes: int = 0  # of one adapter as stored
     ours: bool = False
     eager_only: str | None = None  # why it cannot be captured in a CUDA graph
 
 
 class Served:
-    """A model in every dtype that is asked for, its adapters, prompts and the reference."""
+    """A model in every dtype asked for, with its adapters, prompts and reference."""
 
     def __init__(self, shape: str, device: str, requests: int, prompt: int):
         self.device, self.prompt = device, prompt
@@ -101,7 +101,7 @@ class Served:
 
 @contextmanager
 def _mixed(model: nn.Module, kernels: bool, requests: int):
-    """What PEFT's generate(adapter_names=...) does around transformers'; with our kernels or with its own code."""
+    """What PEFT's generate(adapter_names=...) does around transformers', on our kernels or with PEFT's own code."""
     from road_kernels.integrations import peft as road_peft
 
     names = [str(r) for r in range(requests)]
@@ -114,7 +114,7 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def measure(served: Served, axes: dict, effort: tuple[float, tuple[int, int]]) -> list[dict]:
-    """One row a provider: checked, then timed in turn."""
+    """One row per provider: checked, then timed in turn."""
     new_tokens, requests, captured = axes["new_tokens"], axes["requests"], axes["mode"] == "graph"
     dtype = getattr(torch, axes["dtype"])
     providers = served.providers(dtype)
@@ -164,7 +164,7 @@ def measure(served: Served, axes: dict, effort: tuple[float, tuple[int, int]]) -
 def grid(options: argparse.Namespace) -> list[dict]:
     modes = ("eager", "graph") if options.device.startswith("cuda") else ("eager",)
     points = [(d, r) for d in options.dtypes for r in options.requests]
-    if options.all_dtypes is None:  # of the second dtype one point is enough
+    if options.all_dtypes is None:  # one point of the second dtype is enough
         points = [(d, r) for d, r in points if d == options.dtypes[0] or r == min(8, max(options.requests))]
     common = {"shape": options.shape, "prompt": options.prompt, "new_tokens": options.new_tokens}
     return [{**common, "dtype": d, "mode": mode, "requests": r} for d, r in points for mode in modes]

@@ -1,9 +1,9 @@
-"""The speeds that the kernels must reach on a GPU, each measured and set beside its bar.
+"""The speeds that the kernels must reach on a GPU, each measured and compared with its target.
 
     python -m benchmarks.gpu_targets [--device cuda] [--quick | --gpu-check | --full] [--seconds S]
 
-bfloat16 activations, float32 parameters; cold data out of a CUDA graph, as method.py says. A missed bar is reported,
-not failed. Written for an H200; the bars are ratios, but for decoding.
+bfloat16 activations, float32 parameters; cold data, in a CUDA graph (see harness/measure.py). A missed target is
+reported, not failed. Written for an H200; all targets but that of decoding are ratios.
 """
 
 import json
@@ -16,8 +16,8 @@ from functools import partial
 import torch
 
 from .gpu_cases import (
+    PEFT,
     RANDOM,
-    RIVAL,
     SHAPES,
     SINGLE,
     SMALL_SHAPES,
@@ -37,17 +37,18 @@ from .harness.measure import EFFORTS, measure
 from .harness.record import CLONE
 from .harness.sweep import Results, arguments, progress
 
+RESULTS = "gpu_bars"  # the name of the files; tests/gpu/summary.py reads them
 DECODE_ROWS = (1, 16, 64, 256)
 CLONE_FORWARD, CLONE_BACKWARD = {"cuda": 97, "triton": 92}, {"cuda": 90, "triton": 80}  # percent of its bandwidth
 
 
 @dataclass
-class Bar:
-    """What a row of the results must reach, at least or at most."""
+class Target:
+    """A bound on a column of a row of the results, from below or from above."""
 
     work: str
     backend: str
-    column: str  # percent_of_clone, overhead (over one adapter), us, or speedup (over the rival)
+    column: str  # percent_of_clone, overhead (over one adapter), us, or speedup (over PEFT's formula)
     required: float
     measured: float
     at_least: bool
@@ -58,7 +59,7 @@ class Bar:
 
 
 def cases(small: bool, device) -> Iterator[tuple[str, Callable[[], Case]]]:
-    """(kind, what makes the case), the most telling first: the time may not suffice for all."""
+    """(kind, function that makes the case), the most informative first: time may not suffice for all."""
     shapes, best = (SMALL_SHAPES if small else SHAPES), kernel_backends(device)[0]
     rows, dim = shapes[0]  # of a mixed batch: 64 requests of 256 tokens
     for shape in shapes:
@@ -75,26 +76,26 @@ def cases(small: bool, device) -> Iterator[tuple[str, Callable[[], Case]]]:
     yield "batched forward", partial(batched_case, rows, dim, best, False, device)
 
 
-def bars_of(kind: str, rows: list[dict], best: str) -> list[Bar]:
-    """The bars that the rows of a case have to meet."""
+def targets_of(kind: str, rows: list[dict], best: str) -> list[Target]:
+    """The targets that the rows of a case have to meet."""
     named, work, found = {row["provider"]: row for row in rows}, rows[0]["work"], []
     for name, row in named.items():
         if kind in ("forward", "backward") and name != CLONE:
             required = (CLONE_FORWARD if kind == "forward" else CLONE_BACKWARD).get(name, 0)
-            found.append(Bar(work, name, "percent_of_clone", required, row["percent_of_clone"], True))
+            found.append(Target(work, name, "percent_of_clone", required, row["percent_of_clone"], True))
         elif kind.startswith("batched") and name not in (CLONE, SINGLE):
             required = 0.15 if kind == "batched backward" or name == RANDOM else 0.03
-            found.append(Bar(f"{work}, {name}", best, "overhead", required, row["overhead"], False))
+            found.append(Target(f"{work}, {name}", best, "overhead", required, row["overhead"], False))
         elif kind == "decode" and name != CLONE:
             alone = f", {row['kernel_us']} us of it in the kernel" if row.get("kernel_us") else ""
-            found.append(Bar(work + alone, name, "us", 2.0, row["us"], False))
-        elif kind == "training" and name not in (CLONE, RIVAL):
-            found.append(Bar(work, name, "speedup", 8.0, round(named[RIVAL]["us"] / row["us"], 2), True))
+            found.append(Target(work + alone, name, "us", 2.0, row["us"], False))
+        elif kind == "training" and name not in (CLONE, PEFT):
+            found.append(Target(work, name, "speedup", 8.0, round(named[PEFT]["us"] / row["us"], 2), True))
     return found
 
 
 def add_kernel_times(rows: list[dict], case: Case) -> None:
-    """The median of the kernel alone, its data in the cache: what of ``us`` is not the gap between two kernels."""
+    """The median time of the kernel alone, on cached data: the part of ``us`` that is not the gap between kernels."""
     for row in rows:
         for p in case.providers:
             if p.name == row["provider"]:
@@ -107,9 +108,9 @@ def add_kernel_times(rows: list[dict], case: Case) -> None:
 def main(argv: list[str] | None = None) -> int:
     options = arguments(__doc__, argv, "python -m benchmarks.gpu_targets", gpu_check_seconds=75)
     device = torch.device(options.device)
-    results, bars, failed = Results("gpu_bars", options), [], []
-    path = record.folder(results.machine, options.results) / "gpu_bars_met.json"
-    for kind, make in progress(list(cases(options.grid == "quick", device)), f"gpu_bars ({options.device})"):
+    results, targets, failed = Results(RESULTS, options), [], []
+    path = record.folder(results.machine, options.results) / f"{RESULTS}_met.json"
+    for kind, make in progress(list(cases(options.grid == "quick", device)), f"{RESULTS} ({options.device})"):
         name = f"{kind} {make.args[:-1]}"
         if results.out_of_time():
             results.left_out.append(f"{name}: after the limit of {options.seconds:g} s")
@@ -119,17 +120,17 @@ def main(argv: list[str] | None = None) -> int:
             rows = measure(case, device, EFFORTS[options.grid])
             if kind == "decode" and device.type == "cuda":
                 add_kernel_times(rows, case)
-        except Exception as error:  # the other cases are still worth having; the exit status tells
+        except Exception as error:  # the other cases are still measured; the exit status reports it
             failed.append(name)
             results.left_out.append(f"{name}: {type(error).__name__}: {first_line(error)}")
         else:
-            bars += bars_of(kind, rows, kernel_backends(device)[0])
+            targets += targets_of(kind, rows, kernel_backends(device)[0])
             results.add(rows)
-            found = {"machine": results.machine, "bars": [asdict(b) | {"met": b.met} for b in bars]}
+            found = {"machine": results.machine, "bars": [asdict(b) | {"met": b.met} for b in targets]}
             path.write_text(json.dumps(found, indent=1) + "\n")
         release_memory()
     results.done()
-    for b in bars:
+    for b in targets:
         sign = "at least" if b.at_least else "at most"
         print(
             f"{'met   ' if b.met else 'MISSED'} {b.backend:7} {b.work}: {b.column} {b.measured} ({sign} {b.required})"

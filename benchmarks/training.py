@@ -3,18 +3,19 @@ one sequence.
 
     python -m benchmarks.training [--shape 7b|7b-8|small|tiny] [--dtypes float32,...] [--tokens N] ...
 
-All adapters are PEFT's, RoAd both with PEFT's own code and on our kernels. Weights are random and frozen, adapters in
-float32 (PEFT's default) and moved away from their start, where some gradients are zero. A step is forward, backward and
-AdamW. "no adapter" computes the gradient of the embeddings through the frozen model: what every method pays.
+All adapters are PEFT's; RoAd both with PEFT's own code and on our kernels. Weights are random and frozen. Adapters are
+in float32 (PEFT's default) and moved away from their initial values, at which some gradients are zero. A step is
+forward, backward and AdamW. "no adapter" computes the gradient of the embeddings through the frozen model, which every
+method pays for.
 
 Before anything is timed, the loss and the gradient of every adapter parameter, in a model of two such layers, are
-compared with the same model in float64 under PEFT's own code. The worst of ours may be off by twice the worst of PEFT's
-own RoAd in this dtype.
+compared with the same model in float64 under PEFT's own code. Our largest error may be twice that of PEFT's own RoAd in
+the same dtype.
 
-Memory: ``saved_bytes`` is what autograd keeps for the backward, counted by saved-tensor hooks, each storage once,
+Memory: ``saved_bytes`` is what autograd saves for the backward, counted by saved-tensor hooks, each storage once,
 without weights and parameters. On a GPU ``peak_cuda_bytes`` is torch.cuda.max_memory_allocated in a step, as if this
-provider were alone. On a CPU ``peak_rss_bytes`` is how far the resident memory of the process grew in a step: VmHWM,
-which ru_maxrss reports, set back before it. What the allocator had kept from earlier is then not seen: the bytes kept
+provider were alone. On a CPU ``peak_rss_bytes`` is the growth of the process's resident memory in a step: VmHWM, which
+ru_maxrss reports, reset before the step. It misses memory that the allocator kept from earlier steps: the bytes saved
 for the backward are the more exact figure.
 """
 
@@ -38,8 +39,8 @@ from .harness.record import PLAIN
 from .harness.timing import now
 from .report.draw import show
 
-# Seconds, rounds, and the longest step that is timed more than once: on one core of an EPYC the small shape takes 1.7 s
-# of processor time, with BOFT 17.
+# Seconds, rounds, and the longest step that is timed more than once: on one core of an EPYC a step of the small shape
+# takes 1.7 s of processor time, with BOFT 17 s.
 EFFORTS = {
     "quick": (0.0, (2, 2)),
     "default": (60.0, (3, 7), 5.0),
@@ -50,7 +51,7 @@ CHECKED_LAYERS, CHECKED_TOKENS = 2, 64
 
 
 class Trained:
-    """A method on a model whose weights it shares with the others."""
+    """A method on a model that shares its weights with those of the other methods."""
 
     def __init__(self, method: Method, base: nn.Module, ids: Tensor, dtype: torch.dtype = torch.float32):
         self.method, self.ids, self.optimizer = method, ids, None
@@ -61,7 +62,7 @@ class Trained:
         else:
             from peft import get_peft_model
 
-            with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # BOFT tells of its compiler
+            with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # BOFT reports its compiler
                 warnings.simplefilter("ignore")
                 model = get_peft_model(model, method.config())
             self.inputs = {"input_ids": ids}
@@ -70,11 +71,11 @@ class Trained:
         self.model = model.train()
 
     def _move_from_the_start(self, dtype: torch.dtype) -> None:
-        """By a seed: the same adapters in every dtype."""
+        """Seeded: the same adapters in every dtype."""
         generator = torch.Generator().manual_seed(0)
         for p in self.parameters.values():
             by = 0.02 * torch.randn(p.shape, generator=generator)
-            # Without the start, which is random for some; 0 and 1 are exact in every dtype.
+            # The initial values are random for some methods; their rounded mean, 0 or 1, is exact in every dtype.
             start = p.data.float().mean().round()
             p.data = (start + by.to(p.device)).to(dtype)
 
@@ -102,7 +103,7 @@ class Trained:
 
 
 def errors_of(methods: list[Method], small: nn.Module, dtype: torch.dtype, ids: Tensor) -> dict[str, float]:
-    """The error of each method that runs; ValueError if one of ours exceeds what is allowed."""
+    """The error of each method that runs; ValueError if one of ours exceeds its limit."""
     working, exact, found = models.converted(small, dtype), models.converted(small, torch.float64), {}
 
     def error(m: Method) -> float:
@@ -124,7 +125,7 @@ def errors_of(methods: list[Method], small: nn.Module, dtype: torch.dtype, ids: 
 
 
 def _memory(trained: Trained, device: torch.device) -> dict:
-    """Also the warm-up of the timing: AdamW makes its state in the first step."""
+    """Also warms up the timing: AdamW allocates its state in the first step."""
     trained.step()
     found = {"saved_bytes": saved_bytes(trained.model, trained.loss), "peak_cuda_bytes": None, "peak_rss_bytes": None}
     if device.type == "cuda":
@@ -135,7 +136,7 @@ def _memory(trained: Trained, device: torch.device) -> dict:
 
 
 def measure(axes: dict, device: torch.device, effort: tuple, light: bool) -> list[dict]:
-    """One row a method: checked, its memory measured, then timed in turn."""
+    """One row per method: checked, its memory measured, then timed in turn."""
     dtype = getattr(torch, axes["dtype"])
     torch.manual_seed(0)
     those = [m for m in methods() if not (light and m.heavy)]
@@ -153,7 +154,7 @@ def measure(axes: dict, device: torch.device, effort: tuple, light: bool) -> lis
         with m.use():
             trained = Trained(m, base, ids)
             found = _memory(trained, device)
-        if found["peak_cuda_bytes"] is not None:  # as if nothing but the weights had been there before
+        if found["peak_cuda_bytes"] is not None:  # as if only the weights had been allocated before
             found["peak_cuda_bytes"] += weights - before
         return trained, found
 

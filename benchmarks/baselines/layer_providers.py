@@ -1,5 +1,5 @@
-"""The ways to serve a mixed batch through one linear layer: RoAd, LoRA and IA3, each as it is best done and as it is
-usually done. ``prepare`` is what may be in place before the call; ``run`` does the layer and its adapters."""
+"""The ways to serve a mixed batch through one linear layer: RoAd, LoRA and IA3, each at its best and as usually
+implemented. ``prepare`` is what may be in place before the call; ``run`` is the layer with its adapters."""
 
 from functools import partial
 
@@ -17,15 +17,15 @@ from ..harness.record import PLAIN
 from . import formulas
 
 HOST = "lists of Python indices are copied to the device in the call"
-SCALING = 2.0  # PEFT multiplies by it in every call; elsewhere it is in the weights
+SCALING = 2.0  # PEFT multiplies by it in every call; the other ways fold it into the weights
 
 
 def providers(inputs: Inputs, moved: int, group_size: int, compiled: bool) -> list[Provider]:
-    """``moved``: bytes of the layer alone; each method adds those of the adapters in use."""
+    """``moved``: bytes of the layer alone, to which each method adds those of the adapters in use."""
     used = len(set(inputs.names) - {-1})
     width = inputs.weight.shape[0]
     tables = rk.road_tables(inputs.theta[:1], inputs.alpha[:1], group_size=group_size)
-    sizes = {  # bytes of one adapter as it is kept for serving
+    sizes = {  # bytes of one adapter as stored for serving
         "none": 0,
         "RoAd": sum(t.nbytes for t in tables),
         "LoRA": inputs.lora_a[0].nbytes + inputs.lora_b[0].nbytes,
@@ -36,12 +36,12 @@ def providers(inputs: Inputs, moved: int, group_size: int, compiled: bool) -> li
         family = p.about["family"]
         p.bytes = moved + used * sizes[family]
         p.about = p.about | {"resident_bytes": inputs.theta.shape[0] * sizes[family]}
-        # The rounding of y itself, of the product before it and of the adapter's own products.
+        # Rounding of y itself, of the product before it, and of the adapter's own products.
         p.tolerance = rounding(inputs.x.dtype, 1 if inputs.x.dtype.itemsize == 2 else 16)
     return made
 
 
-# ---- what is expected, in float64, of some requests and tokens
+# ---- expected results in float64, for some requests and tokens
 
 
 def some_of(y, i: Inputs):
@@ -99,7 +99,7 @@ def road(inputs: Inputs, group_size: int, compiled: bool) -> list[Provider]:
         return rk.rotate_batched(linear(x, weight), r1, r2, ids, group_size=group_size, inplace=True, backend=backend)
 
     def coefficients(i):
-        """Of all adapters in the layer's dtype and, last, those of no adapter."""
+        """Of all adapters, in the layer's dtype; the last row is for requests without an adapter."""
         first, second = rk.road_tables(i.theta, i.alpha, group_size=group_size)
         first, second = python_fallback.expand_tables(first, second, i.weight.shape[0], group_size)
         none = torch.zeros_like(first[:1])
@@ -116,7 +116,7 @@ def road(inputs: Inputs, group_size: int, compiled: bool) -> list[Provider]:
         return formulas.eager_formula(linear(x, weight), first[ids], second[ids], group_size)
 
     def separate(i):
-        """PEFT keeps one parameter an adapter, in the base layer's dtype or its mixed batch fails."""
+        """PEFT keeps a parameter per adapter, which must have the base layer's dtype or its mixed batch fails."""
         return i, *({a: bank[a].clone() for a in set(i.names) if a != -1} for bank in (i.theta, i.alpha))
 
     def loop(s):
@@ -142,13 +142,13 @@ def road(inputs: Inputs, group_size: int, compiled: bool) -> list[Provider]:
 
 
 def order_of(i: Inputs):
-    """Requests sorted by adapter, those without one last."""
+    """Requests sorted by adapter; those without one come last."""
     key = torch.where(i.ids == -1, i.lora_a.shape[0], i.ids)
     return torch.argsort(key, stable=True)
 
 
 def with_adapter(i: Inputs):
-    """(the requests that have an adapter, or None if all have, and their adapters)."""
+    """(requests with an adapter, or None if all have one; their adapters)."""
     who = (i.ids != -1).nonzero().flatten()
     return (None, i.ids) if len(who) == len(i.ids) else (who, i.ids[who])
 
@@ -157,8 +157,8 @@ def lora(inputs: Inputs) -> list[Provider]:
     common = {"expect": expect_lora, "about": {"family": "LoRA"}}
 
     def stacked(i, packed_as_peft=False):
-        """[R, in, rank] and [R, rank, out] of this batch. Both products run along contiguous memory, the faster layout
-        on a CPU; PEFT's has the second factor's rank contiguous."""
+        """[R, in, rank] and [R, rank, out] of this batch. Both products run along contiguous memory, which is the
+        faster layout on a CPU; in PEFT's layout the second factor is contiguous along the rank."""
         who, ids = with_adapter(i)
         a, b = i.lora_a[ids].transpose(1, 2), i.lora_b[ids]
         return i.x, i.weight, a, b.transpose(1, 2).contiguous().transpose(1, 2) if packed_as_peft else b, who
@@ -212,7 +212,7 @@ def lora(inputs: Inputs) -> list[Provider]:
         Provider("LoRA, sorted segments", run_segments, prepare=segments, view=some_of_sorted, **common),
         Provider("LoRA, adapter by adapter (PEFT)", loop, prepare=separate, view=some_of, eager_only=HOST, **common),
     ]
-    if hasattr(torch.nn.functional, "grouped_mm"):  # torch 2.10; not for every dtype, device and rank
+    if hasattr(torch.nn.functional, "grouped_mm"):  # since torch 2.10; not for every dtype, device and rank
         name = "LoRA, sorted, torch's grouped_mm"
         made.append(Provider(name, run_groups, prepare=groups, view=some_of_sorted, may_fail=True, **common))
     return made

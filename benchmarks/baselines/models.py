@@ -1,7 +1,7 @@
 """Llama models with random weights, and random adapters on all their linear layers, for generation.py and training.py.
 
-All weights and adapters are drawn as bfloat16 values, whatever dtype they are then kept in: models of every dtype are
-the same function, and one reference in float64 serves them all. Needs transformers and peft.
+All weights and adapters are drawn as bfloat16 values and then converted: models of every dtype are the same function,
+and one reference in float64 serves them all. Needs transformers and peft.
 """
 
 import copy
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from road_kernels import python_fallback
 
 SHAPES = {
-    "tiny": {  # k_proj and v_proj narrower than the rest
+    "tiny": {  # k_proj and v_proj are narrower than the rest
         "hidden_size": 128,
         "intermediate_size": 192,
         "num_hidden_layers": 2,
@@ -44,12 +44,12 @@ GROUP_SIZE = 64
 
 
 def llama(shape: str, device: torch.device | str, layers: int | None = None) -> nn.Module:
-    """transformers' LlamaForCausalLM in bfloat16, frozen; ``layers`` instead of the shape's."""
+    """transformers' LlamaForCausalLM in bfloat16, frozen; ``layers`` overrides the depth."""
     from transformers import AutoModelForCausalLM, LlamaConfig
 
     sizes = SHAPES[shape] | ({} if layers is None else {"num_hidden_layers": layers})
     config = LlamaConfig(**sizes, max_position_embeddings=4096, attn_implementation="sdpa")
-    # Nothing ends a sequence, and no id is special: prompts are random.
+    # No end of sequence and no special ids: prompts are random.
     config.bos_token_id = config.eos_token_id = config.pad_token_id = None
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
@@ -57,13 +57,13 @@ def llama(shape: str, device: torch.device | str, layers: int | None = None) -> 
 
 
 def shared_copy(model: nn.Module) -> nn.Module:
-    """A model of its own modules on the same weights."""
+    """A model with modules of its own on the same weights."""
     return copy.deepcopy(model, {id(t): t for t in itertools.chain(model.parameters(), model.buffers())})
 
 
 def converted(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """The model with its parameters in ``dtype``; shares those that have it. Buffers stay as they are: the frequencies
-    of the rotary embedding are float32 in a model of any dtype."""
+    """The model with its parameters in ``dtype``, sharing those that already are. Buffers stay as they are: the rotary
+    frequencies are float32 in a model of any dtype."""
     model = shared_copy(model)
     for module in model.modules():
         for name, p in list(module.named_parameters(recurse=False)):
@@ -72,7 +72,7 @@ def converted(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 
 def adapted(model: nn.Module) -> dict[str, nn.Module]:
-    """Name -> linear layer, of those that get adapters."""
+    """Name -> linear layer, for the layers that get adapters."""
     return {name: m for name, m in model.named_modules() if name.rpartition(".")[2] in LINEARS}
 
 
@@ -86,7 +86,7 @@ def replaced(model: nn.Module, make: Callable[[str, nn.Module], nn.Module]) -> n
 
 
 def _drawn(seed: int, *shape: int, mean: float = 0.0, std: float = 1.0) -> Tensor:
-    """Values of bfloat16, in float32."""
+    """bfloat16 values in float32."""
     values = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
     return (mean + std * values).bfloat16().float()
 
@@ -111,7 +111,7 @@ class Road:
         return cls(theta, alpha)
 
     def merged(self, name: str, adapter: int, weight: Tensor) -> Tensor:
-        """R W by the specification in PyTorch."""
+        """R W, by the specification in PyTorch."""
         parameters = (p[name][adapter].to(weight.dtype) for p in (self.theta, self.alpha))
         tables = python_fallback.road_tables(*parameters, "road_1", GROUP_SIZE)
         return python_fallback.rotate(weight.t(), *tables, GROUP_SIZE).t()
@@ -119,7 +119,7 @@ class Road:
 
 @dataclass
 class Lora:
-    """y = x W^T + x a b: a [A, in, r], b [A, r, out] with the scaling in it."""
+    """y = x W^T + x a b: a [A, in, r], b [A, r, out], which includes the scaling."""
 
     a: dict[str, Tensor]
     b: dict[str, Tensor]
@@ -137,11 +137,11 @@ class Lora:
         return weight + (self.a[name][adapter].to(weight.dtype) @ self.b[name][adapter].to(weight.dtype)).t()
 
 
-# ---- what is right
+# ---- the reference
 
 
 class _MergedLinear(nn.Module):
-    """Merges in float64 in every call: a merged copy of the model would be four times its bytes in bfloat16."""
+    """Merges in float64 in every call: a merged copy of the model would take four times its bytes in bfloat16."""
 
     def __init__(self, merged: Callable[[], Tensor]):
         super().__init__()
@@ -153,8 +153,8 @@ class _MergedLinear(nn.Module):
 
 @torch.no_grad()
 def reference_logits(model: nn.Module, adapters: Road | Lora | None, tokens: Tensor, keep: int) -> Tensor:
-    """[requests, keep, vocabulary] in float64: each request alone, its adapter merged; the last ``keep`` positions."""
-    which = [0]  # the adapter of the request at hand
+    """[requests, keep, vocabulary] in float64: the last ``keep`` positions, each request alone, its adapter merged."""
+    which = [0]  # the adapter of the current request
 
     def make(name, layer):
         if adapters is None:
@@ -162,7 +162,7 @@ def reference_logits(model: nn.Module, adapters: Road | Lora | None, tokens: Ten
         return _MergedLinear(lambda: adapters.merged(name, which[0], layer.weight.double()))
 
     reference = converted(replaced(model, make), torch.float64)
-    # Each request alone, but without adapters they are all alike.
+    # Each request alone; without adapters one batch will do.
     parts = [tokens] if adapters is None else tokens.split(1)
     rows = []
     for adapter, part in enumerate(parts):

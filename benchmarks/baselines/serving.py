@@ -1,4 +1,5 @@
-"""Models that serve a mixed batch, request b with adapter b: on our kernels, LoRA by batched products, both in PEFT."""
+"""Models that serve a mixed batch, request b with adapter b: RoAd by an AdapterBank, LoRA by batched products, and
+both in PEFT."""
 
 import copy
 import warnings
@@ -14,11 +15,11 @@ from .models import GROUP_SIZE, LINEARS, Lora, Road, adapted, replaced, shared_c
 
 
 class Batch:
-    """The batch that is being served, for all layers of a model."""
+    """The batch being served, shared by all layers of a model."""
 
     def __init__(self, device: torch.device | str):
         self.device, self.requests, self.ids = device, 0, None
-        self._kept: dict[int, Tensor] = {}  # a captured CUDA graph goes on reading them
+        self._kept: dict[int, Tensor] = {}  # a captured CUDA graph keeps reading them
 
     @contextmanager
     def of(self, requests: int):
@@ -28,7 +29,7 @@ class Batch:
 
 
 class BankLinear(nn.Module):
-    """RoAd on our kernels as a server has it: the layer's output rotated in place by an AdapterBank's tables."""
+    """RoAd on our kernels as in a server: rotates the layer's output in place by an AdapterBank's tables."""
 
     def __init__(self, layer: nn.Module, name: str, bank: rk.AdapterBank, batch: Batch):
         super().__init__()
@@ -39,7 +40,7 @@ class BankLinear(nn.Module):
 
 
 class BmmLoraLinear(nn.Module):
-    """LoRA at its best for this batch: the requests' weights already stacked, two batched products, added in place."""
+    """LoRA at its best for this batch: the weights already stacked, two batched products, added in place."""
 
     def __init__(self, layer: nn.Module, a: Tensor, b: Tensor, batch: Batch):
         super().__init__()
@@ -99,7 +100,7 @@ def peft_lora(model: nn.Module, lora: Lora, dtype: torch.dtype) -> nn.Module:
 def _peft_model(model: nn.Module, config, count: int, fill: Callable[[str, nn.Module], None]) -> nn.Module:
     from peft import get_peft_model
 
-    with warnings.catch_warnings():  # of transformers about what PEFT calls
+    with warnings.catch_warnings():  # transformers', about functions that PEFT calls
         warnings.simplefilter("ignore", FutureWarning)
         made = get_peft_model(shared_copy(model), config, adapter_name="0")
         for adapter in range(1, count):

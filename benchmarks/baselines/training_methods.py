@@ -1,4 +1,4 @@
-"""PEFT's methods that training compares, RoAd both with PEFT's own code and on our kernels."""
+"""The methods of PEFT that training.py compares; RoAd both with PEFT's own code and on our kernels."""
 
 import functools
 from collections.abc import Callable
@@ -12,15 +12,15 @@ from .models import GROUP_SIZE, LINEARS
 @dataclass
 class Method:
     name: str
-    config: Callable[[], object] | None  # PEFT's; None for no adapter
+    config: Callable[[], object] | None  # makes PEFT's config; None: no adapter
     use: Callable[[], AbstractContextManager] = nullcontext
     ours: bool = False
-    like: str | None = None  # whose error bounds this one's
-    heavy: bool = False
+    like: str | None = None  # the method whose error bounds this one's
+    heavy: bool = False  # left out by --gpu-check
 
 
 def methods() -> list[Method]:
-    """The heavy ones last: what an out-of-memory leaves behind disturbs no other."""
+    """The heavy ones last: what an out-of-memory error leaves behind then disturbs no other."""
     import peft
 
     from road_kernels.integrations import peft as road_peft
@@ -39,7 +39,7 @@ def methods() -> list[Method]:
     for size in (16, 2):  # 256 and 2048 blocks of 4096 features, as in the table
         oft = functools.partial(peft.OFTConfig, r=0, oft_block_size=size, **everywhere)
         found.append(Method(f"OFT, blocks of {size}", oft, heavy=True))
-    # More than one factor needs PEFT's CUDA extension, which it tries to compile in any case.
+    # More than one factor needs PEFT's CUDA extension, which PEFT tries to compile in any case.
     boft = functools.partial(peft.BOFTConfig, boft_block_size=8, boft_n_butterfly_factor=1, **everywhere)
     found.append(Method("BOFT, blocks of 8, one factor", boft, heavy=True))
     return found

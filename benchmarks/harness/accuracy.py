@@ -1,4 +1,4 @@
-"""Correct before fast: a provider's result against float64, row by row."""
+"""Correct before fast: results are compared with float64 row by row."""
 
 import torch
 from torch import Tensor
@@ -10,15 +10,15 @@ def row_error(got: Tensor, want: Tensor) -> float:
         return 0.0
     got, want = (t.detach().double().reshape(-1, t.shape[-1]) for t in (got, want))
     size = want.norm(dim=-1)
-    # A row of zeros has no relative error: it is measured against the largest row.
+    # A row of zeros has no relative error: it is taken relative to the largest row.
     error = (got - want).norm(dim=-1) / torch.where(size == 0, size.max().clamp_min(1e-300), size)
     return float("inf") if error.isnan().any() else error.max().item()
 
 
 def require_close(name: str, got: object, want: object, tolerance: float | tuple[float, ...]) -> float:
-    """The error of the first of a tuple of tensors, or of one; ValueError, naming the provider, above the tolerance.
+    """The error of the tensor, or of the first of a tuple; above the tolerance, a ValueError that names the provider.
 
-    A tuple of tolerances is one for each tensor.
+    A tuple has one tolerance per tensor.
     """
     got, want = (t if isinstance(t, tuple) else (t,) for t in (got, want))
     if [tuple(g.shape) for g in got] != [tuple(w.shape) for w in want]:
@@ -33,5 +33,10 @@ def require_close(name: str, got: object, want: object, tolerance: float | tuple
 
 
 def rounding(dtype: torch.dtype, units: float = 1.0) -> float:
-    """A tolerance: ``units`` of the dtype's eps. One rounding of random rows measures about a quarter of one."""
+    """A tolerance of ``units`` eps of the dtype. Rounding random rows once gives about a quarter of an eps."""
     return units * torch.finfo(dtype).eps
+
+
+def rounding_of_sums(rows: int) -> float:
+    """A tolerance for float32 sums over rows: random signs lose a factor of about the square root of their number."""
+    return rounding(torch.float32, 4 * rows**0.5)

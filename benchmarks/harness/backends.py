@@ -6,7 +6,7 @@ import road_kernels as rk
 
 
 def usable_backends(device: torch.device) -> list[str]:
-    """Those that serve the device, the best first."""
+    """Those that support the device, the preferred one first."""
     info = rk.backend_info()["backends"]
     return [
         n for n, row in info.items() if row["usable"] and (row["devices"] == "any" or device.type in row["devices"])
@@ -14,6 +14,6 @@ def usable_backends(device: torch.device) -> list[str]:
 
 
 def kernel_backends(device: torch.device) -> list[str]:
-    """Those with kernels for a GPU; on a CPU, where this is a rehearsal, all that there are."""
+    """Those with GPU kernels; on a CPU, which only rehearses a run, all of them."""
     found = usable_backends(device)
     return [name for name in found if name in ("cuda", "triton")] or found

@@ -1,4 +1,4 @@
-"""What is measured: a case, which is one piece of work that several providers do on the same inputs."""
+"""What is measured: a case is one piece of work that several providers do on the same inputs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,24 +20,24 @@ class Provider:
 
     name: str
     run: Callable[[object], object]  # takes what prepare returned; only this is timed
-    expect: Callable[[Inputs], object] | None  # what it must give, in float64: a tensor or a tuple of them
-    tolerance: float | tuple[float, ...] = 0.0  # the largest relative error of a row; of each tensor of a tuple
-    prepare: Callable[[Inputs], object] = _itself  # what is in place before the call: stacked weights, coefficients
-    view: Callable[[object, Inputs], object] = _all_of_it  # the part of the result that expect gives
-    output: str = "fresh"  # "fresh", "in place" (its inputs are not shared with other providers) or "ready"
-    bytes: int | None = None  # if not those of the case
+    expect: Callable[[Inputs], object] | None  # the expected result in float64: a tensor or a tuple of tensors
+    tolerance: float | tuple[float, ...] = 0.0  # on the relative error of any row; one, or one per tensor
+    prepare: Callable[[Inputs], object] = _itself  # done before the call: stacked weights, coefficients
+    view: Callable[[object, Inputs], object] = _all_of_it  # the part of the result that expect returns
+    output: str = "fresh"  # "fresh", "in place" (it then gets inputs of its own) or "ready"
+    bytes: int | None = None  # None: the bytes of the case
     ours: bool = False
     eager_only: str | None = None  # why it cannot be captured in a CUDA graph
-    may_fail: bool = False  # somebody else's function that not every machine and shape has: its error becomes a note
+    may_fail: bool = False  # third-party code that some machines or shapes lack: an error becomes a note
     about: dict = field(default_factory=dict)  # further columns
 
 
 @dataclass
 class Case:
-    """Providers on the same inputs. ``axes`` are the columns that say which case a row of the results is of."""
+    """Providers on the same inputs. ``axes`` are the columns that identify the case in the results."""
 
     axes: dict
     inputs: Inputs
     providers: list[Provider]
-    bytes: int  # what the work must read and write at the least, each byte once
-    baseline: str | None = None  # the provider that ``overhead`` is taken over
+    bytes: int  # the least that the work must read and write, each byte once
+    base: str | None = None  # the provider that ``overhead`` is relative to

@@ -1,4 +1,4 @@
-"""Inputs several times over, so that successive calls do not find their data in the cache."""
+"""Copies of the inputs, so that successive calls do not find their data in the cache."""
 
 import os
 from pathlib import Path
@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
-Inputs = SimpleNamespace  # named tensors, and anything else, of one call
+Inputs = SimpleNamespace  # the tensors of a call by name, and anything else it needs
 
 
 def copied(inputs: Inputs) -> Inputs:
-    """The same values in memory of their own."""
+    """The same values in new memory."""
 
     def copy(value):
         return value.detach().clone().requires_grad_(value.requires_grad) if isinstance(value, Tensor) else value
@@ -24,24 +24,24 @@ def held_bytes(inputs: Inputs) -> int:
 
 
 def sets_needed(touched: int, held: int, working_set: int, memory: int, most: int = 256) -> int:
-    """How many sets of inputs make the calls' data exceed ``working_set`` bytes.
+    """How many copies of the inputs it takes until the data of the calls exceed ``working_set`` bytes.
 
-    A call touches ``touched`` bytes of a set that holds ``held`` (a bank of a thousand adapters is mostly not touched);
-    all sets together stay below ``memory``. At most ``most``: beyond, tiny calls are timed on data in the cache, where
-    they would find it in a model too, just written; the result then says so.
+    A call touches ``touched`` bytes of a set that holds ``held`` (most of a bank of a thousand adapters stays
+    untouched); all sets together stay below ``memory``. At most ``most``: calls so tiny that this is not enough are
+    timed on cached data, which is where a model's previous op leaves it, and the result says so.
     """
     wanted = -(-working_set // max(1, touched))
     return max(1, min(wanted, most, memory // max(1, held)))
 
 
 def working_set(device: torch.device) -> int:
-    """More than twice the last level of cache: half of what a call reads may be left from the call before. On a GPU
-    so much that the largest calls have two sets, too: a cache may keep a part of what no longer fits."""
+    """More than twice the last level of cache: half of what a call reads may be left over from the previous one. On a
+    GPU enough for the largest calls to have two sets too: a cache may keep part of what does not fit."""
     return max(512 << 20, 3 * cache_bytes(device)) if device.type == "cuda" else 3 * cache_bytes(device)
 
 
 def cache_bytes(device: torch.device) -> int:
-    """The last level of cache: L2 of a GPU, L3 of a CPU (32 MiB where the system does not say)."""
+    """The last level of cache: L2 of a GPU, L3 of a CPU (32 MiB where the system does not report it)."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).L2_cache_size
     try:

@@ -1,4 +1,4 @@
-"""Greedy generation with a transformers model, in two ways: calls as they come, and one CUDA graph per token."""
+"""Greedy generation with a transformers model, in two ways: eager calls, and one CUDA graph per token."""
 
 import torch
 from torch import Tensor, nn
@@ -9,13 +9,13 @@ WARM_UP_STEPS = 3
 
 
 class Eager:
-    """Keys and values in transformers' cache that grows."""
+    """Keys and values in transformers' growing cache."""
 
     def __init__(self, model: nn.Module):
         self.model, self.cache = model, None
 
     def prefill(self, prompt: Tensor) -> Tensor:
-        """Starts anew. [requests, tokens] -> logits [requests, vocabulary] of the next token."""
+        """Starts over. [requests, tokens] -> logits [requests, vocabulary] of the next token."""
         from transformers import DynamicCache
 
         self.cache = DynamicCache(config=self.model.config)
@@ -29,7 +29,7 @@ class Eager:
 class Static:
     """Keys and values in transformers' static cache; with ``capture`` every step replays one CUDA graph.
 
-    The prompt is not captured. The logits that step returns are written over by the next step.
+    The prompt is not captured. The next step overwrites the logits that a step returns.
     """
 
     def __init__(self, model: nn.Module, requests: int, length: int, capture: bool):
@@ -62,7 +62,7 @@ class Static:
         return self.model(input_ids=prompt, past_key_values=self.cache, use_cache=True, logits_to_keep=1).logits[:, -1]
 
     def _decode(self) -> Tensor:
-        """Reads and writes the same memory in every call, and moves on by one position."""
+        """Reads and writes the same memory in every call, and advances by one position."""
         out = self.model(
             input_ids=self.token,
             position_ids=self.position.expand(self.token.shape),
@@ -75,7 +75,7 @@ class Static:
         return out.logits[:, -1]
 
     def _capture(self) -> None:
-        stream = torch.cuda.Stream()  # what is made at the first calls must not be made in the capture
+        stream = torch.cuda.Stream()  # what the first calls allocate must exist before the capture
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(WARM_UP_STEPS):
@@ -88,7 +88,7 @@ class Static:
 
 @torch.no_grad()
 def forced(decoder: Eager | Static, tokens: Tensor, prompt: int) -> Tensor:
-    """Logits [requests, 1 + more, vocabulary] after the prompt and after each token behind it, which are given."""
+    """Logits [requests, 1 + more, vocabulary] after the prompt and after each of the given tokens that follow it."""
     logits = [decoder.prefill(tokens[:, :prompt]).clone()]
     logits += [decoder.step(token).clone() for token in tokens[:, prompt:].split(1, dim=1)]
     return torch.stack(logits, dim=1)
@@ -96,7 +96,7 @@ def forced(decoder: Eager | Static, tokens: Tensor, prompt: int) -> Tensor:
 
 @torch.no_grad()
 def generate(decoder: Eager | Static, prompt: Tensor, new_tokens: int) -> tuple[Tensor, float, float]:
-    """(tokens [requests, new_tokens], seconds until the first of them, seconds for the others)."""
+    """(tokens [requests, new_tokens], seconds to the first one, seconds for the rest)."""
     start = now(prompt.device)
     tokens = [decoder.prefill(prompt).argmax(-1, keepdim=True)]
     first = now(prompt.device)

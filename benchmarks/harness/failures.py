@@ -1,11 +1,11 @@
-"""A failure becomes a note, and its memory is released: the other cases are still worth having."""
+"""A failure becomes a note and releases its memory, so that the other cases are still measured."""
 
 import gc
 from collections.abc import Callable
 
 import torch
 
-# What other people's code may end in, to be a row with its reason. Ours may only run out of memory.
+# Errors of third-party code that become a row with the reason. Ours may only run out of memory.
 FAILURES = (
     ArithmeticError,
     AssertionError,
@@ -19,19 +19,19 @@ FAILURES = (
 
 
 def first_line(error: BaseException, silent: str | None = None) -> str:
-    """Of its message; ``silent`` if it has none, by default its type."""
+    """The first line of its message; without one, ``silent`` or else the name of its type."""
     return (str(error).strip().splitlines() or [type(error).__name__ if silent is None else silent])[0][:200]
 
 
 def release_memory() -> None:
-    """Memory of a case that is done, or that failed, to the GPU."""
+    """Returns the memory of a case that is done, or that failed, to the GPU."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 def attempt(work: Callable[[], object], ours: bool) -> tuple[object, str | None]:
-    """(what it returns, None), or (None, why it could not)."""
+    """(what ``work`` returns, None), or (None, why it failed)."""
     try:
         return work(), None
     except torch.OutOfMemoryError as error:
@@ -40,6 +40,6 @@ def attempt(work: Callable[[], object], ours: bool) -> tuple[object, str | None]
         if ours:
             raise
         reason = f"{type(error).__name__}: {first_line(error, '')}"
-    # The exception, and the tensors in its frames, are gone here.
+    # Out of the except block: the exception, and the tensors that its frames hold, are gone.
     release_memory()
     return None, reason

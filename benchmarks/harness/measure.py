@@ -1,14 +1,14 @@
-"""How everything here is measured. One case is one piece of work that several providers do on the same inputs:
+"""How everything here is measured. A case is one piece of work that several providers do on the same inputs:
 
-1. every provider's result is compared with float64 before anything is timed, and the error is kept beside the time;
-2. the inputs exist several times over, so that successive calls work on data that is not in the cache (more than twice
-   its last level, unless a call is tiny: ``cold`` says which);
-3. providers are timed in turn, round by round, after a warm-up: what disturbs the machine disturbs all of them;
-4. the median is given with p20 and p80, and the overhead over a baseline is taken round by round;
-5. beside them runs torch.clone of as many bytes as the work must move: the ceiling.
+1. every provider's result is compared with float64 before anything is timed; the error is recorded beside the time;
+2. calls cycle through copies of the inputs, together more than twice the last level of cache, so that each finds its
+   data cold. Tiny calls run on cached data: the column ``cold`` says which;
+3. providers are interleaved, round by round, after a warm-up: a disturbance of the machine hits all of them;
+4. medians come with p20 and p80; an overhead is the median of the ratios within a round;
+5. torch.clone of as many bytes as the work must move runs beside them: the ceiling.
 
-On a GPU ``us`` is taken out of a CUDA graph (``timed`` is "graph") and ``eager_us`` is the wall time of eager calls; a
-provider that cannot be captured has the latter only. On a CPU ``us`` is the eager call, at a fixed number of threads.
+On a GPU ``us`` is measured in a CUDA graph (``timed`` is "graph") and ``eager_us`` is the wall time of eager calls; a
+provider that cannot be captured has only the latter. On a CPU ``us`` is the eager call, at a fixed number of threads.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from .record import CLONE
 
 @dataclass
 class Effort:
-    """How long one case is timed: see timing.interleave."""
+    """How long a case is timed: see timing.interleave."""
 
     seconds: float
     rounds: tuple[int, int]
@@ -44,7 +44,7 @@ EFFORTS = {
 
 
 def measure(case: Case, device: torch.device | str, effort: Effort, clone: bool = True) -> list[dict]:
-    """Checks, then times; one row a provider, the clone last. ValueError if a result is wrong."""
+    """Checks, then times: one row per provider, the clone last. ValueError if a result is wrong."""
     device = torch.device(device)
     with _side_stream(device):
         errors, failed = check(case)
@@ -55,7 +55,7 @@ def measure(case: Case, device: torch.device | str, effort: Effort, clone: bool 
     rows = []
     for p in providers + [p for p in case.providers if p.name in failed]:
         row = {**case.axes, "provider": p.name, **p.about, "ours": p.ours, "output": p.output}
-        row |= _timing(samples.get(p.name, {}), samples.get(case.baseline))
+        row |= _timing(samples.get(p.name, {}), samples.get(case.base))
         row |= {"bytes": p.bytes or case.bytes, "error": errors.get(p.name), "sets": sets}
         row |= {"cold": sets * case.bytes > 2 * cache_bytes(device), "note": (failed | uncaptured).get(p.name)}
         rows.append(row)
@@ -64,7 +64,7 @@ def measure(case: Case, device: torch.device | str, effort: Effort, clone: bool 
 
 
 def check(case: Case) -> tuple[dict[str, float], dict[str, str]]:
-    """The error of each provider's result, on inputs of its own, and why those failed that may."""
+    """(error of each provider's result, why those failed that may fail), each on its own copy of the inputs."""
     expected, errors, failed = {}, {}, {}
     for p in case.providers:
         try:
@@ -75,14 +75,14 @@ def check(case: Case) -> tuple[dict[str, float], dict[str, str]]:
             failed[p.name] = f"failed: {first_line(error)}"
             continue
         if p.expect is not None:
-            if p.expect not in expected:  # what several providers expect is computed once
+            if p.expect not in expected:  # an expectation that providers share is computed once
                 expected[p.expect] = p.expect(case.inputs)
             errors[p.name] = require_close(f"{p.name} in {case.axes}", got, expected[p.expect], p.tolerance)
     return errors, failed
 
 
 def add_bandwidth(rows: list[dict], ceiling: str | None) -> None:
-    """GB/s of the bytes that the work must move, and how much that is of the provider ``ceiling``'s."""
+    """GB/s of the bytes that the work must move, also as a percentage of the provider ``ceiling``."""
     for row in rows:
         us = row["us"] if row["us"] is not None else row["eager_us"]
         row["gbps"] = us and round(row["bytes"] / us / 1e3, 4)
@@ -105,15 +105,15 @@ def _timing(samples: dict, base: dict | None) -> dict:
 
 
 def _clone(moved: int, device: torch.device) -> Provider:
-    """Reads half of the bytes and writes the other half. Ones, because memory of zeros may not exist yet."""
+    """Reads half of the bytes and writes the other half. Ones: pages of zeros may not be mapped yet."""
     half = max(1, moved // 2)
     return Provider(CLONE, torch.clone, None, prepare=lambda _: torch.ones(half, dtype=torch.uint8, device=device))
 
 
 def _rotated(case: Case, providers: list[Provider], device: torch.device, most: int) -> tuple[dict[str, list], int]:
-    """What each provider's calls run on, in turn. Only those that write in place need inputs of their own."""
+    """What each provider's calls cycle through. Only providers that write in place need inputs of their own."""
     own = [p for p in providers if p.output == "in place"]
-    held = held_bytes(case.inputs) * (2 + len(own))  # twice: what providers prepare may be as large
+    held = held_bytes(case.inputs) * (2 + len(own))  # 2: what providers prepare may be as large as the inputs
     count = sets_needed(case.bytes, held, working_set(device), free_bytes(device) // 4, most)
     shared = [copied(case.inputs) for _ in range(count)]
     states = {}
@@ -124,7 +124,7 @@ def _rotated(case: Case, providers: list[Provider], device: torch.device, most: 
 
 
 def _on_cpu(providers: list[Provider], states: dict[str, list], effort: Effort) -> tuple[dict, dict]:
-    """(samples by provider and kind, why some have no graph)."""
+    """(samples by provider and column, why some have no graph)."""
     calls = {p.name: timing.turns(p.run, states[p.name]) for p in providers}
     samples = timing.interleave(
         calls, seconds=effort.seconds, rounds=effort.rounds, sample_seconds=effort.sample_seconds
@@ -133,7 +133,7 @@ def _on_cpu(providers: list[Provider], states: dict[str, list], effort: Effort) 
 
 
 def _on_gpu(providers: list[Provider], states: dict[str, list], effort: Effort) -> tuple[dict, dict]:
-    """The same. Eager calls come first: they compile, tune and make workspaces, which must not happen in a capture."""
+    """The same. Eager calls come first: they compile, tune and allocate workspaces, which a capture does not allow."""
     calls = {p.name: timing.turns(p.run, states[p.name]) for p in providers}
     eager = timing.interleave(
         calls,
@@ -163,13 +163,13 @@ _streams: dict[torch.device, "torch.cuda.Stream"] = {}
 
 @contextlib.contextmanager
 def _side_stream(device: torch.device):
-    """One side stream for all work on a GPU: a capture needs one, and a backward runs on the stream of its forward."""
+    """One side stream for all work on a GPU: capture needs one, and a backward runs on the stream of its forward."""
     if device.type != "cuda":
         yield
         return
     if device not in _streams:
         _streams[device] = torch.cuda.Stream(device)
-    torch.cuda.synchronize()  # the inputs were made on the default stream
+    torch.cuda.synchronize()  # the inputs come from the default stream
     with torch.cuda.stream(_streams[device]):
         yield
     torch.cuda.synchronize()

@@ -1,4 +1,4 @@
-"""How much memory a step of training takes."""
+"""How much memory a training step takes."""
 
 import ctypes
 import re
@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 
 def saved_bytes(model: nn.Module, forward: Callable[[], Tensor]) -> int:
-    """What autograd keeps for the backward, each storage once, without the tensors that the model holds anyway."""
+    """What autograd saves for the backward, each storage once, without the parameters and buffers of the model."""
     held = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
     saved: dict[int, int] = {}
-    alive = []  # so that no address is used twice
+    alive = []  # so that no address is reused
 
     def pack(t: Tensor) -> Tensor:
         storage = t.untyped_storage()
@@ -28,10 +28,10 @@ def saved_bytes(model: nn.Module, forward: Callable[[], Tensor]) -> int:
 
 
 def resident_growth(work: Callable[[], None]) -> int | None:
-    """By how many bytes the resident memory of the process rose at most; None where Linux does not let us ask."""
+    """Peak growth of the process's resident memory in bytes; None where it cannot be measured."""
     try:
-        ctypes.CDLL(None).malloc_trim(0)  # memory that is kept free would be used first, and not counted
-        Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM back
+        ctypes.CDLL(None).malloc_trim(0)  # memory that malloc keeps would be reused without being counted
+        Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
     except (OSError, AttributeError):
         return None
     before = _status("VmRSS")

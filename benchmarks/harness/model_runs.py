@@ -1,4 +1,4 @@
-"""What generation.py and training.py share: options, rounds of long samples, and providers that cannot run."""
+"""What generation.py and training.py share: options, rounds of long samples, and the loop over cases."""
 
 import argparse
 import math
@@ -12,7 +12,7 @@ from . import sweep, timing
 def arguments(
     description: str, add: Callable[[argparse.ArgumentParser], None], argv: list[str] | None, prog: str
 ) -> argparse.Namespace:
-    """sweep.arguments and those that ``add`` adds."""
+    """sweep.arguments, and those that ``add`` adds."""
     own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     add(own)
     mine, rest = own.parse_known_args(argv)
@@ -24,9 +24,9 @@ def arguments(
 def rounds(
     samples: dict[str, Callable[[], dict]], seconds: float, bounds: tuple[int, int], longest: float = math.inf
 ) -> dict[str, list[dict[str, float]]]:
-    """One sample of each provider a round, each round starting with another; as timing.interleave, but the samples are
-    seconds long: none is spent on sizing them, and who calls has warmed up by checking the results. One that took more
-    than ``longest`` seconds is sampled once."""
+    """One sample of each provider per round, each round starting with the next provider. Unlike timing.interleave for
+    samples that are seconds long: none is spent on sizing, and the caller has warmed up by checking the results. A
+    provider whose sample takes more than ``longest`` seconds is sampled once."""
     taken = {name: [] for name in samples}
     names, stop = list(samples), time.perf_counter() + seconds
     for k in range(bounds[1]):
@@ -42,8 +42,8 @@ def rounds(
 
 
 def spreads(taken: list[dict], base: list[dict] | None, ratios: dict[str, str], keys: tuple[str, ...]) -> dict:
-    """Median, p20 and p80 of each key, and of ``ratios``: {column: the key whose ratio to the base's it is}, taken
-    round by round, as far as both have samples. None where there are none."""
+    """Median, p20 and p80 of each key, and of the ratios to the base: ``ratios`` is {column: key}, each ratio taken
+    within a round, for the rounds that both have. None where there are no samples."""
     row = {}
     for key in keys:
         row |= timing.spread([t[key] for t in taken], key) if taken else _nothing(key)
@@ -59,7 +59,7 @@ def _nothing(name: str) -> dict:
 
 
 def run_cases(name: str, grid: list[dict], rows_of: Callable[[dict], list[dict]], options: argparse.Namespace) -> Path:
-    """The rows of every case of the grid, saved after each; what the time limit leaves out is named in the results."""
+    """Measures and saves every case of the grid; the results name those that the time limit leaves out."""
     results = sweep.Results(name, options)
     for axes in sweep.progress(grid, f"{name} ({options.grid}, {options.shape}, {options.device})"):
         if results.out_of_time():

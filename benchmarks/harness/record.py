@@ -1,4 +1,4 @@
-"""Results on disk: one JSON and one CSV a benchmark, in results/<processor or GPU>/, each naming its machine."""
+"""Results on disk: a JSON and a CSV per benchmark in results/<processor or GPU>/, each naming its machine."""
 
 import csv
 import datetime
@@ -16,18 +16,18 @@ import road_kernels as rk
 from road_kernels.demo import processor
 
 RESULTS = Path(__file__).parents[1] / "results"
-# The providers that tables treat differently from the others.
+# Providers that tables treat differently from the rest.
 CLONE, PLAIN = "clone of the same bytes", "no adapter"
 
 
 def machine(device: torch.device | str = "cpu") -> dict:
-    """What a reader needs to place a number: hardware, settings, versions, commit, date."""
+    """What it takes to judge a number: hardware, settings, versions, commit, date."""
     device = torch.device(device)
     found = {
         "processor": processor(),
         "threads": torch.get_num_threads(),
         "isa": (rk.backend_info()["build"] or {}).get("cpu_isa"),
-        # Whether torch asks for huge pages: decides what a large fresh output costs on a CPU.
+        # Whether torch asks for huge pages, which decides what a large fresh output costs on a CPU.
         "thp": os.environ.get("THP_MEM_ALLOC_ENABLE", "0") == "1",
         "torch": torch.__version__,
         "triton": version("triton"),
@@ -61,7 +61,7 @@ def version(package: str) -> str | None:
 
 @functools.cache
 def _commit() -> str:
-    """ROAD_KERNELS_COMMIT, for a copy of the sources where git is not; else what git says."""
+    """ROAD_KERNELS_COMMIT, for a copy of the sources without git; else what git reports."""
     if given := os.environ.get("ROAD_KERNELS_COMMIT"):
         return given
     commit = _output("git", "rev-parse", "--short", "HEAD")
@@ -93,13 +93,13 @@ def save(
 ) -> Path:
     """Writes <name>.json and <name>.csv into the machine's folder; ``about`` (grid, left_out) goes beside the rows.
 
-    ``found``: what machine() gave; asked anew if None.
+    ``found``: the result of machine(), called here if None.
     """
     found = found or machine(device)
     path = folder(found, root) / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     head = json.dumps({"benchmark": name, **about, "machine": found}, indent=1)
-    lines = ",\n".join("  " + json.dumps(row) for row in rows)  # one row a line, for readable diffs
+    lines = ",\n".join("  " + json.dumps(row) for row in rows)  # one row per line, for readable diffs
     path.write_text(f'{head[:-2]},\n "rows": [\n{lines}\n ]\n}}\n')
     columns = list(dict.fromkeys(key for row in rows for key in row))
     with path.with_suffix(".csv").open("w", newline="") as f:

@@ -1,4 +1,4 @@
-"""A benchmark as a program: its grid case by case, with a progress bar, a time limit and results on disk.
+"""A benchmark as a program: it measures its grid case by case, with a progress bar, a time limit, results on disk.
 
 python -m benchmarks.<name> [--device cpu|cuda] [--quick | --gpu-check | --full] [--threads N] [--seconds S]
 """
@@ -22,7 +22,7 @@ GRIDS = tuple(EFFORTS)  # "quick", "default", "gpu-check", "full"
 def arguments(
     description: str, argv: list[str] | None = None, prog: str | None = None, gpu_check_seconds: float | None = None
 ) -> argparse.Namespace:
-    """device, grid, threads, seconds and results, the same for every benchmark; threads are set at once."""
+    """The options of every benchmark: device, grid, threads, seconds, results. Sets the number of threads."""
     parser = argparse.ArgumentParser(prog=prog, description=description)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the CPU, fixed and recorded")
@@ -44,13 +44,13 @@ def arguments(
 
 
 def star(base: dict, **axes) -> list[dict]:
-    """The base point, and each axis varied alone from there."""
+    """The base point, and each axis varied alone."""
     points = [base] + [base | {name: value} for name, values in axes.items() for value in values]
     return list({tuple(p.items()): p for p in points}.values())
 
 
 def progress(items: Iterable, what: str) -> Iterable:
-    """A bar on stderr; in a log, or without tqdm, one line."""
+    """A progress bar on stderr; one line in a log, or without tqdm."""
     try:
         from tqdm import tqdm
     except ImportError:
@@ -66,7 +66,7 @@ def label(axes: dict) -> str:
 
 
 class Results:
-    """The rows of one benchmark, written out as they come: what an interrupted run has measured is kept."""
+    """The rows of one benchmark, saved as they come: an interrupted run keeps what it has measured."""
 
     def __init__(self, name: str, options: argparse.Namespace):
         self.name, self.options, self.start = name, options, time.perf_counter()
@@ -86,7 +86,7 @@ class Results:
 
     def done(self) -> list[dict]:
         self.machine |= {k: v for k, v in record.machine(self.options.device).items() if k.startswith("clocks")}
-        path = self.add([])  # with the clocks of a GPU that is warm
+        path = self.add([])  # with the clocks of the warm GPU
         for line in self.left_out:
             print(f"left out: {line}", file=sys.stderr)
         print(f"{self.name}: {len(self.rows)} rows in {self.seconds():.0f} s -> {path}")
@@ -96,8 +96,8 @@ class Results:
 def sweep(name: str, grid: list[dict], build: Callable[..., Case], options: argparse.Namespace) -> list[dict]:
     """Measures build(device=..., **axes) for the axes of each point of the grid.
 
-    A case that does not fit into memory, or comes after the time limit, is named in the results: none is dropped in
-    silence. One that fails is too, and RuntimeError is raised in the end: the others are still worth having.
+    The results name every case that is left out: those that do not fit in memory, that come after the time limit, or
+    that fail. After a failure the others are still measured; RuntimeError is raised at the end.
     """
     results, failed = Results(name, options), []
     for axes in progress(grid, f"{name} ({options.grid}, {options.device})"):

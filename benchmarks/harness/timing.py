@@ -1,6 +1,6 @@
-"""The clocks: how long one call takes, on a CPU, on a GPU out of a CUDA graph, and on a GPU called eagerly.
+"""How long a call takes: on a CPU, on a GPU in a CUDA graph, and on a GPU called eagerly.
 
-Times are seconds a call. ``calls(n)`` does the next n calls of one provider.
+Times are seconds per call. ``calls(n)`` makes the next n calls of one provider.
 """
 
 import itertools
@@ -13,11 +13,11 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 Calls = Callable[[int], None]
-WARM_UP_SECONDS = 0.1  # before a GPU is timed: from idle, its clocks rise within some tens of milliseconds
+WARM_UP_SECONDS = 0.1  # the clocks of an idle GPU take some tens of milliseconds to rise
 
 
 def turns(run: Callable[[object], object], states: Sequence) -> Calls:
-    """Calls of ``run`` on the states in turn, for ever: each batch of calls goes on where the last ended."""
+    """Calls ``run`` on the states in turn; each batch of calls continues where the last one ended."""
     following = itertools.cycle(states)
 
     def calls(n: int) -> None:
@@ -28,7 +28,7 @@ def turns(run: Callable[[object], object], states: Sequence) -> Calls:
 
 
 def repeats(run: Callable[[], object]) -> Calls:
-    """The same call again and again, with nothing between: for calls of a microsecond."""
+    """The same call again and again, with nothing in between: for calls of a microsecond."""
 
     def calls(n: int) -> None:
         for _ in itertools.repeat(None, n):
@@ -38,7 +38,7 @@ def repeats(run: Callable[[], object]) -> Calls:
 
 
 def now(device: torch.device) -> float:
-    """Seconds, after the device has done all its work."""
+    """Seconds, after synchronising with the device."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
@@ -51,7 +51,7 @@ def host_sample(calls: Calls, n: int) -> float:
 
 
 def eager_sample(calls: Calls, n: int) -> float:
-    """Wall time on a GPU: from the first call to the end of the last one's work."""
+    """Wall time on a GPU, from the first call until the last one has finished."""
     torch.cuda.synchronize()
     start = time.perf_counter()
     calls(n)
@@ -60,7 +60,7 @@ def eager_sample(calls: Calls, n: int) -> float:
 
 
 def issue_sample(calls: Calls, n: int) -> float:
-    """Host time on a GPU: n calls without waiting for their work, which must fit the driver's queue (1024 launches)."""
+    """Host time on a GPU: n calls without synchronising, few enough for the driver's queue (1024 launches)."""
     torch.cuda.synchronize()
     sample = host_sample(calls, n)
     torch.cuda.synchronize()
@@ -68,8 +68,8 @@ def issue_sample(calls: Calls, n: int) -> float:
 
 
 def kernel_samples(calls: Calls, n: int) -> list[float]:
-    """Seconds of each kernel of n calls by the profiler: without what lies between kernels, which in a graph of small
-    ones is as long as they are."""
+    """Seconds of each kernel of n calls, from the profiler: without the gaps between kernels, which in a graph of small
+    kernels are as long as the kernels."""
     torch.cuda.synchronize()
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
         calls(n)
@@ -80,7 +80,7 @@ def kernel_samples(calls: Calls, n: int) -> list[float]:
 class Graph:
     """``n`` calls on the states in turn, captured once.
 
-    An output lives until its state's next turn, so that the outputs of successive calls are different memory too.
+    An output stays alive until its state's next turn: successive calls write different memory too.
     """
 
     def __init__(self, run: Callable[[object], object], states: Sequence, n: int):
@@ -93,15 +93,15 @@ class Graph:
         self.start, self.end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
 
     def launch(self, runway: torch.Tensor) -> None:
-        """Queued behind a write of ``runway``, which is larger than L2: that empties the cache, and while it runs the
-        host gets ahead, so that no launch time lies between the two events."""
+        """Behind a write of ``runway``, which is larger than L2: it flushes the cache, and while it runs the host gets
+        ahead, so that no launch latency falls between the two events."""
         runway.zero_()
         self.start.record()
         self.graph.replay()
         self.end.record()
 
     def sample(self) -> float:
-        """Seconds a call of the last launch. Only after torch.cuda.synchronize()."""
+        """Seconds per call of the last launch. Call torch.cuda.synchronize() first."""
         return self.start.elapsed_time(self.end) / 1000 / self.n
 
 
@@ -118,9 +118,10 @@ def interleave(
     most_calls: int = 2000,
     sample: Callable[[Calls, int], float] = host_sample,
 ) -> dict[str, list[float]]:
-    """Seconds a call of each provider, one sample a round, after a warm-up of three calls.
+    """Seconds per call of each provider, one sample per round, after a warm-up of three calls.
 
-    Rounds go on until ``seconds`` are used, within the two bounds of ``rounds``; each starts with another provider.
+    Rounds continue until ``seconds`` have passed, within the two bounds of ``rounds``. Each starts with the next
+    provider.
     """
     batch = {}
     for name, run in calls.items():
@@ -137,8 +138,8 @@ def interleave(
 
 
 def interleave_graphs(graphs: dict[str, Graph], *, seconds: float, rounds: tuple[int, int]) -> dict[str, list[float]]:
-    """The same for captured graphs: a round launches all of them before it reads any clock. Warm-up is two rounds and
-    more, until a GPU that was idle has had time to raise its clocks."""
+    """The same for captured graphs: a round launches all of them before it reads any event. The warm-up is two rounds,
+    and more until an idle GPU has had time to raise its clocks."""
     runway = torch.empty(512 << 20, dtype=torch.uint8, device="cuda")
     samples: dict[str, list[float]] = {name: [] for name in graphs}
     names = list(graphs)

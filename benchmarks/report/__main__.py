@@ -1,7 +1,7 @@
 """From recorded results to tables and plots: python -m benchmarks.report [--readme] [--results FOLDER].
 
 Writes benchmarks/RESULTS.md, with every table of every machine, and the plots beside the results. --readme also writes
-the short tables, and demo.txt from the bars' folder, between the markers in README.md, whose numbers are never typed.
+the short tables, and the newest CPU's demo.txt, between the markers in README.md: no number there is typed by hand.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Draws what a machine has results for."""
+"""Draws the plots that a machine has results for."""
 
 import sys
 from pathlib import Path
@@ -19,7 +19,7 @@ PLOTS = (  # benchmark, plot, file
 
 
 def draw_all(results: dict[str, dict], folder: Path) -> list[Path]:
-    """The plots that ``results`` (by benchmark) have data for, as PNG in ``folder``."""
+    """Saves the plots that ``results`` (by benchmark) have data for in ``folder``, as PNG."""
     set_style()
     made = []
     for name, plot, file in PLOTS:

@@ -6,7 +6,7 @@ OURS, ROAD, LORA, OTHER = "#b3001b", "#e8871e", "#1d4e89", "#7a7a7a"
 
 
 def set_style() -> None:
-    """Needs no display."""
+    """The style of all plots, drawn without a display."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,4 +1,4 @@
-"""Plots of generation.py and training.py, out of their recorded results."""
+"""The plots of generation.py and training.py."""
 
 from .figure import LORA, OTHER, OURS, ROAD, new_figure
 from .model_tables import MIB, PEAKS, grouped, peak_of
@@ -12,7 +12,7 @@ SHADES = {
 
 
 def generation_plot(result: dict):
-    """Tokens per second, and their share of the base model's, against requests; None without several of them."""
+    """Tokens per second, and their share of the base model's, against requests; None if there is only one count."""
     groups = grouped(result["rows"], ("shape", "dtype", "mode", "prompt", "new_tokens"))
     groups = [(title, rows) for title, rows in groups if len({r["requests"] for r in rows}) > 1]
     if not groups:
@@ -55,7 +55,7 @@ def _lines(axis, rows: list[dict], key: str) -> dict:
 
 
 def training_plot(result: dict):
-    """Time and memory of one step of the first shape and dtype, a bar for each provider that ran."""
+    """Time and memory of one step of the first shape and dtype, a bar per provider that ran."""
     (shape, dtype, tokens), rows = grouped(result["rows"], ("shape", "dtype", "tokens"))[0]
     rows = [r for r in rows if r["step_ms"] is not None][::-1]
     if not rows:

@@ -1,4 +1,4 @@
-"""Tables of generation.py and training.py, out of their recorded results."""
+"""The tables of generation.py and training.py."""
 
 from . import tables
 
@@ -6,7 +6,7 @@ MIB = 1 << 20
 
 
 def generation_table(result: dict) -> str:
-    """Tokens per second against requests, with the share of the base model's; a table for each dtype and mode."""
+    """Tokens per second against requests, also as a share of the base model's; a table per dtype and mode."""
     parts = [tables.machine_line(result)]
     for title, rows in grouped(result["rows"], ("shape", "dtype", "mode", "prompt", "new_tokens")):
         shape, dtype, mode, prompt, new = title
@@ -26,7 +26,7 @@ def generation_table(result: dict) -> str:
 
 
 def training_table(result: dict) -> str:
-    """Time and memory of one step; a table for each shape and dtype."""
+    """Time and memory of one step; a table per shape and dtype."""
     parts = [tables.machine_line(result)]
     for (shape, dtype, tokens), rows in grouped(result["rows"], ("shape", "dtype", "tokens")):
         peak, how = peak_of(rows)
@@ -82,7 +82,7 @@ def grouped(rows: list[dict], keys: tuple[str, ...]) -> list[tuple[tuple, list[d
 
 
 def _notes(rows: list[dict]) -> list[str]:
-    """Why something was not run, once per reason."""
+    """Why a provider was not run, once per reason."""
     notes = dict.fromkeys(f"Not run: {r['provider']}: {r['note'].rstrip('.')}." for r in rows if r["note"])
     return ["\n".join(f"- {line}" for line in notes)] if notes else []
 

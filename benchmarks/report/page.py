@@ -4,8 +4,8 @@ from pathlib import Path
 
 from ..harness.record import CLONE
 from . import model_tables, tables
-from .targets_table import bars_table
-from .wins import rival_wins
+from .targets_table import table_of_targets
+from .wins import baseline_wins
 
 FRESH = (
     "Outputs are fresh but for those in place. Ours of 32 MiB and more ask the kernel for 2 MiB pages, which saves "
@@ -45,7 +45,7 @@ def results_page(found: dict[Path, dict[str, dict]]) -> str:
                 parts += [f"### {name.capitalize()}", table(results[name]), *_images(folder, f"{name}.png")]
                 parts += _left_out(results[name])
         if "cpu" in results:
-            parts += ["### Bars", bars_table(results["cpu"])]
+            parts += ["### Bars", table_of_targets(results["cpu"])]
     return "\n\n".join(parts) + "\n"
 
 
@@ -54,7 +54,7 @@ def _images(folder: Path, *names: str) -> list[str]:
 
 
 def _wins(name: str, result: dict) -> list[str]:
-    count, clear, unclear = rival_wins(name, result["rows"])
+    count, clear, unclear = baseline_wins(name, result["rows"])
     parts = [f"**Where a rival wins** (its p80 below our best p20), in {len(clear)} of {count} cases:"]
     parts += ["\n".join(f"- {line}" for line in clear)] if clear else []
     parts += [f"By the median only, within the spread, in {len(unclear)}:"] if unclear else []

@@ -1,10 +1,11 @@
-"""The plots beside the results: overhead over the layer alone, share of the clone's bandwidth, bytes resident."""
+"""The plots of layer.py and single_op.py: overhead over the layer alone, share of the clone's bandwidth, bytes
+resident."""
 
 from ..harness.record import CLONE, PLAIN
 from .figure import LORA, OTHER, OURS, new_figure
 from .tables import group_with_most
 
-# Shades by family, the darkest first; a method's ways are told apart by shade and marker.
+# Shades by family, the darkest first; the ways of one family differ in shade and marker.
 SHADES = {
     "ours": (OURS, "#e56b6f", "#f0a6a8", "#7d0013", "#d1495b"),
     "RoAd": ("#bc5f04", "#f48c06", "#f9c46b"),
@@ -24,7 +25,7 @@ def _with_grid(panels: int, result: dict, title: str):
 
 
 def _style(row: dict, styles: dict[str, tuple]) -> dict:
-    """One style a provider, the same in all panels that share ``styles``."""
+    """One style per provider, the same in all panels that share ``styles``."""
     kind = "ours" if row["ours"] else row.get("family")
     if row["provider"] not in styles:
         shades, index = SHADES.get(kind, SHADES[None]), sum(k == kind for k, _ in styles.values())
@@ -35,7 +36,7 @@ def _style(row: dict, styles: dict[str, tuple]) -> dict:
 
 
 def _lines(axis, rows: list[dict], x: str, value, styles: dict[str, tuple]) -> tuple[float, float]:
-    """Medians as lines, p20 to p80 as bars; ``value`` gives the three of a row. Returns the range of the medians."""
+    """Medians as lines, p20 to p80 as bars; ``value`` returns the three of a row. Returns the range of the medians."""
     every = []
     for provider in dict.fromkeys(r["provider"] for r in rows):
         points = sorted((r for r in rows if r["provider"] == provider), key=lambda r: r[x])

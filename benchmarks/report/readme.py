@@ -1,15 +1,15 @@
-"""The parts of README.md that are generated: short tables, and the demonstration."""
+"""The generated parts of README.md: short tables, and the demonstration."""
 
 from pathlib import Path
 
 from ..harness.record import CLONE
 from . import model_tables, tables
-from .targets_table import bars_table
+from .targets_table import table_of_targets
 from .wins import wins_sentence
 
 
 def short_layer(result: dict) -> str:
-    """Overhead over the layer alone against requests, decode and prefill beside each other."""
+    """Overhead over the layer alone against requests, decode and prefill side by side."""
     chosen, head = {}, []
     for phase in ("decode", "prefill"):
         rows = [r for r in result["rows"] if r["phase"] == phase]
@@ -36,7 +36,7 @@ def short_layer(result: dict) -> str:
 
 
 def into(text: str, name: str, content: str) -> str:
-    """text with what stands between <!-- name --> and <!-- /name --> replaced; unchanged, and said, without them."""
+    """``text`` with ``content`` between <!-- name --> and <!-- /name -->; unchanged, with a message, without them."""
     begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
     if begin not in text or end not in text:
         print(f"README.md has no {begin} ... {end}: that part is left out")
@@ -46,12 +46,12 @@ def into(text: str, name: str, content: str) -> str:
 
 
 def readme_parts(found: dict[Path, dict[str, dict]]) -> dict[str, str]:
-    """Content by marker: the bars and the demo of the newest CPU, the others of every machine that has them."""
+    """Content by marker: targets and demo of the newest CPU, the other tables of every machine that has them."""
     parts = {}
-    bars = [(f, r["cpu"]) for f, r in found.items() if "cpu" in r]
-    if bars:
-        folder, result = max(bars, key=lambda item: item[1]["machine"].get("date", ""))
-        parts["benchmarks"] = bars_table(result)
+    targets = [(f, r["cpu"]) for f, r in found.items() if "cpu" in r]
+    if targets:
+        folder, result = max(targets, key=lambda item: item[1]["machine"].get("date", ""))
+        parts["benchmarks"] = table_of_targets(result)
         if (demo := folder / "demo.txt").exists():
             parts["demo"] = f"```text\n{demo.read_text()}```"
         else:

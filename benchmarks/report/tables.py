@@ -1,4 +1,4 @@
-"""Markdown tables out of recorded results. Every number in README.md and RESULTS.md comes from here."""
+"""Markdown tables from recorded results. README.md and RESULTS.md get every number from here."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ AXES = {
     "single_op": ("op", "rows", "dim", "dtype", "variant", "group_size"),
 }
 DISPATCH_MODES = ("no gradients", "records", "forward and backward", "compiled")
-# The axis along which a table runs, the most telling first.
+# The axis along which a table runs, the most informative first.
 ALONG = {
     "layer": ("requests", "rank", "mix", "resident", "dim_out", "dim_in", "dtype"),
     "single_op": ("rows", "dim", "dtype", "variant", "group_size"),
@@ -49,7 +49,7 @@ def describe(fixed: dict) -> str:
 
 
 def overhead_cell(row: dict, spread: bool = True) -> str:
-    """Over the layer alone; of eager calls, and marked so, where the provider cannot be in a CUDA graph."""
+    """Over the layer alone; of eager calls, and marked so, for a provider that cannot be captured."""
     key, mark = ("overhead", "") if row["us"] is not None else ("eager_overhead", " (eager)")
     if row["provider"] == PLAIN:
         return f"{microseconds(row['us'])} us"
@@ -68,7 +68,7 @@ def ceiling_cell(row: dict) -> str:
 
 
 def tables_along(name: str, rows: list[dict], cell: Callable[[dict], str]) -> list[tuple[str, str]]:
-    """(what is fixed, table) with a column for each value of one axis; every measured point is in at least one."""
+    """(what is fixed, table), a column per value of one axis; every measured point is in at least one table."""
     axes, shown, found = AXES[name], set(), []
     for along in ALONG[name]:
         groups: dict[tuple, list[dict]] = {}
@@ -100,7 +100,7 @@ def table_of(rows: list[dict], along: str, values: list, cell: Callable[[dict], 
 
 
 def group_with_most(rows: list[dict], keys: tuple[str, ...], along: str) -> list[dict]:
-    """The rows of the group that has the most values along an axis."""
+    """The rows of the group with the most values along an axis."""
     groups: dict[tuple, list[dict]] = {}
     for r in rows:
         groups.setdefault(tuple(r[k] for k in keys), []).append(r)

@@ -1,11 +1,11 @@
-"""The table of the bars (benchmarks/bars.py) for README.md and the end of `make bench`."""
+"""The table of benchmarks/targets.py, for README.md, RESULTS.md and the end of `pytest benchmarks`."""
 
 
 def compare(ratio: float) -> str:
     return f"{ratio:.2f} x the time" if ratio > 0.5 else f"{1 / ratio:.1f} x faster"
 
 
-def bars_table(result: dict) -> str:
+def table_of_targets(result: dict) -> str:
     m = result["machine"]
     lines = [
         f"{m['processor']}, {m['threads']} threads, {m['isa']}, torch {m['torch']}. "

@@ -4,11 +4,11 @@ from ..harness.record import CLONE, PLAIN
 from .tables import AXES, describe, point
 
 
-def rival_wins(name: str, rows: list[dict]) -> tuple[int, list[str], list[str]]:
-    """(number of cases, those in which a rival is faster than our best, those in which it is so by its median only).
+def baseline_wins(name: str, rows: list[dict]) -> tuple[int, list[str], list[str]]:
+    """(number of cases, those in which a baseline is faster than our best, those in which only its median is lower).
 
-    Faster: its p80 is below our p20. Of eager times where that is all the rival has. Our "in place" is left out, which
-    does less than a fresh output.
+    Faster: its p80 is below our p20. A baseline with eager times only is compared with our eager time. Our "in place"
+    does not count: it does less work than a fresh output.
     """
     axes, cases, clear, unclear = AXES[name], {}, [], []
     named = [a for a in axes if len({r[a] for r in rows}) > 1] or list(axes)
@@ -34,7 +34,7 @@ def rival_wins(name: str, rows: list[dict]) -> tuple[int, list[str], list[str]]:
 
 def wins_sentence(name: str, rows: list[dict]) -> str:
     """The short form, for README.md."""
-    count, clear, unclear = rival_wins(name, rows)
+    count, clear, unclear = baseline_wins(name, rows)
     text = f"Where a rival wins: in {len(clear) or 'none'} of the {count} cases measured"
     text += ": " + "; ".join(f"*{line}*" for line in clear[:3]) if clear else ""
     text += "; the rest in [RESULTS.md](benchmarks/RESULTS.md)" if len(clear) > 3 else ""

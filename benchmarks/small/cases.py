@@ -1,4 +1,4 @@
-"""Cases of the benchmarks as pytest-benchmark runs them: one provider a test, checked against float64 first."""
+"""Small cases of the benchmarks for pytest-benchmark: one provider per test, checked against float64 first."""
 
 import functools
 from collections.abc import Callable
@@ -15,7 +15,7 @@ BRIEF = {"min_rounds": 5, "max_time": 0.1, "warmup": True, "warmup_iterations": 
 
 
 def each_provider(cases: dict[str, Callable[[], Case]]):
-    """Parametrizes a test with (case name, provider name) of every case; they are built once, at collection."""
+    """Parametrizes a test with (case name, provider name) of every case. Cases are built once, at collection."""
     pairs = [(name, p.name) for name, build in cases.items() for p in build().providers]
     return pytest.mark.parametrize(("case", "provider"), pairs, ids=[f"{c}: {p}" for c, p in pairs])
 

@@ -1,17 +1,19 @@
-"""Collects the ratios that the benchmarks record, writes them as JSON, and prints them against their bars."""
+"""Collects the ratios that the benchmarks record, writes them as JSON and CSV, and prints them beside their targets."""
 
 import pytest
 
 from ..harness import record
-from ..report.targets_table import bars_table
+from ..report.targets_table import table_of_targets
 
 _rows = []
 
 
 @pytest.fixture
-def record_bar():
-    def record_one(group, bar, times):
-        _rows.append({"group": group, "name": bar.name, "rival": bar.rival_name, "limit": bar.limit, **times})
+def record_target():
+    def record_one(group, target, times):
+        _rows.append(
+            {"group": group, "name": target.name, "rival": target.baseline_name, "limit": target.limit, **times}
+        )
 
     return record_one
 
@@ -20,4 +22,4 @@ def pytest_terminal_summary(terminalreporter):
     if not _rows:
         return
     path = record.save("cpu", _rows)
-    terminalreporter.write_line(f"\n{bars_table(record.load(path))}\n\nwrote {path}")
+    terminalreporter.write_line(f"\n{table_of_targets(record.load(path))}\n\nwrote {path}")

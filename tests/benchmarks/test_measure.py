@@ -21,9 +21,9 @@ def in_place(inputs):
     return inputs.x.mul_(2)
 
 
-def case(*providers, baseline=None):
+def case(*providers, base=None):
     x = torch.arange(12.0).reshape(3, 4)
-    return Case({"rows": 3, "dim": 4}, Inputs(x=x), list(providers), bytes=2 * x.nbytes, baseline=baseline)
+    return Case({"rows": 3, "dim": 4}, Inputs(x=x), list(providers), bytes=2 * x.nbytes, base=base)
 
 
 def test_wrong_results_are_refused_with_the_provider_named():
@@ -64,7 +64,7 @@ def test_rows_of_a_measurement():
             Provider("base", run, doubled, prepare=lambda i: i.x, ours=True),
             Provider("in place", in_place, doubled, output="in place", bytes=24),
             Provider("part", lambda i: 2 * i.x, lambda i: doubled(i)[:1], view=lambda y, i: y[:1]),
-            baseline="base",
+            base="base",
         ),
         "cpu",
         SHORT,

@@ -60,8 +60,8 @@ def test_every_point_is_in_a_table_and_providers_are_its_rows():
     assert found[0][1].splitlines()[3].startswith(f"| **{OURS}** |")
 
 
-def test_wins_of_rivals_are_found_clear_and_within_the_spread():
-    count, clear, unclear = wins.rival_wins("layer", ROWS)
+def test_wins_of_baselines_are_found_clear_and_within_the_spread():
+    count, clear, unclear = wins.baseline_wins("layer", ROWS)
     assert count == 4
     (line,) = clear
     assert "requests 4" in line and "LoRA, bmm (1.8 % less time)" in line
@@ -73,9 +73,9 @@ def test_wins_of_rivals_are_found_clear_and_within_the_spread():
     assert "in none of the 1 cases" in wins.wins_sentence("layer", ROWS[:4])
 
 
-def test_an_eager_rival_is_compared_with_our_eager_time():
+def test_an_eager_baseline_is_compared_with_our_eager_time():
     rows = [row(OURS, 105.0) | {"eager_us": 300.0, "eager_us_p20": 300.0, "eager_us_p80": 300.0}, row(LOOP, 200.0)]
-    assert len(wins.rival_wins("layer", rows)[1]) == 1
+    assert len(wins.baseline_wins("layer", rows)[1]) == 1
 
 
 def test_short_table_has_decode_and_prefill_and_names_the_machine():
