@@ -45,7 +45,7 @@ def results_page(found: dict[Path, dict[str, dict]]) -> str:
                 parts += [f"### {name.capitalize()}", table(results[name]), *_images(folder, f"{name}.png")]
                 parts += _left_out(results[name])
         if "cpu" in results:
-            parts += ["### Bars", table_of_targets(results["cpu"])]
+            parts += ["### Targets", table_of_targets(results["cpu"])]
     return "\n\n".join(parts) + "\n"
 
 
@@ -55,7 +55,7 @@ def _images(folder: Path, *names: str) -> list[str]:
 
 def _wins(name: str, result: dict) -> list[str]:
     count, clear, unclear = baseline_wins(name, result["rows"])
-    parts = [f"**Where a rival wins** (its p80 below our best p20), in {len(clear)} of {count} cases:"]
+    parts = [f"**Where a baseline wins** (its p80 below our best p20), in {len(clear)} of {count} cases:"]
     parts += ["\n".join(f"- {line}" for line in clear)] if clear else []
     parts += [f"By the median only, within the spread, in {len(unclear)}:"] if unclear else []
     return parts + (["\n".join(f"- {line}" for line in unclear)] if unclear else [])

@@ -11,7 +11,7 @@ def table_of_targets(result: dict) -> str:
         f"{m['processor']}, {m['threads']} threads, {m['isa']}, torch {m['torch']}. "
         "Medians; in brackets the ratio's p20 to p80.",
         "",
-        "| work | us | against | measured | bar | |",
+        "| work | us | against | measured | target | |",
         "|---|---:|---|---|---|---|",
     ]
     for r in result["rows"]:

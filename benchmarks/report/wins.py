@@ -35,7 +35,7 @@ def baseline_wins(name: str, rows: list[dict]) -> tuple[int, list[str], list[str
 def wins_sentence(name: str, rows: list[dict]) -> str:
     """The short form, for README.md."""
     count, clear, unclear = baseline_wins(name, rows)
-    text = f"Where a rival wins: in {len(clear) or 'none'} of the {count} cases measured"
+    text = f"Where a baseline wins: in {len(clear) or 'none'} of the {count} cases measured"
     text += ": " + "; ".join(f"*{line}*" for line in clear[:3]) if clear else ""
     text += "; the rest in [RESULTS.md](benchmarks/RESULTS.md)" if len(clear) > 3 else ""
     return text + f". In {len(unclear) or 'no'} more its median is lower within the spread."

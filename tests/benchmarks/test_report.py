@@ -68,7 +68,7 @@ def test_wins_of_baselines_are_found_clear_and_within_the_spread():
     (line,) = unclear
     assert "rank 64" in line and "LoRA, bmm (0.9 % less time)" in line
     sentence = wins.wins_sentence("layer", ROWS)
-    assert sentence.startswith("Where a rival wins: in 1 of the 4 cases measured: *phase decode, requests 4")
+    assert sentence.startswith("Where a baseline wins: in 1 of the 4 cases measured: *phase decode, requests 4")
     assert sentence.endswith("In 1 more its median is lower within the spread.")
     assert "in none of the 1 cases" in wins.wins_sentence("layer", ROWS[:4])
 
@@ -83,7 +83,7 @@ def test_short_table_has_decode_and_prefill_and_names_the_machine():
     assert "Some CPU, 2 threads, avx2, torch 2.13, commit abc1234." in text
     assert "| requests, each its own adapter | decode, 1 | decode, 4 | prefill, 1 |" in text
     assert f"| **{OURS}** | +5 % | +10 % | +1 % |" in text
-    assert "Where a rival wins" in text
+    assert "Where a baseline wins" in text
 
 
 def test_quick_runs_are_marked_as_placeholders():
