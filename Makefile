@@ -63,7 +63,7 @@ test-cpp: $(VENV)/.tools
 	  $(BIN)/ctest --test-dir build/cmake-$$sanitize --output-on-failure || exit 1; \
 	done
 
-# Minutes, on a machine with nothing else to do: the bars, then every sweep with its tables and plots.
+# Minutes, on a machine with nothing else to do: the targets, then every sweep with its tables and plots.
 bench: build
 	$(BIN)/python -m pytest -q benchmarks --benchmark-only
 	$(BIN)/python -m benchmarks

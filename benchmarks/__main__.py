@@ -1,4 +1,4 @@
-"""python -m benchmarks [--device ...] [--quick | --gpu-check | --full] ...: every sweep, one after the other."""
+"""python -m benchmarks [--device ...] [--quick | --gpu-check | --full] ...: runs every sweep, one after the other."""
 
 import importlib
 import sys
@@ -12,7 +12,7 @@ def main(argv: list[str] | None = None) -> int:
     for name in SWEEPS:
         try:
             importlib.import_module(f"{__package__}.{name}").main(argv)
-        except Exception:  # the others are still worth having; the exit status tells
+        except Exception:  # the others are still measured; the exit status reports it
             traceback.print_exc()
             failed.append(name)
     if failed:

@@ -2,7 +2,7 @@
 
     python -m benchmarks.dispatch [--device cpu|cuda] [--quick | --gpu-check | --full] [--threads N] [--seconds S]
 
-On a GPU the calls are issued without waiting for their work; on a CPU the work itself, some nanoseconds, is included.
+On a GPU the calls are issued without synchronising; on a CPU the work itself, some nanoseconds, is included.
 Modes: "no gradients"; "records": a forward that autograd records; "forward and backward"; "compiled": a function of
 one such call under torch.compile(fullgraph=True), whose guards are part of the price.
 """
@@ -17,12 +17,12 @@ from torch import Tensor
 import road_kernels as rk
 from road_kernels import python_fallback
 
-from . import clock
-from .accuracy import require_close, rounding
-from .choices import backends
-from .method import EFFORTS, Effort
-from .rivals import eager_coefficients, eager_formula
-from .sweep import Results, arguments, progress
+from .baselines.formulas import eager_coefficients, eager_formula
+from .harness import timing
+from .harness.accuracy import require_close, rounding
+from .harness.backends import usable_backends
+from .harness.measure import EFFORTS, Effort
+from .harness.sweep import Results, arguments, progress
 
 WIDTH, GROUP_SIZE, ADAPTERS = 64, 64, 4
 MODES = ("no gradients", "records", "forward and backward", "compiled")
@@ -37,7 +37,7 @@ class Entry:
 
 
 def entries(device: torch.device) -> list[Entry]:
-    """The rivals do the same work, but for x + x, the least that torch can do."""
+    """The baselines do the same work, but for x + x, the least that torch can do."""
     ids = torch.zeros(1, dtype=torch.int64, device=device)
 
     def formula(x, theta, alpha):
@@ -50,7 +50,7 @@ def entries(device: torch.device) -> list[Entry]:
         return theta.repeat(ADAPTERS, 1), alpha.repeat(ADAPTERS, 1)
 
     found = []
-    for name in backends(device):
+    for name in usable_backends(device):
         found.append(Entry(f"road_apply, {name}", partial(rk.road_apply, backend=name), ours=True))
         found.append(Entry(f"road_apply_batched, {name}", partial(batched, backend=name), bank, ours=True))
         found.append(Entry(f"rotate, {name}", partial(rk.rotate, backend=name), rk.road_tables, ours=True))
@@ -60,7 +60,7 @@ def entries(device: torch.device) -> list[Entry]:
 
 
 def example(entry: Entry, device: torch.device, trained: bool = False) -> tuple[Tensor, ...]:
-    """What an entry is called with."""
+    """The arguments of an entry."""
     generator = torch.Generator().manual_seed(0)
     x, theta, alpha = (torch.randn(shape, generator=generator) for shape in ((1, WIDTH), WIDTH // 2, WIDTH // 2))
     tensors = x, *entry.parameters(0.3 * theta, 1 + 0.1 * alpha)
@@ -68,7 +68,7 @@ def example(entry: Entry, device: torch.device, trained: bool = False) -> tuple[
 
 
 def prepare(mode: str, entry: Entry, device: torch.device) -> Callable[[], object]:
-    """The call that is timed. Its arguments are bound, which costs less than a tenth of a microsecond."""
+    """The call that is timed, its arguments bound, which costs less than a tenth of a microsecond."""
     tensors = example(entry, device, trained=mode in ("records", "forward and backward"))
     if mode == "forward and backward":
         gz = torch.ones(1, WIDTH, device=device)
@@ -79,7 +79,7 @@ def prepare(mode: str, entry: Entry, device: torch.device) -> Callable[[], objec
 
 
 def require_right(entry: Entry, mode: str, got: Tensor | tuple[Tensor, ...], device: torch.device) -> None:
-    """Every entry but x + x gives the rotation, or, backward, first of all the gradient of x."""
+    """Every entry but x + x returns the rotation; its backward returns the gradient of x first."""
     if entry.name == "x + x":
         return
     x, r1, r2 = (t.double() for t in example(Entry("", None, rk.road_tables), device))
@@ -91,14 +91,14 @@ def require_right(entry: Entry, mode: str, got: Tensor | tuple[Tensor, ...], dev
 
 
 def calls_at_once(mode: str, device: torch.device) -> int:
-    """On a GPU no more than fit the driver's queue: ten backwards of the formula, fifty of its forwards."""
+    """On a GPU no more than fit in the driver's queue: ten backwards of the formula, or fifty forwards."""
     if device.type != "cuda":
         return 2000
     return 10 if mode == "forward and backward" else 50
 
 
 def measure_mode(mode: str, device: torch.device, effort: Effort, results: Results) -> list[dict]:
-    """One row an entry. Compilation takes seconds: none is started after the time limit."""
+    """One row per entry. Compilation takes seconds: none starts after the time limit."""
     torch._dynamo.reset()
     calls, ours = {}, {}
     for entry in entries(device):
@@ -107,17 +107,17 @@ def measure_mode(mode: str, device: torch.device, effort: Effort, results: Resul
             continue
         run = prepare(mode, entry, device)
         require_right(entry, mode, run(), device)
-        calls[entry.name], ours[entry.name] = clock.repeats(run), entry.ours
-    samples = clock.interleave(
+        calls[entry.name], ours[entry.name] = timing.repeats(run), entry.ours
+    samples = timing.interleave(
         calls,
         seconds=effort.seconds,
         rounds=effort.rounds,
         sample_seconds=effort.sample_seconds,
         most_calls=calls_at_once(mode, device),
-        sample=clock.issue_sample if device.type == "cuda" else clock.host_sample,
+        sample=timing.issue_sample if device.type == "cuda" else timing.host_sample,
     )
     return [
-        {"mode": mode, "provider": name, "ours": ours[name], **clock.spread(times, "us", 1e6)}
+        {"mode": mode, "provider": name, "ours": ours[name], **timing.spread(times, "us", 1e6)}
         for name, times in samples.items()
     ]
 
@@ -125,7 +125,7 @@ def measure_mode(mode: str, device: torch.device, effort: Effort, results: Resul
 def main(argv: list[str] | None = None) -> None:
     options = arguments(__doc__, argv, "python -m benchmarks.dispatch", gpu_check_seconds=60)
     results = Results("dispatch", options)
-    modes = MODES[:-1] if options.grid == "quick" else MODES  # without the seconds that compilation takes
+    modes = MODES[:-1] if options.grid == "quick" else MODES  # compilation takes seconds
     for mode in progress(modes, f"dispatch ({options.grid}, {options.device})"):
         if results.out_of_time():
             results.left_out.append(f"{mode}: after the limit of {options.seconds:g} s")

@@ -5,11 +5,11 @@ own on all linear layers.
 
 Weights and adapters are random: speed does not depend on them. Before anything is timed, the logits of every provider,
 after the prompt and after three more tokens, are compared with float64, each request alone with its adapter merged into
-the weights; the error may be four times that which the base model itself has in this dtype (which may be 16 eps).
+the weights. The error may be four times that of the base model in the same dtype, whose own limit is 16 eps.
 
-Generation is greedy, by a plain loop over transformers' forward, the same for all ("eager"). On a GPU also with a
-static cache and the step of one token as a CUDA graph ("graph"). One sample is the whole generation: prompt and new
-tokens. PEFT's hooks for ``adapter_names`` are set outside of it, once, as in PEFT's own generate.
+Generation is greedy: a plain loop over transformers' forward, the same for every provider ("eager"); on a GPU also with
+a static cache and one CUDA graph per token ("graph"). One sample is the whole generation: prompt and new tokens. PEFT's
+hooks for ``adapter_names`` are set once, before the sample, as in PEFT's own generate.
 """
 
 import argparse
@@ -21,12 +21,16 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from . import model_report, model_runs, models, serving
-from .accuracy import require_close, rounding
-from .decoding import Eager, Static, forced, generate
+from .baselines import models, serving
+from .harness import model_runs
+from .harness.accuracy import require_close, rounding
+from .harness.decoding import Eager, Static, forced, generate
+from .harness.failures import attempt
+from .harness.record import PLAIN
+from .report.draw import show
 
 RANK = 8
-FORCED = 3  # tokens after the prompt at which logits are compared too
+FORCED = 3  # tokens after the prompt whose logits are compared too
 PER_REQUEST = "lists of Python indices are copied to the device in every layer"
 EFFORTS = {"quick": (0.0, (2, 2)), "default": (20.0, (3, 7)), "gpu-check": (0.0, (3, 3)), "full": (60.0, (5, 15))}
 
@@ -35,16 +39,16 @@ EFFORTS = {"quick": (0.0, (2, 2)), "default": (20.0, (3, 7)), "gpu-check": (0.0,
 class Provider:
     name: str
     model: nn.Module  # transformers' model
-    use: Callable[[int], AbstractContextManager]  # a batch of so many requests
-    family: str  # "base", "RoAd" or "LoRA": which reference it must equal
+    use: Callable[[int], AbstractContextManager]  # sets up a batch of that many requests
+    family: str  # "base", "RoAd" or "LoRA": its reference
     adapter_dtype: str | None = None
-    adapter_bytes: int = 0  # of one adapter as it is kept
+    adapter_bytes: int = 0  # of one adapter as stored
     ours: bool = False
     eager_only: str | None = None  # why it cannot be captured in a CUDA graph
 
 
 class Served:
-    """A model in every dtype that is asked for, its adapters, prompts and the reference."""
+    """A model in every dtype asked for, with its adapters, prompts and reference."""
 
     def __init__(self, shape: str, device: str, requests: int, prompt: int):
         self.device, self.prompt = device, prompt
@@ -79,7 +83,7 @@ class Served:
             return Provider(name, model, use, "LoRA", **about, **more)
 
         made = [
-            Provider("no adapter", base, nullcontext, "base"),
+            Provider(PLAIN, base, nullcontext, "base"),
             road("RoAd, AdapterBank", serving.banked(base, self.road, batch), batch.of, torch.float32, ours=True),
         ]
         for d, model in peft_road.items():
@@ -97,7 +101,7 @@ class Served:
 
 @contextmanager
 def _mixed(model: nn.Module, kernels: bool, requests: int):
-    """What PEFT's generate(adapter_names=...) does around transformers'; with our kernels or with its own code."""
+    """What PEFT's generate(adapter_names=...) does around transformers', on our kernels or with PEFT's own code."""
     from road_kernels.integrations import peft as road_peft
 
     names = [str(r) for r in range(requests)]
@@ -110,7 +114,7 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def measure(served: Served, axes: dict, effort: tuple[float, tuple[int, int]]) -> list[dict]:
-    """One row a provider: checked, then timed in turn."""
+    """One row per provider: checked, then timed in turn."""
     new_tokens, requests, captured = axes["new_tokens"], axes["requests"], axes["mode"] == "graph"
     dtype = getattr(torch, axes["dtype"])
     providers = served.providers(dtype)
@@ -122,7 +126,7 @@ def measure(served: Served, axes: dict, effort: tuple[float, tuple[int, int]]) -
         decoder = Static(p.model, requests, length, capture=True) if captured else Eager(p.model)
         with p.use(requests):
             got = forced(decoder, tokens, served.prompt)
-        tolerance = 4 * errors.get("no adapter", 4 * rounding(dtype))
+        tolerance = 4 * errors.get(PLAIN, 4 * rounding(dtype))
         want = served.reference[p.family][:requests]
         errors[p.name] = require_close(f"{p.name} in {axes}", got, want, tolerance)
         return decoder
@@ -131,7 +135,7 @@ def measure(served: Served, axes: dict, effort: tuple[float, tuple[int, int]]) -
         if captured and p.eager_only:
             notes[p.name] = p.eager_only
             continue
-        decoder, notes[p.name] = model_runs.attempt(lambda p=p: check(p), p.ours)
+        decoder, notes[p.name] = attempt(lambda p=p: check(p), p.ours)
         if decoder is not None:
             decoders[p.name] = decoder
 
@@ -146,7 +150,7 @@ def measure(served: Served, axes: dict, effort: tuple[float, tuple[int, int]]) -
 
     samples = {p.name: functools.partial(sample, p) for p in providers if p.name in decoders}
     taken = model_runs.rounds(samples, *effort)
-    base = taken.get("no adapter")
+    base = taken.get(PLAIN)
     rows = []
     for p in providers:
         row = {**axes, "provider": p.name, "ours": p.ours, "adapter_dtype": p.adapter_dtype}
@@ -160,7 +164,7 @@ def measure(served: Served, axes: dict, effort: tuple[float, tuple[int, int]]) -
 def grid(options: argparse.Namespace) -> list[dict]:
     modes = ("eager", "graph") if options.device.startswith("cuda") else ("eager",)
     points = [(d, r) for d in options.dtypes for r in options.requests]
-    if options.all_dtypes is None:  # of the second dtype one point is enough
+    if options.all_dtypes is None:  # one point of the second dtype is enough
         points = [(d, r) for d, r in points if d == options.dtypes[0] or r == min(8, max(options.requests))]
     common = {"shape": options.shape, "prompt": options.prompt, "new_tokens": options.new_tokens}
     return [{**common, "dtype": d, "mode": mode, "requests": r} for d, r in points for mode in modes]
@@ -196,7 +200,7 @@ def main(argv: list[str] | None = None) -> None:
         lambda axes: measure(served, axes, EFFORTS[options.grid]),
         options,
     )
-    model_report.show("generation", path)
+    show("generation", path)
 
 
 if __name__ == "__main__":

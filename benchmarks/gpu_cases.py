@@ -1,4 +1,4 @@
-"""The work of gpu_bars.py as cases of method.py: forward, backward, mixed batches, decoding, a training step."""
+"""The work of gpu_targets.py and gpu_tune.py as cases: forward, backward, mixed batches, decoding, a training step."""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,27 +9,24 @@ import road_kernels as rk
 from road_kernels import python_fallback
 from road_kernels.backends import registry
 
-from .accuracy import rounding
-from .choices import backends
-from .method import Case, Inputs, Provider
-from .rivals import eager_coefficients, eager_formula
+from .baselines.formulas import eager_coefficients, eager_formula
+from .harness.accuracy import rounding, rounding_of_sums
+from .harness.backends import kernel_backends
+from .harness.case import Case, Provider
+from .harness.cold_inputs import Inputs
 
 DTYPE = torch.bfloat16
+SHAPES, SMALL_SHAPES = ((16384, 4096), (8192, 14336)), ((64, 256),)
 REQUESTS, ADAPTERS, MOST_DECODE_ROWS = 64, 1000, 256
 SINGLE, ONE, SPREAD, RANDOM = "single", "one adapter", "64 requests", f"{ADAPTERS} adapters at random"
-RIVAL = "PEFT's formula"
-
-
-def native(device: torch.device) -> list[str]:
-    """The backends with kernels for the device; on a CPU, where this is a rehearsal, whatever there is."""
-    return [n for n in backends(device) if n in ("cuda", "triton")] or backends(device)
+PEFT = "PEFT's formula"
 
 
 def tensors(rows: int, dim: int, adapters: int, device) -> Inputs:
     generator = torch.Generator(device).manual_seed(0)
     random = partial(torch.randn, generator=generator, device=device)
     x, gz = (random(rows, dim).to(DTYPE) for _ in range(2))
-    # Scales of 1: in place again and again nothing grows.
+    # Rotated in place again and again: scales of 1 keep the values from growing.
     theta, alpha = 0.3 * random(adapters, dim // 2), torch.ones(adapters, dim // 2, device=device)
     sample = torch.linspace(0, rows - 1, min(rows, 64), device=device).long()
     return Inputs(x=x, gz=gz, theta=theta, alpha=alpha, sample=sample)
@@ -52,10 +49,9 @@ def expect_gradients(i: Inputs, group_size: int):
     return gx[i.sample], *python_fallback.road_tables_backward(*grads, theta, alpha, "road_1", group_size)
 
 
-def sums_tolerance(rows: int) -> tuple[float, float, float]:
-    """Sums over rows of random signs lose a factor of about the root of their number."""
-    sums = rounding(torch.float32, 4 * rows**0.5)
-    return rounding(DTYPE), sums, sums
+def gradients_tolerance(rows: int) -> tuple[float, float, float]:
+    """Of the gradients of x, theta and alpha."""
+    return rounding(DTYPE), rounding_of_sums(rows), rounding_of_sums(rows)
 
 
 def gradients_sampled(grads, i: Inputs):
@@ -70,7 +66,8 @@ def forward_case(rows, dim, group_size, device) -> Case:
         return rk.road_apply(i.x, i.theta[0], i.alpha[0], group_size=group_size, backend=backend)
 
     providers = [
-        Provider(n, partial(run, backend=n), expect, rounding(DTYPE), view=sampled, ours=True) for n in native(device)
+        Provider(n, partial(run, backend=n), expect, rounding(DTYPE), view=sampled, ours=True)
+        for n in kernel_backends(device)
     ]
     axes = {"work": f"forward, {rows} x {dim}, group_size {group_size}"}
     return Case(axes, inputs, providers, 2 * inputs.x.nbytes + 4 * dim)
@@ -85,14 +82,14 @@ def backward_case(rows, dim, group_size, device) -> Case:
         wanted = [True, True, True]
         return module.rotate_backward(i.gz, i.x, i.theta[0], i.alpha[0], None, "road_1", group_size, False, wanted)
 
-    exact = {"expect": expect, "tolerance": sums_tolerance(rows), "view": gradients_sampled}
-    providers = [Provider(n, partial(run, backend=n), ours=True, **exact) for n in native(device)]
+    exact = {"expect": expect, "tolerance": gradients_tolerance(rows), "view": gradients_sampled}
+    providers = [Provider(n, partial(run, backend=n), ours=True, **exact) for n in kernel_backends(device)]
     axes = {"work": f"backward, {rows} x {dim}, group_size {group_size}"}
     return Case(axes, inputs, providers, 3 * inputs.x.nbytes + 8 * dim)
 
 
 def ids_for(kind: str, rows: int, device) -> torch.Tensor:
-    """One id per row: all the same, one adapter per request in any order, or any adapter for each token."""
+    """One id per row: all the same, an adapter per request in random order, or a random adapter per token."""
     generator = torch.Generator().manual_seed(1)
     if kind == ONE:
         return torch.zeros(rows, dtype=torch.int64, device=device)
@@ -104,7 +101,7 @@ def ids_for(kind: str, rows: int, device) -> torch.Tensor:
 
 
 def batched_case(rows, dim, backend, tables: bool, device) -> Case:
-    """Ready tables, as a server keeps them, or theta and alpha, as a trainer does."""
+    """With ready tables, as a server has them, or with theta and alpha, as a trainer has."""
     inputs = tensors(rows, dim, ADAPTERS, device)
     inputs.r1, inputs.r2 = rk.road_tables(inputs.theta, inputs.alpha)
     requests = min(REQUESTS, rows)
@@ -156,7 +153,7 @@ def batched_backward_case(rows, dim, backend, device) -> Case:
         gx, *grads = python_fallback.rotate_batched_backward(gz, x, *tables, ids, 64)
         return gx[i.sample], *python_fallback.road_tables_backward(*grads, theta, alpha, "road_1", 64)
 
-    exact = {"tolerance": sums_tolerance(rows), "view": gradients_sampled, "ours": True}
+    exact = {"tolerance": gradients_tolerance(rows), "view": gradients_sampled, "ours": True}
     providers = [
         Provider(SINGLE, run_single, partial(expect_gradients, group_size=64), **exact),
         Provider(SPREAD, run, expect, **exact),
@@ -176,7 +173,7 @@ def decode_case(rows, dim, device) -> Case:
         return expect_rotated(i, 64, lambda i: i.ids)
 
     exact = {"expect": expect, "tolerance": rounding(DTYPE), "view": sampled, "output": "in place", "ours": True}
-    providers = [Provider(n, partial(run, backend=n), **exact) for n in native(device)]
+    providers = [Provider(n, partial(run, backend=n), **exact) for n in kernel_backends(device)]
     moved = 2 * inputs.x.nbytes + 4 * rows * dim
     return Case({"work": f"decode, {rows} x {dim}, each row its own adapter, in place"}, inputs, providers, moved)
 
@@ -190,13 +187,13 @@ def training_case(rows, dim, device) -> Case:
     def ours(s, backend):
         return torch.autograd.grad(rk.road_apply(*s[0], backend=backend), *s)
 
-    def rival(s):  # PEFT casts to the parameters' float32 and back
+    def peft(s):  # casts to the parameters' float32 and back
         x, theta, alpha = s[0]
         z = eager_formula(x.float(), *eager_coefficients(theta, alpha, "road_1", 64), 64).to(DTYPE)
         return torch.autograd.grad(z, *s)
 
     exact = {"expect": partial(expect_gradients, group_size=64), "view": gradients_sampled, "prepare": leaves}
-    exact["tolerance"] = sums_tolerance(rows)
-    providers = [Provider(n, partial(ours, backend=n), ours=True, **exact) for n in native(device)]
-    providers.append(Provider(RIVAL, rival, **exact))
+    exact["tolerance"] = gradients_tolerance(rows)
+    providers = [Provider(n, partial(ours, backend=n), ours=True, **exact) for n in kernel_backends(device)]
+    providers.append(Provider(PEFT, peft, **exact))
     return Case({"work": f"forward and backward, {rows} x {dim}"}, inputs, providers, 5 * inputs.x.nbytes)

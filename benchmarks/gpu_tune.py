@@ -1,9 +1,9 @@
-"""Compares the choices of csrc/cuda/tuning.h on the GPU of this machine: one build for each, all of them measured.
+"""Compares the choices of csrc/cuda/tuning.h on the GPU of this machine: builds and measures a variant for each.
 
     python3 -m benchmarks.gpu_tune [--only WORD ...] [--seconds S] [--results FOLDER]
 
-In the repository, with what make gpu-check needs; builds go to build/gpu-tune. Each variant is measured in a process of
-its own, the choices as they stand first and last: a difference smaller than between those two is noise.
+Runs in the repository, with what make gpu-check needs; builds go to build/gpu-tune. Each variant is measured in a
+process of its own, the current choices first and last: a difference smaller than between those two is noise.
 """
 
 import argparse
@@ -19,16 +19,17 @@ from pathlib import Path
 
 import torch
 
-from . import record
-from .gpu_bars import SHAPES, SMALL_SHAPES
-from .gpu_cases import backward_case, batched_backward_case, batched_case, forward_case
-from .method import CLONE, EFFORTS, give_back, measure
+from .gpu_cases import SHAPES, SMALL_SHAPES, backward_case, batched_backward_case, batched_case, forward_case
+from .harness import record
+from .harness.failures import release_memory
+from .harness.measure import EFFORTS, measure
+from .harness.record import CLONE
 
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "build" / "gpu-tune"
 SOURCES = ("csrc", "road_kernels", "python_fallback", "setup.py", "pyproject.toml", "README.md", "LICENSE")
 STANDING = "as it stands"
-# What nvcc is told beyond the defaults of tuning.h, without the ROAD_ that all names begin with.
+# Macros that override the defaults of tuning.h, without their common prefix ROAD_.
 VARIANTS = {
     STANDING: {},
     "forward: 1 wave": {"FORWARD_WAVES": 1},
@@ -48,7 +49,7 @@ def folder_of(name: str) -> Path:
 
 
 def build(name: str) -> str | None:
-    """Builds a variant for this GPU only, in a copy of the sources; what went wrong, if something did."""
+    """Builds a variant for this GPU only, in a copy of the sources. Returns what went wrong, or None."""
     folder = folder_of(name)
     shutil.rmtree(folder, ignore_errors=True)
     for part in SOURCES:
@@ -75,7 +76,7 @@ def cases(device: torch.device, small: bool):
 
 
 def times(device: torch.device, small: bool = False) -> dict[str, dict[str, float]]:
-    """By work and provider: the percentage of torch.clone's bandwidth."""
+    """Percent of torch.clone's bandwidth, by work and provider."""
     found = {}
     for make in cases(device, small):
         case = make()
@@ -84,7 +85,7 @@ def times(device: torch.device, small: bool = False) -> dict[str, dict[str, floa
             if row["provider"] != CLONE:
                 found[f"{row['work']}: {row['provider']}"] = row["percent_of_clone"]
         del case
-        give_back()
+        release_memory()
     return found
 
 
@@ -99,7 +100,7 @@ def measured(name: str) -> dict | None:
 
 
 def table(results: dict[str, dict]) -> str:
-    """Percent of clone's bandwidth: a line per work, a column per variant."""
+    """Percent of torch.clone's bandwidth: a line per work, a column per variant."""
     works = list(next(iter(results.values())))
     width = max(map(len, works))
     keys = [f"[{k}]" for k in range(len(results))]

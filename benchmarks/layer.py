@@ -2,9 +2,9 @@
 
     python -m benchmarks.layer [--device cpu|cuda] [--quick | --gpu-check | --full] [--threads N] [--seconds S]
 
-The figure is the overhead over the same layer without adapters (Liao & Monz, arXiv 2409.00119, figure 4, at the level
-of a layer). Every provider's time includes the layer's matrix product. What a server prepares once a batch, such as
-ids, sorted requests, stacked weights, is in place before the call; ``benchmarks/providers.py`` says which.
+The metric is the overhead over the same layer without adapters (figure 4 of Liao & Monz, arXiv 2409.00119, at the level
+of a layer). Every provider's time includes the layer's matrix product. What a server prepares once per batch (ids,
+sorted requests, stacked weights) is ready before the call; ``baselines/layer_providers.py`` lists it.
 """
 
 import math
@@ -12,17 +12,19 @@ from functools import partial
 
 import torch
 
-from .method import Case, Inputs
-from .providers import PLAIN, providers
-from .sweep import arguments, star, sweep
+from .baselines.layer_providers import providers
+from .harness.case import Case
+from .harness.cold_inputs import Inputs
+from .harness.record import PLAIN
+from .harness.sweep import arguments, star, sweep
 
-PHASES = {"decode": 1, "prefill": 512}  # tokens a request
+PHASES = {"decode": 1, "prefill": 512}  # tokens per request
 MIXES = ("different", "uniform", "zipf", "same", "half")
 GROUP_SIZE = 64
 
 
 def grid(name: str, device: str) -> list[dict]:
-    """From a base point each axis is varied alone; requests are varied for decode and prefill both."""
+    """A base point from which each axis is varied alone; requests vary for both decode and prefill."""
     gpu = device == "cuda"
     base = {"phase": "decode", "requests": 64 if gpu else 16, "rank": 8, "mix": "different", "resident": 256}
     base |= {"dim_in": 4096, "dim_out": 4096, "dtype": "bfloat16"} if gpu else {}
@@ -33,7 +35,7 @@ def grid(name: str, device: str) -> list[dict]:
     counts = {"full": [2**k for k in range(9)], "gpu-check": [1, 8, 64, 256], "default": [1, 4, 16, 64]}[name]
     ranks = {"full": (4, 8, 16, 32, 64), "gpu-check": (16, 64), "default": (4, 16, 64)}[name]
     resident = {"full": (1, 16, 64, 1024, 4096), "gpu-check": (1, 4096), "default": (1, 4096)}[name]
-    # 512 tokens make a matrix product that a GPU's or a CPU's arithmetic limits: fewer points tell it.
+    # 512 tokens make the matrix product compute-bound: fewer points suffice.
     prefill = base | {"phase": "prefill", "requests": 16 if gpu else 2}
     fewer = {"full": counts, "gpu-check": [1, 8, 64], "default": [1, 2, 4]}[name]
     points = star(base, requests=counts) + star(prefill, requests=fewer)
@@ -44,7 +46,7 @@ def grid(name: str, device: str) -> list[dict]:
             points += star(base | shape, requests=[1, 16, 64, 256])
             points.append(prefill | shape)
         points += star(base | {"dtype": "float16"}, requests=[1, 256])
-    # torch.compile costs seconds of compilation a point.
+    # torch.compile costs seconds of compilation per point.
     compiled = [base, prefill] + ([base | {"requests": r} for r in (1, 256)] if name == "full" else [])
     points = list({tuple(p.items()): p for p in points + compiled}.values())
     return [p | {"compiled": p in compiled} for p in points]
@@ -60,7 +62,7 @@ def draw(mix: str, requests: int, resident: int) -> list[int]:
         return ids if mix == "different" else [a if r % 2 == 0 else -1 for r, a in enumerate(ids)]
     if mix == "uniform":
         return torch.randint(0, resident, (requests,), generator=generator).tolist()
-    if mix == "zipf":  # the k-th most popular adapter is asked for 1/k as often as the first
+    if mix == "zipf":  # the k-th most popular adapter is requested 1/k as often as the first
         popularity = 1 / torch.arange(1, resident + 1)
         return torch.multinomial(popularity, requests, replacement=True, generator=generator).tolist()
     if mix == "same":
@@ -75,11 +77,11 @@ def build(phase, requests, rank, mix, resident, dim_in, dim_out, dtype, device, 
     names = draw(mix, requests, resident)
     inputs = make_inputs(names, tokens, rank, resident, dim_in, dim_out, getattr(torch, dtype), device)
     moved = inputs.x.nbytes + inputs.weight.nbytes + requests * tokens * dim_out * inputs.x.element_size()
-    return Case(axes, inputs, providers(inputs, moved, GROUP_SIZE, compiled), moved, baseline=PLAIN)
+    return Case(axes, inputs, providers(inputs, moved, GROUP_SIZE, compiled), moved, base=PLAIN)
 
 
 def make_inputs(names, tokens, rank, resident, dim_in, dim_out, dtype, device) -> Inputs:
-    """All banks on the device: ``resident`` adapters of each kind."""
+    """With the banks of all methods on the device: ``resident`` adapters each."""
     random = partial(torch.randn, generator=torch.Generator(device).manual_seed(0), device=device)
     theta = (0.3 * random(resident, dim_out // 2)).to(dtype)
     alpha = (1 + 0.1 * random(resident, dim_out // 2)).to(dtype)
@@ -95,7 +97,7 @@ def make_inputs(names, tokens, rank, resident, dim_in, dim_out, dtype, device) -
         v=torch.cat((1 + 0.1 * random(resident, dim_out), torch.ones(1, dim_out, device=device))).to(dtype),
         ids=torch.tensor(names, device=device),
         names=names,
-        # The results that are compared: of the first and the last request and some between, the same of their tokens.
+        # The results that are compared: the first request, the last and some between; likewise their tokens.
         some=torch.linspace(0, requests - 1, min(requests, 16), device=device).long(),
         times=torch.linspace(0, tokens - 1, min(tokens, 4), device=device).long(),
     )

@@ -1,4 +1,4 @@
-"""One adapter on one tensor: forward, backward, both; what each provider makes of the memory bandwidth.
+"""One adapter on one tensor: forward, backward, both; how much of the memory bandwidth each provider reaches.
 
 python -m benchmarks.single_op [--device cpu|cuda] [--quick | --gpu-check | --full] [--threads N] [--seconds S]
 """
@@ -10,11 +10,12 @@ import torch
 import road_kernels as rk
 from road_kernels import python_fallback
 
-from .accuracy import rounding
-from .choices import backends, compile_afresh
-from .method import Case, Inputs, Provider
-from .rivals import eager_coefficients, eager_formula
-from .sweep import arguments, star, sweep
+from .baselines.formulas import compile_afresh, eager_coefficients, eager_formula
+from .harness.accuracy import rounding, rounding_of_sums
+from .harness.backends import usable_backends
+from .harness.case import Case, Provider
+from .harness.cold_inputs import Inputs
+from .harness.sweep import arguments, star, sweep
 
 PEFT, COMPILED = "PEFT's formula", "PEFT's formula, torch.compile"
 BOTH = "forward and backward"
@@ -71,7 +72,7 @@ def make_inputs(rows, dim, dtype, variant, device) -> Inputs:
     generator = torch.Generator(device).manual_seed(0)
     random = partial(torch.randn, generator=generator, device=device)
     x, gz = (random(rows, dim).to(dtype) for _ in range(2))
-    # In place again and again: road_1 with scales of 1 keeps the values from growing.
+    # Rotated in place again and again: road_1 with scales of 1 keeps the values from growing.
     alpha = torch.ones(width, device=device) if variant == "road_1" else 1 + 0.1 * random(width)
     # Rows that are compared: the first, the last and some between.
     sample = torch.linspace(0, rows - 1, min(rows, 64), device=device).long()
@@ -79,7 +80,7 @@ def make_inputs(rows, dim, dtype, variant, device) -> Inputs:
 
 
 def forward_providers(inputs: Inputs, op: str, variant: str, group_size: int, compiled: bool) -> list[Provider]:
-    dtype, ours = inputs.x.dtype, backends(inputs.x.device)
+    dtype, ours = inputs.x.dtype, usable_backends(inputs.x.device)
     some = lambda z, i: z[i.sample]  # noqa: E731
 
     def expect(i):
@@ -110,7 +111,7 @@ def forward_providers(inputs: Inputs, op: str, variant: str, group_size: int, co
     if variant == "road_1":
         run = partial(rotate, backend=ours[0], inplace=True)
         providers.append(Provider("road_kernels, in place", run, prepare=tables, ours=True, output="in place", **exact))
-    # The rival's best case: coefficients ready, in the dtype of x.
+    # The baseline's best case: coefficients ready, in the dtype of x.
     providers.append(Provider(PEFT, formula, prepare=coefficients, **exact))
     if compiled:
         run = compile_afresh(partial(eager_formula, group_size=group_size))
@@ -121,7 +122,7 @@ def forward_providers(inputs: Inputs, op: str, variant: str, group_size: int, co
 
 
 def training_providers(inputs: Inputs, op: str, variant: str, group_size: int, compiled: bool) -> list[Provider]:
-    """Gradients of x, theta and alpha. ``op`` "backward" has the forward behind it; BOTH does it too."""
+    """Gradients of x, theta and alpha. With op "backward" the forward is done before the call; BOTH times it too."""
     dtype = inputs.x.dtype
 
     def expect(i):
@@ -148,14 +149,13 @@ def training_providers(inputs: Inputs, op: str, variant: str, group_size: int, c
             return torch.autograd.grad(*s, retain_graph=True)
 
         run, prepare = (both, leaves) if op == BOTH else (backward, recorded)
-        # Sums over rows of random signs lose a factor of about the root of their number.
-        sums = rounding(torch.float32, 4 * max(1.0, inputs.x.shape[0] ** 0.5))
+        sums = rounding_of_sums(inputs.x.shape[0])
         return Provider(name, run, expect, (rounding(dtype), sums, sums), prepare=prepare, **more)
 
     def ours(backend):
         return partial(rk.road_apply, variant=variant, group_size=group_size, backend=backend)
 
-    providers = [provider(f"road_kernels, {name}", ours(name), ours=True) for name in backends(inputs.x.device)]
+    providers = [provider(f"road_kernels, {name}", ours(name), ours=True) for name in usable_backends(inputs.x.device)]
     providers.append(provider(PEFT, peft))
     if compiled:
         providers.append(provider(COMPILED, compile_afresh(peft)))

@@ -3,18 +3,19 @@ one sequence.
 
     python -m benchmarks.training [--shape 7b|7b-8|small|tiny] [--dtypes float32,...] [--tokens N] ...
 
-All adapters are PEFT's, RoAd both with PEFT's own code and on our kernels. Weights are random and frozen, adapters in
-float32 (PEFT's default) and moved away from their start, where some gradients are zero. A step is forward, backward and
-AdamW. "no adapter" computes the gradient of the embeddings through the frozen model: what every method pays.
+All adapters are PEFT's; RoAd both with PEFT's own code and on our kernels. Weights are random and frozen. Adapters are
+in float32 (PEFT's default) and moved away from their initial values, at which some gradients are zero. A step is
+forward, backward and AdamW. "no adapter" computes the gradient of the embeddings through the frozen model, which every
+method pays for.
 
 Before anything is timed, the loss and the gradient of every adapter parameter, in a model of two such layers, are
-compared with the same model in float64 under PEFT's own code. The worst of ours may be off by twice the worst of PEFT's
-own RoAd in this dtype.
+compared with the same model in float64 under PEFT's own code. Our largest error may be twice that of PEFT's own RoAd in
+the same dtype.
 
-Memory: ``saved_bytes`` is what autograd keeps for the backward, counted by saved-tensor hooks, each storage once,
+Memory: ``saved_bytes`` is what autograd saves for the backward, counted by saved-tensor hooks, each storage once,
 without weights and parameters. On a GPU ``peak_cuda_bytes`` is torch.cuda.max_memory_allocated in a step, as if this
-provider were alone. On a CPU ``peak_rss_bytes`` is how far the resident memory of the process grew in a step: VmHWM,
-which ru_maxrss reports, set back before it. What the allocator had kept from earlier is then not seen: the bytes kept
+provider were alone. On a CPU ``peak_rss_bytes`` is the growth of the process's resident memory in a step: VmHWM, which
+ru_maxrss reports, reset before the step. It misses memory that the allocator kept from earlier steps: the bytes saved
 for the backward are the more exact figure.
 """
 
@@ -24,20 +25,22 @@ import functools
 import io
 import math
 import warnings
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from . import model_report, model_runs, models
-from .accuracy import row_error
-from .memory import resident_growth, saved_bytes
+from .baselines import models
+from .baselines.training_methods import Method, methods
+from .harness import model_runs
+from .harness.accuracy import row_error
+from .harness.failures import attempt
+from .harness.memory import resident_growth, saved_bytes
+from .harness.record import PLAIN
+from .harness.timing import now
+from .report.draw import show
 
-BASE = "no adapter"
-# Seconds, rounds, and the longest step that is timed more than once: on one core of an EPYC the small shape takes 1.7 s
-# of processor time, with BOFT 17.
+# Seconds, rounds, and the longest step that is timed more than once: on one core of an EPYC a step of the small shape
+# takes 1.7 s of processor time, with BOFT 17 s.
 EFFORTS = {
     "quick": (0.0, (2, 2)),
     "default": (60.0, (3, 7), 5.0),
@@ -47,44 +50,8 @@ EFFORTS = {
 CHECKED_LAYERS, CHECKED_TOKENS = 2, 64
 
 
-@dataclass
-class Method:
-    name: str
-    config: Callable[[], object] | None  # PEFT's; None for no adapter
-    use: Callable[[], AbstractContextManager] = nullcontext
-    ours: bool = False
-    like: str | None = None  # whose error bounds this one's
-    heavy: bool = False
-
-
-def methods() -> list[Method]:
-    """The heavy ones last: what an out-of-memory leaves behind disturbs no other."""
-    import peft
-
-    from road_kernels.integrations import peft as road_peft
-
-    everywhere = {"target_modules": list(models.LINEARS)}
-    found = [Method(BASE, None)]
-    for k in (1, 2, 4):
-        name = f"RoAd{k}, PEFT"
-        config = functools.partial(peft.RoadConfig, variant=f"road_{k}", group_size=models.GROUP_SIZE, **everywhere)
-        found.append(Method(name, config))
-        found.append(Method(f"RoAd{k}, PEFT on road_kernels", config, road_peft.enabled, True, name))
-        in_place = functools.partial(road_peft.enabled, inplace=True)
-        found.append(Method(f"RoAd{k}, PEFT on road_kernels, in place", config, in_place, True, name))
-    found.append(Method("LoRA rank 8", functools.partial(peft.LoraConfig, r=8, lora_alpha=8, **everywhere)))
-    found.append(Method("IA3", functools.partial(peft.IA3Config, feedforward_modules=[], **everywhere)))
-    for size in (16, 2):  # 256 and 2048 blocks of 4096 features, as in the table
-        oft = functools.partial(peft.OFTConfig, r=0, oft_block_size=size, **everywhere)
-        found.append(Method(f"OFT, blocks of {size}", oft, heavy=True))
-    # More than one factor needs PEFT's CUDA extension, which it tries to compile in any case.
-    boft = functools.partial(peft.BOFTConfig, boft_block_size=8, boft_n_butterfly_factor=1, **everywhere)
-    found.append(Method("BOFT, blocks of 8, one factor", boft, heavy=True))
-    return found
-
-
 class Trained:
-    """A method on a model whose weights it shares with the others."""
+    """A method on a model that shares its weights with those of the other methods."""
 
     def __init__(self, method: Method, base: nn.Module, ids: Tensor, dtype: torch.dtype = torch.float32):
         self.method, self.ids, self.optimizer = method, ids, None
@@ -95,7 +62,7 @@ class Trained:
         else:
             from peft import get_peft_model
 
-            with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # BOFT tells of its compiler
+            with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # BOFT reports its compiler
                 warnings.simplefilter("ignore")
                 model = get_peft_model(model, method.config())
             self.inputs = {"input_ids": ids}
@@ -104,11 +71,11 @@ class Trained:
         self.model = model.train()
 
     def _move_from_the_start(self, dtype: torch.dtype) -> None:
-        """By a seed: the same adapters in every dtype."""
+        """Seeded: the same adapters in every dtype."""
         generator = torch.Generator().manual_seed(0)
         for p in self.parameters.values():
             by = 0.02 * torch.randn(p.shape, generator=generator)
-            # Without the start, which is random for some; 0 and 1 are exact in every dtype.
+            # The initial values are random for some methods; their rounded mean, 0 or 1, is exact in every dtype.
             start = p.data.float().mean().round()
             p.data = (start + by.to(p.device)).to(dtype)
 
@@ -136,7 +103,7 @@ class Trained:
 
 
 def errors_of(methods: list[Method], small: nn.Module, dtype: torch.dtype, ids: Tensor) -> dict[str, float]:
-    """The error of each method that runs; ValueError if one of ours exceeds what is allowed."""
+    """The error of each method that runs; ValueError if one of ours exceeds its limit."""
     working, exact, found = models.converted(small, dtype), models.converted(small, torch.float64), {}
 
     def error(m: Method) -> float:
@@ -150,7 +117,7 @@ def errors_of(methods: list[Method], small: nn.Module, dtype: torch.dtype, ids: 
         return float(f"{worst:.3g}")
 
     for m in methods:
-        found[m.name], _ = model_runs.attempt(functools.partial(error, m), m.ours)
+        found[m.name], _ = attempt(functools.partial(error, m), m.ours)
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -158,7 +125,7 @@ def errors_of(methods: list[Method], small: nn.Module, dtype: torch.dtype, ids: 
 
 
 def _memory(trained: Trained, device: torch.device) -> dict:
-    """Also the warm-up of the timing: AdamW makes its state in the first step."""
+    """Also warms up the timing: AdamW allocates its state in the first step."""
     trained.step()
     found = {"saved_bytes": saved_bytes(trained.model, trained.loss), "peak_cuda_bytes": None, "peak_rss_bytes": None}
     if device.type == "cuda":
@@ -169,7 +136,7 @@ def _memory(trained: Trained, device: torch.device) -> dict:
 
 
 def measure(axes: dict, device: torch.device, effort: tuple, light: bool) -> list[dict]:
-    """One row a method: checked, its memory measured, then timed in turn."""
+    """One row per method: checked, its memory measured, then timed in turn."""
     dtype = getattr(torch, axes["dtype"])
     torch.manual_seed(0)
     those = [m for m in methods() if not (light and m.heavy)]
@@ -187,20 +154,20 @@ def measure(axes: dict, device: torch.device, effort: tuple, light: bool) -> lis
         with m.use():
             trained = Trained(m, base, ids)
             found = _memory(trained, device)
-        if found["peak_cuda_bytes"] is not None:  # as if nothing but the weights had been there before
+        if found["peak_cuda_bytes"] is not None:  # as if only the weights had been allocated before
             found["peak_cuda_bytes"] += weights - before
         return trained, found
 
     for m in those:
-        made, notes[m.name] = model_runs.attempt(functools.partial(prepare, m), m.ours)
+        made, notes[m.name] = attempt(functools.partial(prepare, m), m.ours)
         if made is not None:
             ready[m.name], memory[m.name] = made
 
     def sample(m: Method) -> dict:
         with m.use():
-            start = model_runs.now(device)
+            start = now(device)
             ready[m.name].step()
-            return {"step_ms": 1e3 * (model_runs.now(device) - start)}
+            return {"step_ms": 1e3 * (now(device) - start)}
 
     samples = {m.name: functools.partial(sample, m) for m in those if m.name in ready}
     taken = model_runs.rounds(samples, *effort)
@@ -210,7 +177,7 @@ def measure(axes: dict, device: torch.device, effort: tuple, light: bool) -> lis
         if m.name in ready:
             row["trainable"] = sum(p.numel() for p in ready[m.name].parameters.values())
         samples_of = taken.get(m.name, [])
-        row |= model_runs.spreads(samples_of, taken.get(BASE), {"over_base": "step_ms"}, ("step_ms",))
+        row |= model_runs.spreads(samples_of, taken.get(PLAIN), {"over_base": "step_ms"}, ("step_ms",))
         row |= memory.get(m.name, dict.fromkeys(("saved_bytes", "peak_cuda_bytes", "peak_rss_bytes")))
         rows.append(row | {"samples": len(samples_of), "error": errors.get(m.name), "note": notes[m.name]})
     return rows
@@ -237,7 +204,7 @@ def main(argv: list[str] | None = None) -> None:
     path = model_runs.run_cases(
         "training", grid, lambda axes: measure(axes, device, EFFORTS[options.grid], light), options
     )
-    model_report.show("training", path)
+    show("training", path)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import record
-from benchmarks.report import into
+from benchmarks.harness import record
+from benchmarks.report.readme import into
 
 README = Path(__file__).parent / "README.md"
 

@@ -3,7 +3,7 @@
 import statistics
 from pathlib import Path
 
-from benchmarks.tables import markdown
+from benchmarks.report.tables import markdown
 from examples.reporting import mean_and_spread, show
 
 from .train import BATCH

@@ -44,7 +44,7 @@ ELSEWHERE = {
 REHEARSED = ("test_tables.py", "test_layouts.py")  # with --device cpu
 WORKERS = 15  # processes that test at the same time
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
-SWEEPS = {"gpu_bars": 80, "dispatch": 40, "single_op": 60, "layer": 60}  # seconds at most, the first ones first
+SWEEPS = {"gpu_targets": 80, "dispatch": 40, "single_op": 60, "layer": 60}  # seconds at most, the first ones first
 FOR_BENCHMARKS = 150  # seconds that the tests leave
 LIMIT = 240  # seconds of one process that tests
 # Files that take minutes of compilation with Triton, in how many parts.

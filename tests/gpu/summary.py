@@ -35,7 +35,7 @@ def state_of_gpu() -> dict:
 def machine(runner, options) -> dict:
     """As the benchmarks record it, with nvcc."""
     environment = {**os.environ, **runner.environment}
-    code = f"import json; from benchmarks import record; print(json.dumps(record.machine({options.device!r})))"
+    code = f"import json; from benchmarks.harness import record; print(json.dumps(record.machine({options.device!r})))"
     said = said_by(sys.executable, "-c", code, env=environment, cwd=runner.root)
     found = json.loads(said.splitlines()[-1]) if said else {"processor": platform.processor()}
     nvcc = re.search(r"V(\d+\.\d+\.\d+)", said_by(shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc", "--version"))

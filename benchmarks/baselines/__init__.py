@@ -1,0 +1,1 @@
+"""What the kernels are measured against, and the models they run in. Imports the harness."""

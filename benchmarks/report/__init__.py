@@ -1,0 +1,1 @@
+"""From recorded results to tables, plots and pages. From outside imports harness.record only."""

@@ -1,0 +1,1 @@
+"""Small cases of the benchmarks for pytest-benchmark: `pytest benchmarks`."""

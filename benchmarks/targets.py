@@ -1,0 +1,190 @@
+"""The work that has a target on the CPU: our side, the baseline's, and the highest allowed ratio of their times."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+import road_kernels as rk
+
+from .baselines.formulas import eager_coefficients, eager_formula
+from .harness import timing
+
+ROWS, DIM, DECODE_ROWS, ADAPTERS = 4096, 4096, 8, 1000
+
+
+@dataclass
+class Target:
+    name: str
+    ours: Callable[[], object]
+    baseline: Callable[[], object]
+    baseline_name: str
+    limit: float  # the highest allowed ratio, ours / baseline
+    rounds: int = 15
+
+
+def time_target(target: Target) -> dict:
+    """Median microseconds per call of both sides, interleaved; median, p20 and p80 of the ratio within a round."""
+    # The results call the baseline "rival".
+    sides = {"ours": timing.repeats(target.ours), "rival": timing.repeats(target.baseline)}
+    samples = timing.interleave(sides, seconds=0, rounds=(target.rounds, target.rounds), sample_seconds=0.004)
+    ratios = [a / b for a, b in zip(samples["ours"], samples["rival"], strict=True)]
+    medians = {f"{side}_us": timing.spread(times, "us", 1e6)["us"] for side, times in samples.items()}
+    return medians | timing.spread(ratios, "ratio")
+
+
+def parameters(variant: str = "road_1", seed: int = 0, width: int = DIM) -> tuple[torch.Tensor, torch.Tensor]:
+    n = {"road_1": width // 2, "road_2": width, "road_4": 2 * width}[variant]
+    generator = torch.Generator().manual_seed(seed)
+    return 0.3 * torch.randn(n, generator=generator), 1 + 0.1 * torch.randn(n, generator=generator)
+
+
+def prefill() -> Iterator[Target]:
+    # Rotated in place again and again: scales of 1 keep the values from growing.
+    theta, ones = parameters()[0], torch.ones(DIM // 2)
+    for dtype in (torch.float32, torch.bfloat16):
+        x = torch.randn(ROWS, DIM).to(dtype)
+        y = torch.empty_like(x)
+        for g in (2, 64):
+            first, second = (t.to(dtype) for t in eager_coefficients(theta, ones, "road_1", g))
+            name = f"{ROWS} x {DIM} {str(dtype)[6:]}, group_size {g}"
+            yield Target(
+                f"{name}, in place",
+                lambda x=x, g=g: rk.road_apply(x, theta, ones, group_size=g, inplace=True),
+                lambda x=x, y=y: y.copy_(x),
+                "y.copy_(x)",
+                1.25,
+            )
+            yield Target(
+                f"{name}, fresh output",
+                lambda x=x, g=g: rk.road_apply(x, theta, ones, group_size=g),
+                lambda x=x, g=g, a=first, b=second: eager_formula(x, a, b, g),
+                "PEFT's formula",
+                1 / 3,
+                7,
+            )
+
+
+def decode() -> Iterator[Target]:
+    theta, alpha = parameters()
+    for dtype in (torch.float32, torch.bfloat16):
+        x = torch.randn(DECODE_ROWS, DIM).to(dtype)
+        for g in (2, 64):
+            r1, r2 = rk.road_tables(theta, alpha, group_size=g)
+            first, second = (t.to(dtype) for t in eager_coefficients(theta, alpha, "road_1", g))
+            name = f"{DECODE_ROWS} x {DIM} {str(dtype)[6:]}, group_size {g}"
+            yield Target(
+                f"{name}, ready tables",
+                lambda x=x, g=g, r1=r1, r2=r2: rk.rotate(x, r1, r2, group_size=g),
+                lambda x=x, g=g, a=first, b=second: eager_formula(x, a, b, g),
+                "PEFT's formula, ready coefficients",
+                1 / 2.5,
+            )
+            yield Target(
+                f"{name}, from theta and alpha",
+                lambda x=x, g=g: rk.road_apply(x, theta, alpha, group_size=g),
+                lambda x=x, g=g, d=dtype: eager_formula(
+                    x, *(t.to(d) for t in eager_coefficients(theta, alpha, "road_1", g)), g
+                ),
+                "PEFT's formula and preparation",
+                1 / 2.5,
+            )
+
+
+def mixed_batches() -> Iterator[Target]:
+    ids = torch.randint(0, ADAPTERS, (ROWS,), generator=torch.Generator().manual_seed(0))
+    none = torch.full((ROWS,), -1)
+    for dtype in (torch.float32, torch.bfloat16):
+        x = torch.randn(ROWS, DIM).to(dtype)
+        y = torch.empty_like(x)
+        for width, kind in ((DIM, "full"), (DIM // 2, "compact")):
+            r1, r2 = torch.ones(ADAPTERS, width), torch.zeros(ADAPTERS, width)
+            yield Target(
+                f"{ROWS} rows, {ADAPTERS} adapters at random, {str(dtype)[6:]}, {kind} float32 tables, in place",
+                lambda x=x, r1=r1, r2=r2: rk.rotate_batched(x, r1, r2, ids, inplace=True),
+                lambda x=x, r1=r1, r2=r2: rk.rotate(x, r1[0], r2[0], inplace=True),
+                "one adapter",
+                2.0,
+            )
+        yield Target(
+            f"{ROWS} rows without an adapter, {str(dtype)[6:]}, in place",
+            lambda x=x, r1=r1, r2=r2: rk.rotate_batched(x, r1, r2, none, inplace=True),
+            lambda x=x, y=y: y.copy_(x),
+            "y.copy_(x)",
+            0.1,
+        )
+
+
+def training() -> Iterator[Target]:
+    rows = ROWS // 2
+    for dtype in (torch.float32, torch.bfloat16):
+        x = torch.randn(rows, DIM).to(dtype).requires_grad_()
+        gz = torch.randn(rows, DIM).to(dtype)
+        for variant in ("road_1", "road_2", "road_4"):
+            theta, alpha = (t.requires_grad_() for t in parameters(variant))
+            leaves = (x, theta, alpha)
+
+            def ours(leaves=leaves, gz=gz, variant=variant):
+                return torch.autograd.grad(rk.road_apply(*leaves, variant=variant), leaves, gz)
+
+            def baseline(leaves=leaves, gz=gz, variant=variant, dtype=dtype):
+                x, theta, alpha = leaves
+                z = eager_formula(x.float(), *eager_coefficients(theta, alpha, variant, 64), 64).to(dtype)
+                return torch.autograd.grad(z, leaves, gz)
+
+            name = f"{rows} x {DIM} {str(dtype)[6:]}, {variant}, forward and backward"
+            yield Target(name, ours, baseline, "PEFT's formula, float32 parameters", 1 / 5, 7)
+
+
+def merging() -> Iterator[Target]:
+    theta, ones = parameters()[0], torch.ones(DIM // 2)
+    dense = eager_formula(torch.eye(DIM), *eager_coefficients(theta, ones, "road_1", 64), 64).t().contiguous()
+    for dtype in (torch.float32, torch.bfloat16):
+        weight = torch.randn(DIM, DIM).to(dtype)
+        name = f"{DIM} x {DIM} {str(dtype)[6:]}"
+        for work, function in (("merge", rk.road_merge), ("unmerge", rk.road_unmerge)):
+            yield Target(
+                f"{work} {name}, new weight",
+                lambda w=weight, f=function: f(w, None, theta, ones),
+                lambda w=weight: w.clone(),
+                "W.clone()",
+                1.5,
+            )
+            yield Target(
+                f"{work} {name}, in place",
+                lambda w=weight, f=function: f(w, None, theta, ones, inplace=True),
+                lambda w=weight: w.clone(),
+                "W.clone()",
+                1.5,
+            )
+    weight = torch.randn(DIM, DIM)
+    yield Target(
+        f"merge {DIM} x {DIM} float32, new weight",
+        lambda: rk.road_merge(weight, None, theta, ones)[0],
+        lambda: dense @ weight,
+        "PEFT's dense product, its matrix ready",
+        1 / 20,
+        5,
+    )
+
+
+def dispatch() -> Iterator[Target]:
+    x, (theta, alpha) = torch.randn(1, 64), parameters(width=64)
+    leaf = x.clone().requires_grad_()
+    trained = theta.clone().requires_grad_()
+    cases = (
+        ("one call on 1 x 64", lambda: rk.road_apply(x, theta, alpha), 6.0),
+        ("one call on 1 x 64 that records gradients", lambda: rk.road_apply(leaf, trained, alpha), 14.0),
+    )
+    for name, ours, limit in cases:
+        yield Target(name, ours, lambda: x + x, "x + x", limit, 41)
+
+
+GROUPS = {
+    "prefill": prefill,
+    "decode": decode,
+    "mixed batches": mixed_batches,
+    "training": training,
+    "merging": merging,
+    "dispatch": dispatch,
+}
