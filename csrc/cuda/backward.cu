@@ -51,7 +51,7 @@ __global__ void __launch_bounds__(kBackwardThreads, kBackwardBlocks)
   using A = Acc<T>;
   using Packs = typename P::Packs;
   using Moments = MomentsOf<A, Shared>;
-  constexpr int K = P::kPairs, U = kRowsAtOnce;
+  constexpr int K = P::kPairs, U = kRowsAtOnce<Shared>;
   __shared__ A shared_sums[K * kMoments<Shared> * kBackwardThreads / 2];
   __shared__ int64_t gz_offsets[kBlockRows], saved_offsets[kBlockRows], gx_offsets[kBlockRows];
   allow_dependents();
@@ -79,13 +79,13 @@ __global__ void __launch_bounds__(kBackwardThreads, kBackwardBlocks)
     }
     __syncthreads();
   }
-  const T* gz = static_cast<const T*>(a.gz.data) + at;
-  const T* saved = static_cast<const T*>(a.saved.data) + at;
-  T* gx = static_cast<T*>(a.gx.data) + at;
-  if (!a.staged) gz += work.begin * a.gz.stride, saved += work.begin * a.saved.stride, gx += work.begin * a.gx.stride;
-  const auto gz_row = [&](int k) { return gz + (a.staged ? gz_offsets[k] : k * a.gz.stride); };
-  const auto saved_row = [&](int k) { return saved + (a.staged ? saved_offsets[k] : k * a.saved.stride); };
-  const auto gx_row = [&](int k) { return gx + (a.staged ? gx_offsets[k] : k * a.gx.stride); };
+  // Addresses are worked out from the arguments for each row: bases would occupy the registers that the sums need.
+  const auto offset = [&](const RowMap& rows, const int64_t* staged, int k) {
+    return at + (a.staged ? staged[k] : (work.begin + k) * rows.stride);
+  };
+  const auto gz_row = [&](int k) { return static_cast<const T*>(a.gz.data) + offset(a.gz, gz_offsets, k); };
+  const auto saved_row = [&](int k) { return static_cast<const T*>(a.saved.data) + offset(a.saved, saved_offsets, k); };
+  const auto gx_row = [&](int k) { return static_cast<T*>(a.gx.data) + offset(a.gx, gx_offsets, k); };
 
   if (work.adapter < 0) {  // pass-through rows
     for (int k = threadIdx.y; a.need_gx && !idle && k < count; k += step) {
@@ -102,8 +102,8 @@ __global__ void __launch_bounds__(kBackwardThreads, kBackwardBlocks)
     Packs g[U], h[U];
 #pragma unroll
     for (int u = 0; u < U; ++u) {
-      const int k = first + u * step;
-      if (u > 0 && k >= count) break;
+      // Behind the last row the first one again: a branch here would have its sums wait between the loads.
+      const int k = first + u * step < count ? first + u * step : first;
       P::load(gz_row(k), a.half, g[u]);
       P::load(saved_row(k), a.half, h[u]);
     }

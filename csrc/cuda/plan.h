@@ -47,9 +47,10 @@ inline Partition make_partition(const Problem& problem, int64_t threads_per_row,
   const auto blocks = [&] { return (threads_per_row + p.columns - 1) / p.columns; };
   while (p.columns > 1 && (blocks() * p.columns - threads_per_row) * 8 > blocks() * p.columns) p.columns /= 2;
   p.column_blocks = blocks();
-  p.row_threads = kBackwardThreads / p.columns < kMostRowThreads ? kBackwardThreads / p.columns : kMostRowThreads;
+  const int at_once = is_shared(problem.form) ? kRowsAtOnce<true> : kRowsAtOnce<false>, most = kBlockRows / at_once;
+  p.row_threads = kBackwardThreads / p.columns < most ? kBackwardThreads / p.columns : most;
   // Rows of a block: kBlockRows, or fewer where those would leave multiprocessors without a block or two.
-  const int step = p.row_threads * kRowsAtOnce;
+  const int step = p.row_threads * at_once;
   const int64_t share = p.rows * p.column_blocks / (4 * int64_t{multiprocessors});
   p.block_rows = step;
   while (p.block_rows < kBlockRows && p.block_rows < share) p.block_rows += step;

@@ -89,7 +89,7 @@ constexpr int kReduceThreads = 256;
 // A block takes V * blockDim.x pairs of one adapter.  Each of its blockDim.y slices adds every blockDim.y-th of the
 // adapter's partial sums, V of them with one load; then the slices are added pairwise; all in double.
 template <class A, bool Shared, int V>
-__global__ void __launch_bounds__(kReduceThreads)
+__global__ void __launch_bounds__(kReduceThreads, Shared ? 4 : 2)
     reduce_kernel(Problem problem, Partition partition, SortedRows sorted, int tiles, Divisor by_tiles, bool from_output,
                   const A* scratch, Gradients out) {
   using Moments = MomentsOf<double, Shared>;

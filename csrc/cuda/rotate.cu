@@ -24,6 +24,10 @@ template <class Source, bool Shared>
 constexpr int kRowsPerThread = std::is_same_v<Source, AnySource> ? (Shared ? ROAD_ROWS_ANGLES_SHARED : ROAD_ROWS_ANGLES_OWN)
                                                                  : (Shared ? ROAD_ROWS_TABLES_SHARED : ROAD_ROWS_TABLES_OWN);
 
+// Threads that must fit on a multiprocessor, which limits their registers.
+template <class Source, bool Shared>
+constexpr int kResidentThreads = std::is_same_v<Source, AnySource> && !Shared ? ROAD_RESIDENT_OWN : ROAD_RESIDENT;
+
 struct RotateArguments {
   RowMap x, z;
   IdMap ids;
@@ -72,7 +76,7 @@ __device__ __forceinline__ void rotate_packs(typename P::Packs& packs, const Coe
 
 // R rows a thread.
 template <class T, class P, bool Shared, class Source, int R>
-__global__ void __launch_bounds__(kThreads, kResidentThreads / kThreads) rotate_kernel(const __grid_constant__ RotateArguments a) {
+__global__ void __launch_bounds__(kThreads, kResidentThreads<Source, Shared> / kThreads) rotate_kernel(const __grid_constant__ RotateArguments a) {
   using Packs = typename P::Packs;
   allow_dependents();
   if (!a.overlap) wait_for_inputs();
@@ -119,8 +123,7 @@ __global__ void __launch_bounds__(kThreads, kResidentThreads / kThreads) rotate_
     wait_for_inputs();
     Packs packs[R];
 #pragma unroll
-    for (int r = 0; r < R; ++r)
-      if (first + r < a.rows) P::load(x + rows[r].x, a.half, packs[r]);
+    for (int r = 0; r < R; ++r) P::load(x + rows[r].x, a.half, packs[r]);  // behind the last row the first one again
 #pragma unroll
     for (int r = 0; r < R; ++r) {
       if (first + r < a.rows) {
