@@ -4,13 +4,13 @@
 
 namespace road::binding {
 
-DType dtype_of(const Tensor& tensor) {
-  switch (tensor.scalar_type()) {
+DType dtype_of(at::ScalarType type) {
+  switch (type) {
     case at::kHalf: return DType::kFloat16;
     case at::kBFloat16: return DType::kBFloat16;
     case at::kFloat: return DType::kFloat32;
     case at::kDouble: return DType::kFloat64;
-    default: TORCH_CHECK_TYPE(false, "road_kernels: no kernel for dtype ", tensor.scalar_type());
+    default: TORCH_CHECK_TYPE(false, "road_kernels: no kernel for dtype ", type);
   }
 }
 
@@ -21,24 +21,37 @@ static Form form_of(std::string_view name, int64_t dim, const Tensor& p) {
   return p.size(-1) == dim ? Form::kTable : Form::kTableHalf;
 }
 
+void Arguments::set_parameters(const Tensor& p, const Tensor& q) {
+  const bool adjacent = p.size(-1) <= 1 || (p.stride(-1) == 1 && q.stride(-1) == 1);
+  p_ = adjacent ? p : p.contiguous();
+  q_ = adjacent ? q : q.contiguous();
+  problem_.params = {
+      p_.const_data_ptr(), q_.const_data_ptr(), dtype_of(p_.scalar_type()), dtype_of(q_.scalar_type()), 0, 0, 1};
+  if (p.dim() == 1) return;
+  problem_.params.adapters = p.size(0);
+  problem_.params.p_stride = p_.stride(0);
+  problem_.params.q_stride = q_.stride(0);
+}
+
+Arguments::Arguments(const Tensor& p, const Tensor& q, std::string_view form, int64_t group_size, DType dtype) {
+  check_packed(p, q, form, group_size);
+  problem_.dim = packed_dim(form, p.size(-1));
+  problem_.group_size = group_size;
+  problem_.dtype = dtype;
+  problem_.form = form_of(form, problem_.dim, p);
+  set_parameters(p, q);
+}
+
 Arguments::Arguments(const Tensor& x, const Tensor& p, const Tensor& q, const OptionalTensor& adapter_ids,
                      std::string_view form, int64_t group_size) {
   check_arguments(x, p, q, adapter_ids, form, group_size);
   problem_.dim = x.size(-1);
   problem_.group_size = group_size;
-  problem_.dtype = dtype_of(x);
+  problem_.dtype = dtype_of(x.scalar_type());
   problem_.form = form_of(form, problem_.dim, p);
   problem_.rows = x.numel() / problem_.dim;
-
-  const int64_t width = p.size(-1);
-  p_ = p.stride(-1) == 1 || width <= 1 ? p : p.contiguous();
-  q_ = q.stride(-1) == 1 || width <= 1 ? q : q.contiguous();
-  problem_.params = {p_.const_data_ptr(), q_.const_data_ptr(), dtype_of(p_), dtype_of(q_), 0, 0, 1};
+  set_parameters(p, q);
   if (!adapter_ids) return;
-
-  problem_.params.adapters = p.size(0);
-  problem_.params.p_stride = p_.stride(0);
-  problem_.params.q_stride = q_.stride(0);
   ids_ = adapter_ids->contiguous();
   problem_.ids.data = ids_.const_data_ptr();
   problem_.ids.is_int64 = ids_.scalar_type() == at::kLong;

@@ -21,16 +21,21 @@ class Arguments {
   Arguments(const Tensor& x, const Tensor& p, const Tensor& q, const OptionalTensor& adapter_ids, std::string_view form,
             int64_t group_size);
 
+  // Parameters without an x: [P] or [A, P].  dtype: of the tables that are wanted.
+  Arguments(const Tensor& p, const Tensor& q, std::string_view form, int64_t group_size, DType dtype);
+
   const Problem& problem() const { return problem_; }
   const Tensor& ids() const { return ids_; }
   at::TensorOptions options() const { return p_.options(); }
 
  private:
+  void set_parameters(const Tensor& p, const Tensor& q);
+
   Problem problem_;
   Tensor p_, q_, ids_;
 };
 
-DType dtype_of(const Tensor& tensor);
+DType dtype_of(at::ScalarType type);
 
 // True, and `rows` set, if the elements of each row are adjacent and two strides reach every row.
 bool describe_rows(const Tensor& tensor, Rows& rows);

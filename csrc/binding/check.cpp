@@ -77,6 +77,21 @@ void check_arguments(const Tensor& x, const Tensor& p, const Tensor& q, const Op
     refuse(kChecks, "check_arguments", x, p, q, adapter_ids, form, group_size);
 }
 
+int64_t packed_dim(std::string_view form, int64_t width) {
+  return form == "road_1" ? 2 * width : form == "road_2" ? width : width / 2;
+}
+
+bool are_packed(const Tensor& p, const Tensor& q, std::string_view form, int64_t group_size) {
+  if (!is_dense_float(p) || !is_dense_float(q) || (p.dim() != 1 && p.dim() != 2)) return false;
+  if (p.sizes() != q.sizes() || p.device() != q.device() || form == "table") return false;
+  const int64_t dim = packed_dim(form, p.size(-1));
+  return dim >= 2 && group_size >= 2 && group_size % 2 == 0 && dim % group_size == 0 && has_width(p, form, dim);
+}
+
+void check_packed(const Tensor& p, const Tensor& q, std::string_view form, int64_t group_size) {
+  if (!are_packed(p, q, form, group_size)) refuse(kChecks, "check_packed", p, q, form, group_size);
+}
+
 void check_grad(const Tensor& grad, const Tensor& saved) {
   if (grad.sizes() != saved.sizes() || grad.scalar_type() != saved.scalar_type() || grad.device() != saved.device())
     refuse(kChecks, "check_grad", grad, saved);

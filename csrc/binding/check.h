@@ -19,6 +19,11 @@ bool are_valid(const Tensor& x, const Tensor& p, const Tensor& q, const Optional
                std::string_view form, int64_t group_size);
 void check_arguments(const Tensor& x, const Tensor& p, const Tensor& q, const OptionalTensor& adapter_ids,
                      std::string_view form, int64_t group_size);
+// Of tables: parameters [P] or [A, P] without an x beside them.
+bool are_packed(const Tensor& p, const Tensor& q, std::string_view form, int64_t group_size);
+void check_packed(const Tensor& p, const Tensor& q, std::string_view form, int64_t group_size);
+// D, the features that `width` parameters are for; see road_kernels/ops/checks.py.
+int64_t packed_dim(std::string_view form, int64_t width);
 // Of rotate_backward for its two tensors of the size of x, and of merge for w.
 void check_grad(const Tensor& grad, const Tensor& saved);
 void check_matrix(const Tensor& w);

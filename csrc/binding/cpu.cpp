@@ -5,6 +5,7 @@
 #include "binding/merge_ops.h"
 #include "binding/output.h"
 #include "binding/rotate_ops.h"
+#include "binding/tables_ops.h"
 #include "cpu/road_cpu.h"
 
 namespace road::binding {
@@ -42,6 +43,8 @@ struct Cpu {
     cpu::backward(arguments.problem(), gz, saved, from_output, out, kTorchThreads);
   }
 
+  static void tables(const Problem& problem, void* r1, void* r2) { cpu::tables(problem, r1, r2, kTorchThreads); }
+
   static void merge(const Problem& problem, const Matrix& w, const Matrix& z) {
     cpu::merge(problem, w, z, kTorchThreads);
   }
@@ -55,6 +58,7 @@ TORCH_LIBRARY_IMPL(ROAD_NAMESPACE, CPU, m) {
   m.impl("rotate_backward", rotate_backward_op<Cpu>);
   m.impl("mix_rows", merge_op<Cpu>);
   m.impl("mix_rows_", merge_inplace_op<Cpu>);
+  m.impl("tables", tables_op<Cpu>);
 }
 
 }  // namespace road::binding

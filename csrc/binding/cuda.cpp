@@ -13,6 +13,7 @@
 
 #include "binding/merge_ops.h"
 #include "binding/rotate_ops.h"
+#include "binding/tables_ops.h"
 #include "cuda/road_cuda.h"
 
 namespace road::binding {
@@ -67,6 +68,10 @@ struct Cuda {
                                 parameters ? scratch.mutable_data_ptr() : nullptr, current_stream()));
   }
 
+  static void tables(const Problem& problem, void* r1, void* r2) {
+    check_launch(cuda::tables(problem, r1, r2, current_stream()));
+  }
+
   static void merge(const Problem& problem, const Matrix& w, const Matrix& z) {
     check_launch(cuda::merge(problem, w, z, current_stream()));
   }
@@ -84,6 +89,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("rotate_backward", rotate_backward_op<Cuda>);
   m.def("merge", merge_op<Cuda>);
   m.def("merge_", merge_inplace_op<Cuda>);
+  m.def("tables", tables_op<Cuda>);
   m.def("before_wait", [](std::function<void()> write) { shim::Device::get().before_wait = std::move(write); });
 }
 #else
@@ -93,6 +99,7 @@ TORCH_LIBRARY_IMPL(ROAD_NAMESPACE, CUDA, m) {
   m.impl("rotate_backward", rotate_backward_op<Cuda>);
   m.impl("mix_rows", merge_op<Cuda>);
   m.impl("mix_rows_", merge_inplace_op<Cuda>);
+  m.impl("tables", tables_op<Cuda>);
 }
 #endif
 

@@ -15,7 +15,8 @@ template <class Backend>
 Tensor merge_op(const Tensor& w, const Tensor& r1, const Tensor& r2, int64_t group_size) {
   check_matrix(w);
   const Tensor x = w.t();
-  if (is_transposed_matrix(w)) return rotate_op<Backend>(x, r1, r2, std::nullopt, "table", group_size, /*overlap=*/false).t();
+  if (is_transposed_matrix(w))
+    return rotate_op<Backend>(x, r1, r2, std::nullopt, "table", group_size, /*overlap=*/false).t();
   const typename Backend::Guard guard(w);
   const Arguments arguments(x, r1, r2, std::nullopt, "table", group_size);
   const Tensor source = is_matrix(w) ? w : w.contiguous();
@@ -29,7 +30,8 @@ void merge_inplace_op(const Tensor& w, const Tensor& r1, const Tensor& r2, int64
   check_matrix(w);
   const Tensor x = w.t();
   if (is_transposed_matrix(w))
-    return rotate_inplace_op<Backend>(x, r1, r2, std::nullopt, "table", group_size, /*check_invertible=*/false, /*overlap=*/false);
+    return rotate_inplace_op<Backend>(x, r1, r2, std::nullopt, "table", group_size, /*check_invertible=*/false,
+                                      /*overlap=*/false);
   check_not_shared("w", w, r1, r2);
   const typename Backend::Guard guard(w);
   const Arguments arguments(x, r1, r2, std::nullopt, "table", group_size);

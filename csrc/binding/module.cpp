@@ -33,7 +33,8 @@ c10::TypedOperatorHandle<Signature> find(const char* name) {
 
 Tensor rotate(const Tensor& x, const Tensor& p, const Tensor& q, const OptionalTensor& adapter_ids,
               std::string_view form, int64_t group_size, bool overlap) {
-  using Op = Tensor(const Tensor&, const Tensor&, const Tensor&, const OptionalTensor&, std::string_view, int64_t, bool);
+  using Op =
+      Tensor(const Tensor&, const Tensor&, const Tensor&, const OptionalTensor&, std::string_view, int64_t, bool);
   static const auto op = find<Op>("rotate");
   return call(op, x, p, q, adapter_ids, form, group_size, overlap);
 }

@@ -3,7 +3,8 @@
 //   output(like)                               an uninitialised contiguous tensor
 //   check_ids(problem)                         refuses ids outside the bank, or leaves that to its kernels
 //   check_invertible(problem)                  refuses singular blocks
-//   rotate(problem, x, z, overlap), backward(arguments, gz, saved, from_output, out), merge(problem, w, z)
+//   rotate(problem, x, z, overlap), backward(arguments, gz, saved, from_output, out), merge(problem, w, z),
+//   tables(problem, r1, r2)
 #pragma once
 
 #include <tuple>

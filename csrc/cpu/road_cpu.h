@@ -16,6 +16,10 @@ void rotate(const Problem& problem, const Rows& x, const Rows& z, bool transpose
 // one adapter; dim is the number of W's rows and rows that of its columns.  z may be w.
 void merge(const Problem& problem, const Matrix& w, const Matrix& z, const Parallel& parallel);
 
+// r1 and r2 of all adapters, contiguous [adapters, D], or [adapters, D/2] for shared forms, in problem.dtype: float32
+// or float64.
+void tables(const Problem& problem, void* r1, void* r2, const Parallel& parallel);
+
 // Gradients of what `out` asks for.  `saved` holds the input x, or the output z if `from_output`.
 // Bitwise the same for any number of threads.  Scratch, with gp or gq: 4 bytes a feature (8 if not shared) for every
 // block of 64 to 1024 rows of an adapter that has more than one such block.

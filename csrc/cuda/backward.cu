@@ -54,12 +54,12 @@ __global__ void __launch_bounds__(kBackwardThreads, kBackwardBlocks)
   constexpr int K = P::kPairs, U = kRowsAtOnce<Shared>;
   __shared__ A shared_sums[K * kMoments<Shared> * kBackwardThreads / 2];
   __shared__ int64_t gz_offsets[kBlockRows], saved_offsets[kBlockRows], gx_offsets[kBlockRows];
-  allow_dependents();
   wait_for_inputs();
   const int64_t slot = a.by_column_blocks.divide(blockIdx.x);
   const int pair = static_cast<int>((blockIdx.x - slot * a.column_blocks) * blockDim.x + threadIdx.x) * K;
   const bool idle = pair >= a.pairs;  // kept for the barriers
-  const int at = P::kAdjacent ? 2 * pair : pair + static_cast<int>(a.by_half.divide(static_cast<uint32_t>(pair))) * a.half;
+  const int at =
+      P::kAdjacent ? 2 * pair : pair + static_cast<int>(a.by_half.divide(static_cast<uint32_t>(pair))) * a.half;
 
   Work work{slot * a.partition.block_rows, (slot + 1) * a.partition.block_rows, 0};
   if (a.partition.batched) work = work_of(a.partition, a.sorted, slot, a.params.adapters);
@@ -119,7 +119,8 @@ __global__ void __launch_bounds__(kBackwardThreads, kBackwardBlocks)
         for (int n = 0; n < P::kUnit; ++n) {
           sums[p + n].add(gi[n], gj[n], hi[n], hj[n]);
           if (a.need_gx)
-            rotate_pair_transposed<A>(gi[n], gj[n], c.r1i[p + n], c.r1_j(p + n), c.r2i[p + n], c.r2_j(p + n), gi[n], gj[n]);
+            rotate_pair_transposed<A>(gi[n], gj[n], c.r1i[p + n], c.r1_j(p + n), c.r2i[p + n], c.r2_j(p + n), gi[n],
+                                      gj[n]);
         }
         if (a.need_gx) P::set(g[u], p, gi, gj);
       }
@@ -127,7 +128,8 @@ __global__ void __launch_bounds__(kBackwardThreads, kBackwardBlocks)
     }
   }
   add_columns(sums, shared_sums);
-  if (threadIdx.y == 0 && !idle) write_sums<P::kAligned>(sums, scratch + slot * kMoments<Shared> * a.pairs + pair, a.pairs);
+  if (threadIdx.y == 0 && !idle)
+    write_sums<P::kAligned>(sums, scratch + slot * kMoments<Shared> * a.pairs + pair, a.pairs);
 }
 
 // use(pairing, shared): the instance of the kernel.
@@ -147,7 +149,8 @@ void with_instance(const Problem& problem, const Rows& gz, const Rows& saved, co
 Partition partition_of(const Problem& problem, const Rows& gz, const Rows& saved, const Gradients& out) {
   int64_t pairs_per_thread = 1;
   with_dtype(problem.dtype, [&](auto t) {
-    with_instance<decltype(t)>(problem, gz, saved, out, [&](auto pairing, auto) { pairs_per_thread = decltype(pairing)::kPairs; });
+    with_instance<decltype(t)>(problem, gz, saved, out,
+                               [&](auto pairing, auto) { pairs_per_thread = decltype(pairing)::kPairs; });
   });
   return make_partition(problem, problem.dim / 2 / pairs_per_thread, multiprocessors());
 }
@@ -172,10 +175,21 @@ cudaError_t backward(const Problem& problem, const Rows& gz, const Rows& saved, 
     if (problem.rows > 0)
       with_instance<T>(problem, gz, saved, out, [&](auto pairing, auto shared) {
         const int64_t half = problem.group_size / 2, column_blocks = partition.column_blocks;
-        BackwardArguments a{RowMap(gz), RowMap(saved), RowMap(out.gx), problem.params, partition, sorted,
-                            Divisor(column_blocks), Divisor(partition.rows_per_id), Divisor(half),
-                            static_cast<int>(column_blocks), static_cast<int>(problem.dim / 2), static_cast<int>(half),
-                            problem.form, out.gx.data != nullptr, false};
+        BackwardArguments a{RowMap(gz),
+                            RowMap(saved),
+                            RowMap(out.gx),
+                            problem.params,
+                            partition,
+                            sorted,
+                            Divisor(column_blocks),
+                            Divisor(partition.rows_per_id),
+                            Divisor(half),
+                            static_cast<int>(column_blocks),
+                            static_cast<int>(problem.dim / 2),
+                            static_cast<int>(half),
+                            problem.form,
+                            out.gx.data != nullptr,
+                            false};
         a.staged = partition.batched || a.gz.jump != 0 || a.saved.jump != 0 || a.gx.jump != 0;
         const int64_t blocks = partition.slots(problem.params.adapters) * column_blocks;
         launch(&backward_kernel<T, decltype(pairing), decltype(shared)::value>, dim3(static_cast<unsigned>(blocks)),

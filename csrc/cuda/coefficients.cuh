@@ -51,8 +51,8 @@ __device__ __forceinline__ void load_run(const void* base, DType dtype, int64_t 
 
 // r1 and r2 of K features, `step` apart from `feature`; for shared forms a feature is a pair.
 template <class A, int K>
-__device__ __forceinline__ void load_coefs(const Params& params, Form form, int g, int64_t adapter, int feature, int step,
-                                           A (&r1)[K], A (&r2)[K]) {
+__device__ __forceinline__ void load_coefs(const Params& params, Form form, int g, int64_t adapter, int feature,
+                                           int step, A (&r1)[K], A (&r2)[K]) {
   const int64_t p = adapter * params.p_stride, q = adapter * params.q_stride;
   if (!has_angles(form)) {
     load_run(params.p, params.p_dtype, p + feature, step, r1);
@@ -78,7 +78,8 @@ __device__ __forceinline__ void load_coefs(const Params& params, Form form, int 
   }
 }
 
-// Where coefficients come from.  load(): those of P::kPairs pairs of one adapter, from `pair`, whose first feature is `at`.
+// Where coefficients come from.  load(): those of P::kPairs pairs of one adapter, from `pair`, whose first feature is
+// `at`.
 //
 // Any form and dtype.
 struct AnySource {

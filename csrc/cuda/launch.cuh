@@ -8,19 +8,15 @@
 
 namespace road::cuda {
 
-// Returns when all kernels before this one have ended and what they wrote can be read.  Every kernel calls it, in every
-// thread: a kernel that did not could end before its predecessor, and then nothing would wait for the predecessor.
+// Returns when the kernels before this one have ended and what they wrote can be read; then lets the next kernel start,
+// if it is launched dependently.  Every thread calls it: a kernel that did not could end before the one before it, and
+// nothing would wait for that one.  In this order, a kernel that starts early knows that all kernels but the one before
+// it have ended; with the next one let in first, that would not hold.
 __device__ __forceinline__ void wait_for_inputs() {
 #if defined(ROAD_CUDA_SHIM)
   shim::wait_for_inputs();
 #elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-
-// Lets a dependent kernel start as soon as all blocks of this one have started.
-__device__ __forceinline__ void allow_dependents() {
-#if !defined(ROAD_CUDA_SHIM) && defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
 }
@@ -56,7 +52,8 @@ bool waits_for_inputs(Kernel* kernel) {
   if (answer == 0) {
     cudaFuncAttributes attributes;
     int driver = 0;
-    const bool asked = cudaFuncGetAttributes(&attributes, kernel) == cudaSuccess && cudaDriverGetVersion(&driver) == cudaSuccess;
+    const bool asked =
+        cudaFuncGetAttributes(&attributes, kernel) == cudaSuccess && cudaDriverGetVersion(&driver) == cudaSuccess;
     if (!asked) cudaGetLastError();  // clear the error: otherwise the launch that follows would report it
     answer = asked && attributes.ptxVersion >= 90 && driver >= 12030 ? 1 : -1;
     known[device].store(answer, std::memory_order_relaxed);

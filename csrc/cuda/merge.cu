@@ -12,7 +12,6 @@ template <class T, int N, bool Aligned>
 __global__ void __launch_bounds__(kThreads)
     merge_kernel(Problem problem, Matrix w, Matrix z, int64_t column_blocks, Divisor by_column_blocks) {
   using A = Acc<T>;
-  allow_dependents();
   wait_for_inputs();
   const int64_t pair = by_column_blocks.divide(blockIdx.x), half = problem.group_size / 2;
   const int64_t column = ((blockIdx.x - pair * column_blocks) * kThreads + threadIdx.x) * N;
@@ -26,7 +25,8 @@ __global__ void __launch_bounds__(kThreads)
 
   const T* source = static_cast<const T*>(w.data) + column;
   T* target = static_cast<T*>(z.data) + column;
-  Pack<T, N> a = load_pack<T, N, Aligned>(source + int64_t{i} * w.stride), b = load_pack<T, N, Aligned>(source + int64_t{j} * w.stride);
+  Pack<T, N> a = load_pack<T, N, Aligned>(source + int64_t{i} * w.stride),
+             b = load_pack<T, N, Aligned>(source + int64_t{j} * w.stride);
 #pragma unroll
   for (int k = 0; k < N; ++k) {
     A zi, zj;

@@ -22,8 +22,8 @@ struct MomentsOf<A, true> : SharedMoments<A> {
   __device__ __forceinline__ A& at(int m) { return m == 0 ? this->dot : this->cross; }
 };
 
-// Adds the sums of the threads of a column (all threadIdx.y, a power of two of them), pairwise and in a fixed order; the
-// first thread gets the totals.  `shared` has room for the sums of half of the threads.
+// Adds the sums of the threads of a column (all threadIdx.y, a power of two of them), pairwise and in a fixed order;
+// the first thread gets the totals.  `shared` has room for the sums of half of the threads.
 template <class A, int K, class Moments>
 __device__ __forceinline__ void add_columns(Moments (&sums)[K], A* shared) {
 #pragma unroll 1

@@ -6,8 +6,8 @@
 
 namespace road::cuda {
 
-// The pairs [pair, pair + kPairs) of a row.  `first` is the address of the first pair's first feature.  Column indices are
-// 32 bit (a row is narrower than 2^31); rows and offsets are 64 bit.
+// The pairs [pair, pair + kPairs) of a row.  `first` is the address of the first pair's first feature.  Column indices
+// are 32 bit (a row is narrower than 2^31); rows and offsets are 64 bit.
 
 // Feature k pairs with k + half: two packs of N elements hold N pairs.
 template <class T, int N, bool Aligned>
@@ -65,6 +65,5 @@ struct Adjacent {
     narrow(both, packs[0].v + 2 * k);
   }
 };
-
 
 }  // namespace road::cuda

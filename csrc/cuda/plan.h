@@ -17,9 +17,9 @@ inline bool vectorizes(const Problem& problem, const Rows& rows, int64_t element
 }
 
 // Rows (of a mixed batch: sorted by adapter) are cut at multiples of block_rows, and where the adapter changes.  So a
-// block has the rows of one cut that one adapter uses.  Adapters are counted from -1, as 0, 1, ..: block, and slot of the
-// scratch, number s = cut + adapter count.  From one block to the next in the order of rows, the cut or the adapter grows
-// and neither falls, so numbers are distinct, below row_blocks + adapters + 1; those in between have no rows.
+// block has the rows of one cut that one adapter uses.  Adapters are counted from -1, as 0, 1, ..: block, and slot of
+// the scratch, number s = cut + adapter count.  From one block to the next in the order of rows, the cut or the adapter
+// grows and neither falls, so numbers are distinct, below row_blocks + adapters + 1; those in between have no rows.
 struct Partition {
   int64_t rows = 0;
   int64_t rows_per_id = 1;

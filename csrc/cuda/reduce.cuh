@@ -83,19 +83,17 @@ __device__ __forceinline__ void write_zeros(const Problem& problem, const Gradie
   for (int64_t index = pair; index < width; index += pairs) write_table(problem, out, adapter, index, 0, 0);
 }
 
-
 constexpr int kReduceThreads = 256;
 
 // A block takes V * blockDim.x pairs of one adapter.  Each of its blockDim.y slices adds every blockDim.y-th of the
 // adapter's partial sums, V of them with one load; then the slices are added pairwise; all in double.
 template <class A, bool Shared, int V>
 __global__ void __launch_bounds__(kReduceThreads, Shared ? 4 : 2)
-    reduce_kernel(Problem problem, Partition partition, SortedRows sorted, int tiles, Divisor by_tiles, bool from_output,
-                  const A* scratch, Gradients out) {
+    reduce_kernel(Problem problem, Partition partition, SortedRows sorted, int tiles, Divisor by_tiles,
+                  bool from_output, const A* scratch, Gradients out) {
   using Moments = MomentsOf<double, Shared>;
   constexpr int kCount = Moments::kCount;
   __shared__ double shared[kReduceThreads * kCount * V];
-  allow_dependents();
   wait_for_inputs();
   const int pairs = static_cast<int>(problem.dim / 2), width = blockDim.x * V;
   const int adapter = static_cast<int>(by_tiles.divide(blockIdx.x));
@@ -134,7 +132,8 @@ __global__ void __launch_bounds__(kReduceThreads, Shared ? 4 : 2)
     }
     __syncthreads();
   }
-  for (int p = threadIdx.y * blockDim.x + threadIdx.x; p < width && tile_pair + p < pairs; p += blockDim.x * blockDim.y) {
+  for (int p = threadIdx.y * blockDim.x + threadIdx.x; p < width && tile_pair + p < pairs;
+       p += blockDim.x * blockDim.y) {
     if (slots.count == 0) {
       write_zeros(problem, out, adapter, tile_pair + p);
       continue;
@@ -163,7 +162,8 @@ void launch_reduce(const Problem& problem, const Partition& partition, const Sor
   };
   constexpr int kVector = 16 / sizeof(A);
   const bool wide = pairs % kVector == 0;
-  if (is_shared(problem.form)) wide ? start(&reduce_kernel<A, true, kVector>, kVector) : start(&reduce_kernel<A, true, 1>, 1);
+  if (is_shared(problem.form))
+    wide ? start(&reduce_kernel<A, true, kVector>, kVector) : start(&reduce_kernel<A, true, 1>, 1);
   else wide ? start(&reduce_kernel<A, false, kVector>, kVector) : start(&reduce_kernel<A, false, 1>, 1);
 }
 

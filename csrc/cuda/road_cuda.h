@@ -15,8 +15,8 @@ namespace road::cuda {
 constexpr int64_t kMostAdapters = (int64_t{1} << 31) - 2, kMostFeatures = (int64_t{1} << 31) - 1;
 inline bool fits(const Problem& p) { return p.params.adapters <= kMostAdapters && p.dim <= kMostFeatures; }
 
-// z = R x for every row, or R^T x if `transposed`; z may be x.  One kernel.  `overlap`: parameters and ids are not being
-// written by work still in flight on the stream, and may be read before the kernel before this one has ended.
+// z = R x for every row, or R^T x if `transposed`; z may be x.  One kernel.  `overlap`: parameters and ids are not
+// being written by work still in flight on the stream, and may be read while the kernel before this one still runs.
 cudaError_t rotate(const Problem& problem, const Rows& x, const Rows& z, bool transposed, bool overlap,
                    cudaStream_t stream);
 
@@ -25,6 +25,9 @@ cudaError_t refuse_singular(const Problem& problem, cudaStream_t stream);
 
 // Z = R W, as road::cpu::merge.  One kernel.
 cudaError_t merge(const Problem& problem, const Matrix& w, const Matrix& z, cudaStream_t stream);
+
+// As road::cpu::tables.  One kernel.
+cudaError_t tables(const Problem& problem, void* r1, void* r2, cudaStream_t stream);
 
 // The rows of a mixed batch sorted by adapter.  Not needed for a single adapter.
 struct SortedRows {
@@ -36,8 +39,9 @@ struct SortedRows {
 int64_t sort_rows_scratch(const Problem& problem);  // int64s of scratch, which `out` then points into
 cudaError_t sort_rows(const Problem& problem, int64_t* scratch, SortedRows& out, cudaStream_t stream);
 
-// Floats (doubles for float64) of scratch that backward needs: blocks of rows (plus adapters + 1 in a mixed batch) times
-// sums of each, D, or 2 D if the rows of a pair do not share their coefficients.  Its address is a multiple of 16.
+// Floats (doubles for float64) of scratch that backward needs: blocks of rows (plus adapters + 1 in a mixed batch)
+// times sums of each, D, or 2 D if the rows of a pair do not share their coefficients.  Its address is a multiple
+// of 16.
 int64_t backward_scratch(const Problem& problem, const Rows& gz, const Rows& saved, const Gradients& out);
 
 // As road::cpu::backward.  Two kernels, no atomics, bitwise reproducible; the gradient of x alone is one kernel.

@@ -21,8 +21,9 @@ constexpr int64_t kMostSmall = ROAD_MOST_SMALL;
 
 // Rows of a thread.
 template <class Source, bool Shared>
-constexpr int kRowsPerThread = std::is_same_v<Source, AnySource> ? (Shared ? ROAD_ROWS_ANGLES_SHARED : ROAD_ROWS_ANGLES_OWN)
-                                                                 : (Shared ? ROAD_ROWS_TABLES_SHARED : ROAD_ROWS_TABLES_OWN);
+constexpr int kRowsPerThread =
+    std::is_same_v<Source, AnySource> ? (Shared ? ROAD_ROWS_ANGLES_SHARED : ROAD_ROWS_ANGLES_OWN)
+                                      : (Shared ? ROAD_ROWS_TABLES_SHARED : ROAD_ROWS_TABLES_OWN);
 
 // Threads that must fit on a multiprocessor, which limits their registers.
 template <class Source, bool Shared>
@@ -37,7 +38,7 @@ struct RotateArguments {
   int row_threads, half;
   Form form;
   bool transposed, in_place;
-  bool overlap;     // parameters and ids may be read before the kernels before this one have ended
+  bool overlap;     // parameters and ids may be read while the kernel before this one still runs
   bool small_rows;  // row and thread numbers are below 2^31
 };
 
@@ -52,7 +53,8 @@ __device__ __forceinline__ RowPlace place_of(const RotateArguments& a, I row) {
   RowPlace place{a.x.offset(row), a.z.offset(row), 0};
   if (a.ids.data) {
     const I k = a.ids.rows_per_id.divide(row);
-    const int64_t id = a.ids.is_int64 ? static_cast<const int64_t*>(a.ids.data)[k] : static_cast<const int32_t*>(a.ids.data)[k];
+    const int64_t id =
+        a.ids.is_int64 ? static_cast<const int64_t*>(a.ids.data)[k] : static_cast<const int32_t*>(a.ids.data)[k];
     place.id = checked_id(id, a.ids.adapters);
   }
   return place;
@@ -76,15 +78,16 @@ __device__ __forceinline__ void rotate_packs(typename P::Packs& packs, const Coe
 
 // R rows a thread.
 template <class T, class P, bool Shared, class Source, int R>
-__global__ void __launch_bounds__(kThreads, kResidentThreads<Source, Shared> / kThreads) rotate_kernel(const __grid_constant__ RotateArguments a) {
+__global__ void __launch_bounds__(kThreads, kResidentThreads<Source, Shared> / kThreads)
+    rotate_kernel(const __grid_constant__ RotateArguments a) {
   using Packs = typename P::Packs;
-  allow_dependents();
   if (!a.overlap) wait_for_inputs();
   const int64_t thread = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   const int64_t group = a.small_rows ? a.threads_per_row.divide(static_cast<uint32_t>(thread))
                                      : static_cast<int64_t>(a.threads_per_row.divide(static_cast<uint64_t>(thread)));
   const int pair = static_cast<int>(thread - group * a.row_threads) * P::kPairs;
-  const int at = P::kAdjacent ? 2 * pair : pair + static_cast<int>(a.half_group.divide(static_cast<uint32_t>(pair))) * a.half;
+  const int at =
+      P::kAdjacent ? 2 * pair : pair + static_cast<int>(a.half_group.divide(static_cast<uint32_t>(pair))) * a.half;
   const T* x = static_cast<const T*>(a.x.data) + at;
   T* z = static_cast<T*>(a.z.data) + at;
   const int64_t first = group * R;
@@ -135,12 +138,24 @@ __global__ void __launch_bounds__(kThreads, kResidentThreads<Source, Shared> / k
 }
 
 template <class T, class P, bool Shared, class Source, int R>
-void launch_rotate(const Problem& problem, const Rows& x, const Rows& z, bool transposed, bool overlap, cudaStream_t stream) {
+void launch_rotate(const Problem& problem, const Rows& x, const Rows& z, bool transposed, bool overlap,
+                   cudaStream_t stream) {
   const int64_t row_threads = problem.dim / 2 / P::kPairs, threads = (problem.rows + R - 1) / R * row_threads;
   const int64_t blocks = (threads + kThreads - 1) / kThreads;
-  RotateArguments a{RowMap(x), RowMap(z), IdMap(problem), problem.params, problem.rows, Divisor(row_threads),
-                    Divisor(problem.group_size / 2), static_cast<int>(row_threads), static_cast<int>(problem.group_size / 2),
-                    problem.form, transposed, x.data == z.data, overlap, blocks * kThreads < kMostSmall && problem.rows < kMostSmall};
+  RotateArguments a{RowMap(x),
+                    RowMap(z),
+                    IdMap(problem),
+                    problem.params,
+                    problem.rows,
+                    Divisor(row_threads),
+                    Divisor(problem.group_size / 2),
+                    static_cast<int>(row_threads),
+                    static_cast<int>(problem.group_size / 2),
+                    problem.form,
+                    transposed,
+                    x.data == z.data,
+                    overlap,
+                    blocks * kThreads < kMostSmall && problem.rows < kMostSmall};
   launch(&rotate_kernel<T, P, Shared, Source, R>, dim3(static_cast<unsigned>(blocks)), dim3(kThreads), stream, a);
 }
 
@@ -159,17 +174,20 @@ void with_source(const Problem& problem, const Use& use) {
 
 }  // namespace
 
-cudaError_t rotate(const Problem& problem, const Rows& x, const Rows& z, bool transposed, bool overlap, cudaStream_t stream) {
+cudaError_t rotate(const Problem& problem, const Rows& x, const Rows& z, bool transposed, bool overlap,
+                   cudaStream_t stream) {
   if (!fits(problem)) return cudaErrorInvalidValue;
   if (problem.rows == 0) return cudaSuccess;
   with_dtype(problem.dtype, [&](auto t) {
     using T = decltype(t);
     constexpr int N = 16 / sizeof(T);
-    const auto with_shared = [&](auto use) { is_shared(problem.form) ? use(std::true_type{}) : use(std::false_type{}); };
+    const auto with_shared = [&](auto use) {
+      is_shared(problem.form) ? use(std::true_type{}) : use(std::false_type{});
+    };
     const auto start = [&](auto pairing, auto shared, auto source, auto rows) {
       using S = decltype(source);
       launch_rotate<T, decltype(pairing), decltype(shared)::value, S, decltype(rows)::value>(problem, x, z, transposed,
-                                                                                          overlap, stream);
+                                                                                             overlap, stream);
     };
     const auto vectorize = [&](int64_t bytes) {
       return vectorizes(problem, x, sizeof(T), bytes) && vectorizes(problem, z, sizeof(T), bytes);
@@ -193,8 +211,7 @@ cudaError_t rotate(const Problem& problem, const Rows& x, const Rows& z, bool tr
       };
       if (problem.group_size == 2)
         with_packs(Adjacent<T, N, true>{}, Adjacent<T, N == 2 ? 2 : N / 2, true>{}, Adjacent<T, 2, false>{});
-      else
-        with_packs(Halves<T, N, true>{}, Halves<T, N / 2, true>{}, Halves<T, 1, false>{});
+      else with_packs(Halves<T, N, true>{}, Halves<T, N / 2, true>{}, Halves<T, 1, false>{});
     });
   });
   return cudaGetLastError();

@@ -6,7 +6,8 @@
 
 namespace road::cuda {
 
-// Rows (core/problem.h) with row / inner_rows as a multiplication.  I: uint32_t for row numbers below 2^31, else uint64_t.
+// Rows (core/problem.h) with row / inner_rows as a multiplication.  I: uint32_t for row numbers below 2^31, else
+// uint64_t.
 struct RowMap {
   void* data = nullptr;
   int64_t stride = 0;  // from a row to the next one

@@ -11,7 +11,6 @@ namespace road::cuda {
 // One or several blocks (grid.y) per adapter.  A is double, as on the CPU.
 template <class A>
 __global__ void __launch_bounds__(kThreads) singular_kernel(Problem problem, double epsilon) {
-  allow_dependents();
   wait_for_inputs();
   const int64_t adapter = blockIdx.x;
   if (problem.ids.data) {  // an adapter that no row uses may hold anything

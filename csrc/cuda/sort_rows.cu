@@ -6,14 +6,14 @@
 namespace road::cuda {
 namespace {
 
-// Few ids: one kernel.  Query k < count is id number k: its position is the number of smaller ids, plus that of equal ids
-// before it.  The queries after those are the adapters 0 .. adapters: adapter a starts at the number of ids below a.
+// Few ids: one kernel.  Query k < count is id number k: its position is the number of smaller ids, plus that of equal
+// ids before it.  The queries after those are the adapters 0 .. adapters: adapter a starts at the number of ids below
+// a.
 constexpr int kFewIds = 4096, kFewThreads = 128, kFewTile = 512;
 
 __global__ void __launch_bounds__(kFewThreads)
     sort_few_kernel(Ids ids, int64_t adapters, int64_t* positions, int64_t* starts) {
   __shared__ int tile[kFewTile];
-  allow_dependents();
   wait_for_inputs();
   const int count = static_cast<int>(ids.count);
   const int64_t query = int64_t{blockIdx.x} * kFewThreads + threadIdx.x;
@@ -51,7 +51,6 @@ Chunks chunks_of(const Problem& problem) {
 
 // counts[c][a + 1]: ids of chunk c that are a, from -1 on.
 __global__ void __launch_bounds__(kTile, 2) count_kernel(Ids ids, int64_t adapters, int64_t chunk, int* counts) {
-  allow_dependents();
   wait_for_inputs();
   int* mine = counts + blockIdx.x * (adapters + 1);
   for (int64_t a = threadIdx.x; a <= adapters; a += kTile) mine[a] = 0;
@@ -63,7 +62,6 @@ __global__ void __launch_bounds__(kTile, 2) count_kernel(Ids ids, int64_t adapte
 // Turns counts into the numbers of equal ids in the chunks before, and their sums into starts.  One block.
 __global__ void __launch_bounds__(kTile) add_counts_kernel(int64_t adapters, int chunks, int* counts, int64_t* starts) {
   __shared__ int64_t sums[2][kTile];
-  allow_dependents();
   wait_for_inputs();
   int64_t total = 0;  // of the ids below the first of a round
   for (int64_t first = 0; first <= adapters; first += kTile) {
@@ -95,7 +93,6 @@ __global__ void __launch_bounds__(kTile) add_counts_kernel(int64_t adapters, int
 __global__ void __launch_bounds__(kTile)
     place_kernel(Ids ids, int64_t adapters, int64_t chunk, int* counts, const int64_t* starts, int64_t* positions) {
   __shared__ int tile[kTile];
-  allow_dependents();
   wait_for_inputs();
   int* before_chunk = counts + blockIdx.x * (adapters + 1);
   const int64_t begin = blockIdx.x * chunk, end = begin + chunk < ids.count ? begin + chunk : ids.count;

@@ -9,17 +9,19 @@
 #ifndef ROAD_THREADS
 #define ROAD_THREADS 128
 #endif
-// Threads of the forward that must fit on a multiprocessor, which limits their registers: 96, and 128 where coefficients
-// are made from angles of each row's own.  Without a limit ptxas spills a few in the widest instances to fit more threads.
+// Threads of the forward that must fit on a multiprocessor, which limits their registers: 96, and 128 where
+// coefficients are made from angles of each row's own.  Without a limit ptxas spills a few in the widest instances to
+// fit more threads.
 #ifndef ROAD_RESIDENT
 #define ROAD_RESIDENT 640
 #endif
 #ifndef ROAD_RESIDENT_OWN
 #define ROAD_RESIDENT_OWN 512
 #endif
-// Rows of a thread of the forward: with tables that both rows of a pair share, with tables of their own, from angles that
-// they share, from their own.  One row reaches 99.8 % of the fastest copy on an H200, two 97.5 to 98.9, four 97.5 to 98.7,
-// eight 92 to 94; from angles, whose sines take longer than the rotation of a row, two reach 98.1 and four 97.9.
+// Rows of a thread of the forward: with tables that both rows of a pair share, with tables of their own, from angles
+// that they share, from their own.  One row reaches 99.8 % of the fastest copy on an H200, two 97.5 to 98.9, four 97.5
+// to 98.7, eight 92 to 94; from angles, whose sines take longer than the rotation of a row, two reach 98.1 and
+// four 97.9.
 #ifndef ROAD_ROWS_TABLES_SHARED
 #define ROAD_ROWS_TABLES_SHARED 1
 #endif
@@ -32,19 +34,19 @@
 #ifndef ROAD_ROWS_ANGLES_OWN
 #define ROAD_ROWS_ANGLES_OWN 4
 #endif
-// Up to so many bytes of x, a thread of the forward takes 8 bytes of each row instead of 16, and one row: a decode step is
-// bound by latency.  1 to 1024 bfloat16 rows of 4096 with tables were 4 to 9 % faster so on an H200.
+// Up to so many bytes of x, a thread of the forward takes 8 bytes of each row instead of 16, and one row: a decode step
+// is bound by latency.  1 to 1024 bfloat16 rows of 4096 with tables were 4 to 9 % faster so on an H200.
 #ifndef ROAD_FEW_BYTES
 #define ROAD_FEW_BYTES (8 << 20)
 #endif
 #ifndef ROAD_FEW_BYTES_ANGLES
 #define ROAD_FEW_BYTES_ANGLES (2 << 20)
 #endif
-// The backward: threads of a block, how many of them are side by side in a row (in as many rows as that leaves), rows that
-// each loads at once (where the rows of a pair share their coefficients, and where they have their own, which leave
-// registers for one), rows of a block, and blocks that must fit on a multiprocessor.  64 wide, four rows side by side, two
-// at once, 64 rows a block reach 99.4 % of the fastest copy on an H200; 128 wide 97.7, 256 wide 96.3; 16 rows a block 94 to
-// 97, four 86; registers for three or four blocks with two rows at once lose 4 to 10 %.
+// The backward: threads of a block, how many of them are side by side in a row (in as many rows as that leaves), rows
+// that each loads at once (where the rows of a pair share their coefficients, and where they have their own, which
+// leave registers for one), rows of a block, and blocks that must fit on a multiprocessor.  64 wide, four rows side by
+// side, two at once, 64 rows a block reach 99.4 % of the fastest copy on an H200; 128 wide 97.7, 256 wide 96.3; 16 rows
+// a block 94 to 97, four 86; registers for three or four blocks with two rows at once lose 4 to 10 %.
 #ifndef ROAD_BACKWARD_THREADS
 #define ROAD_BACKWARD_THREADS 256
 #endif
@@ -67,17 +69,19 @@
 namespace road::cuda {
 
 constexpr int kThreads = ROAD_THREADS;
-static_assert(kThreads % 32 == 0 && kThreads >= 32 && kThreads <= 1024, "whole warps, and at most what a block can have");
+static_assert(kThreads % 32 == 0 && kThreads >= 32 && kThreads <= 1024,
+              "whole warps, and at most what a block can have");
 
 constexpr int kBackwardThreads = ROAD_BACKWARD_THREADS, kBackwardBlocks = ROAD_BACKWARD_BLOCKS;
 constexpr int kColumns = ROAD_COLUMNS, kBlockRows = ROAD_BLOCK_ROWS;
 template <bool Shared>
 constexpr int kRowsAtOnce = Shared ? ROAD_ROWS_AT_ONCE : ROAD_ROWS_AT_ONCE_OWN;
 static_assert(kBackwardThreads <= 1024 && kColumns <= kBackwardThreads, "what a block can have");
-static_assert((kColumns & (kColumns - 1)) == 0 && (kBackwardThreads & (kBackwardThreads - 1)) == 0 &&
-                  (kBlockRows & (kBlockRows - 1)) == 0 && (kRowsAtOnce<true> & (kRowsAtOnce<true> - 1)) == 0 &&
-                  (kRowsAtOnce<false> & (kRowsAtOnce<false> - 1)) == 0,
-              "powers of two: sums are added pairwise, and a block's rows are multiples of those side by side and at once");
+static_assert(
+    (kColumns & (kColumns - 1)) == 0 && (kBackwardThreads & (kBackwardThreads - 1)) == 0 &&
+        (kBlockRows & (kBlockRows - 1)) == 0 && (kRowsAtOnce<true> & (kRowsAtOnce<true> - 1)) == 0 &&
+        (kRowsAtOnce<false> & (kRowsAtOnce<false> - 1)) == 0,
+    "powers of two: sums are added pairwise, and a block's rows are multiples of those side by side and at once");
 
 constexpr int64_t kFewBytes = ROAD_FEW_BYTES, kFewBytesAngles = ROAD_FEW_BYTES_ANGLES;
 

@@ -3,7 +3,7 @@
 import torch
 
 from ..ops.extension import EXTENSION, REASON
-from ..ops.schemas import merge, merge_  # noqa: F401  the dispatcher finds the kernel of the device
+from ..ops.schemas import merge, merge_, tables  # noqa: F401  the dispatcher finds the kernel of the device
 
 DEVICES = ("cuda",)
 

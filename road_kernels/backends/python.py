@@ -3,7 +3,7 @@
 import sys
 
 from ..ops import schemas
-from ..ops.formula import merge, merge_, rotate, rotate_, rotate_backward  # noqa: F401
+from ..ops.formula import merge, merge_, rotate, rotate_, rotate_backward, tables  # noqa: F401
 
 DEVICES = None
 

@@ -59,6 +59,10 @@ def merge_(*args):
     _kernels().merge_(*args)
 
 
+def tables(*args):
+    return _kernels().tables(*args)
+
+
 # For torch.compile and torch.export, which call the registered ops. Where the extension has CUDA kernels, those are
 # registered, whatever backend is asked for.
 if unavailable() is None and (EXTENSION is None or EXTENSION.build_info()["cuda"] is None):

@@ -8,6 +8,7 @@ from ..backends import python
 from ..backends.registry import choose
 from ..ops import aliasing, checks, formula, schemas
 from ..ops.autograd import needs_formula
+from .tables import tables_in
 
 
 def road_merge(
@@ -40,7 +41,7 @@ def road_merge(
     """
     _check_layer(weight, bias, theta, alpha, variant, group_size, inplace)
     with torch.no_grad():
-        tables = python_fallback.road_tables(theta, alpha, variant, group_size, dtype=torch.float64)
+        tables = tables_in(torch.float64, theta, alpha, variant, group_size, backend)
         return _merge_layer(weight, bias, tables, group_size, inplace, backend)
 
 

@@ -51,7 +51,7 @@ def road_apply(
     Source: Liao & Monz, "3-in-1: 2D Rotary Adaptation", arXiv 2409.00119, section 3.2.
     """
     checks.check_angles(x, theta, alpha, variant, group_size)
-    return _run(x, theta, alpha, None, variant, group_size, inplace, backend)
+    return _run(x, theta, alpha, None, variant, group_size, inplace, backend, False)
 
 
 def road_apply_batched(
@@ -78,7 +78,7 @@ def road_apply_batched(
         The rest as in road_apply.
     """
     checks.check_angles_batched(x, theta, alpha, adapter_ids, variant, group_size)
-    return _run(x, theta, alpha, adapter_ids, variant, group_size, inplace, backend)
+    return _run(x, theta, alpha, adapter_ids, variant, group_size, inplace, backend, False)
 
 
 def rotate(
@@ -88,16 +88,23 @@ def rotate(
     *,
     group_size: int = 64,
     inplace: bool = False,
+    overlap: bool = False,
     backend: str | None = None,
 ) -> Tensor:
     """z_i = r1_i x_i - r2_i x_j, z_j = r1_j x_j + r2_j x_i: the op on ready coefficients, for serving.
 
     Args:
         r1, r2: [D], or compact [D/2] when both rows of a pair share them, packed [D/g, g/2]; see road_tables.
+        overlap: the promise that r1 and r2 are not being written by work still in flight on the current stream when
+            this call's kernel may start, which is while the kernel before it runs. It holds for tables that any kernel
+            before that one has written; not if the kernel before makes or updates them, or work on another stream. On
+            GPUs of compute capability 9.0 and newer the tables are then read early, x never is. A broken promise gives
+            wrong results and no error. Other devices and backends ignore it, and so does a call whose r1 or r2
+            requires grad (an optimizer may be writing it).
         The rest, the result and the errors as in road_apply.
     """
     checks.check_tables(x, r1, r2, group_size)
-    return _run(x, r1, r2, None, "table", group_size, inplace, backend)
+    return _run(x, r1, r2, None, "table", group_size, inplace, backend, overlap)
 
 
 def rotate_batched(
@@ -108,29 +115,34 @@ def rotate_batched(
     *,
     group_size: int = 64,
     inplace: bool = False,
+    overlap: bool = False,
     backend: str | None = None,
 ) -> Tensor:
-    """rotate with one adapter per row. r1, r2: [A, D] or compact [A, D/2]; the rest as in road_apply_batched."""
+    """rotate with one adapter per row. r1, r2: [A, D] or compact [A, D/2]; the rest as in road_apply_batched.
+
+    overlap: as in rotate, and for adapter_ids too.
+    """
     checks.check_tables_batched(x, r1, r2, adapter_ids, group_size)
-    return _run(x, r1, r2, adapter_ids, "table", group_size, inplace, backend)
+    return _run(x, r1, r2, adapter_ids, "table", group_size, inplace, backend, overlap)
 
 
-def _run(x, p, q, adapter_ids, form, group_size, inplace, backend):
+def _run(x, p, q, adapter_ids, form, group_size, inplace, backend, overlap):
     if inplace:
         aliasing.check_inplace(x)
     module = choose(backend, x.device)
     if needs_formula():
         return _by_formula(x, p, q, adapter_ids, form, group_size, inplace)
     if torch.compiler.is_compiling():
-        return _traced(x, p, q, adapter_ids, form, group_size, inplace, module)
+        return _traced(x, p, q, adapter_ids, form, group_size, inplace, module, overlap)
     if torch.is_grad_enabled() and (x.requires_grad or p.requires_grad or q.requires_grad):
         if inplace:
             aliasing.check_recorded_inplace(x)
         return Rotate.apply(x, p, q, adapter_ids, form, group_size, inplace, module)
+    overlap = overlap and not (p.requires_grad or q.requires_grad)
     if inplace:
-        module.rotate_(x, p, q, adapter_ids, form, group_size, False)
+        module.rotate_(x, p, q, adapter_ids, form, group_size, False, overlap)
         return x
-    return module.rotate(x, p, q, adapter_ids, form, group_size)
+    return module.rotate(x, p, q, adapter_ids, form, group_size, overlap)
 
 
 def _by_formula(x, p, q, adapter_ids, form, group_size, inplace):
@@ -140,7 +152,7 @@ def _by_formula(x, p, q, adapter_ids, form, group_size, inplace):
     return x.copy_(formula.rotate(x.clone(), p, q, adapter_ids, form, group_size))
 
 
-def _traced(x, p, q, adapter_ids, form, group_size, inplace, module):
+def _traced(x, p, q, adapter_ids, form, group_size, inplace, module, overlap):
     """What torch.compile and torch.export see: the op, or the formula where there is no kernel but Inductor's.
 
     2048 x 4096 on a 2-core Xeon, op against formula: alone 8.5 and 40 ms, between two pointwise neighbours 30 and
@@ -149,5 +161,5 @@ def _traced(x, p, q, adapter_ids, form, group_size, inplace, module):
     if module is python:
         return _by_formula(x, p, q, adapter_ids, form, group_size, inplace)
     # Functionalisation removes both copies.
-    z = schemas.rotate(x.clone() if inplace else x, p, q, adapter_ids, form, group_size)
+    z = schemas.rotate(x.clone() if inplace else x, p, q, adapter_ids, form, group_size, overlap)
     return x.copy_(z) if inplace else z

@@ -1,9 +1,13 @@
 """Tables of coefficients from the parameters of an adapter."""
 
+import torch
 from torch import Tensor
 
-from .. import python_fallback
-from ..ops import checks
+from ..backends import python
+from ..backends.registry import choose
+from ..ops import checks, formula, schemas
+from ..ops.autograd import Tables, needs_formula
+from ..python_fallback.tables import arithmetic_dtype
 
 
 def road_tables(
@@ -21,6 +25,19 @@ def road_tables(
     Raises:
         TypeError, ValueError: not floating tensors of one shape [P] or [A, P], or P does not fit group_size.
     """
-    checks.check_variant(variant)
     checks.check_packed(theta, alpha, variant, group_size)
-    return python_fallback.road_tables(theta, alpha, variant, group_size)
+    return tables_in(arithmetic_dtype(theta, alpha), theta, alpha, variant, group_size)
+
+
+def tables_in(
+    dtype: torch.dtype, theta: Tensor, alpha: Tensor, variant: str, group_size: int, backend: str | None = None
+) -> tuple[Tensor, Tensor]:
+    """road_tables of checked parameters, in float32 or float64."""
+    module = choose(backend, theta.device)
+    if needs_formula():
+        return formula.tables(theta, alpha, variant, group_size, dtype)
+    if torch.compiler.is_compiling():
+        return (formula if module is python else schemas).tables(theta, alpha, variant, group_size, dtype)
+    if torch.is_grad_enabled() and (theta.requires_grad or alpha.requires_grad):
+        return Tables.apply(theta, alpha, variant, group_size, dtype, module)
+    return module.tables(theta, alpha, variant, group_size, dtype)

@@ -3,6 +3,7 @@
 import torch
 from torch.autograd import forward_ad
 
+from ..python_fallback import road_tables_backward
 from . import formula, schemas
 
 _functorch_active = torch._C._are_functorch_transforms_active
@@ -48,6 +49,22 @@ class Rotate(torch.autograd.Function):
         return *grads, None, None, None, None, None
 
 
+class Tables(torch.autograd.Function):
+    """Saves the parameters. The backward is the formula, which can be differentiated again."""
+
+    @staticmethod
+    def forward(ctx, p, q, form, group_size, dtype, backend):
+        ctx.save_for_backward(p, q)
+        ctx.call = form, group_size
+        return backend.tables(p, q, form, group_size, dtype)
+
+    @staticmethod
+    def backward(ctx, gr1, gr2):
+        p, q = ctx.saved_tensors
+        gp, gq = road_tables_backward(gr1, gr2, p, q, *ctx.call)
+        return gp if ctx.needs_input_grad[0] else None, gq if ctx.needs_input_grad[1] else None, None, None, None, None
+
+
 # Gradients of the ops themselves, for direct calls of torch.ops.road_kernels and for torch.compile.
 class _BelowAutograd:
     """The ops as a backend, dispatched below the Autograd key."""
@@ -61,6 +78,11 @@ class _BelowAutograd:
     def rotate_backward(*args):
         with torch._C._AutoDispatchBelowAutograd():
             return schemas.rotate_backward(*args)
+
+    @staticmethod
+    def tables(*args):
+        with torch._C._AutoDispatchBelowAutograd():
+            return schemas.tables(*args)
 
 
 def _wants_grad(*tensors) -> bool:
@@ -88,6 +110,15 @@ def _rotate_inplace_autograd(x, p, q, *rest):
         return schemas.rotate_(x, p, q, *rest)
 
 
+def _tables_autograd(p, q, form, group_size, dtype):
+    if needs_formula():
+        return formula.tables(p, q, form, group_size, dtype)
+    if not _wants_grad(p, q):
+        return _BelowAutograd.tables(p, q, form, group_size, dtype)
+    return Tables.apply(p, q, form, group_size, dtype, _BelowAutograd)
+
+
+schemas.LIBRARY.impl("tables", _tables_autograd, "Autograd")
 schemas.LIBRARY.impl("rotate", _rotate_autograd, "Autograd")
 schemas.LIBRARY.impl("rotate_", _rotate_inplace_autograd, "Autograd")
 schemas.LIBRARY.impl("rotate_backward", _rotate_backward_autograd, "Autograd")

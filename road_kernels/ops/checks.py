@@ -171,7 +171,8 @@ def check_matrix(w: Tensor) -> None:
 
 
 def check_packed(theta, alpha, variant: str, group_size) -> None:
-    """theta and alpha without an x beside them: the width D follows from their length."""
+    """The rules of tables: theta and alpha without an x beside them, whose length gives the width D."""
+    check_variant(variant)
     for name, t in (("theta", theta), ("alpha", alpha)):
         check_float_tensor(name, t)
         if t.dim() not in (1, 2):

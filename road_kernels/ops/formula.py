@@ -68,6 +68,10 @@ def rotate_backward(grad, saved, p, q, adapter_ids, form, group_size, from_outpu
     )
 
 
+def tables(p, q, form, group_size, dtype):
+    return road_tables(p, q, form, group_size, dtype)
+
+
 def merge(w, r1, r2, group_size):
     z = _rotate(w.t(), r1, r2, group_size).t()
     return z.t().contiguous().t() if is_transposed(w) else z.contiguous()

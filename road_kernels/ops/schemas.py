@@ -5,11 +5,13 @@
     rotate_backward(grad, saved, p, q, adapter_ids, form, group_size, from_output, output_mask) -> (gx, gp, gq)
     merge(w, r1, r2, group_size) -> R w
     merge_(w!, r1, r2, group_size)
+    tables(p, q, form, group_size, dtype) -> (r1, r2)
 
 ``form`` says what p and q hold: "road_1", "road_2", "road_4" (theta and alpha) or "table" (r1 and r2).
 ``adapter_ids`` is None for one adapter, p and q being [P] then and [A, P] otherwise. ``saved`` is x, or z if
-``from_output``. Gradients that ``output_mask`` does not ask for are None. merge is rotate for w [D, N] whose rows are
-the features, without a gradient. ``overlap``: see road_kernels.rotate; a backend may ignore it.
+``from_output``. Gradients that ``output_mask`` does not ask for are None. ``overlap``: see road_kernels.rotate; a
+backend may ignore it. merge is rotate for w [D, N] whose rows are the features, without a gradient. tables is for the
+forms with angles, [P] or [A, P]; its ``dtype`` is float32 or float64.
 
 Kernels register themselves: csrc/binding for the CPU and CUDA, road_kernels/backends for the others.
 """
@@ -28,6 +30,7 @@ _SCHEMAS = {
     " -> (Tensor, Tensor, Tensor)",
     "merge": "(Tensor w, Tensor r1, Tensor r2, int group_size) -> Tensor",
     "merge_": "(Tensor(a!) w, Tensor r1, Tensor r2, int group_size) -> ()",
+    "tables": "(Tensor p, Tensor q, str form, int group_size, ScalarType dtype) -> (Tensor, Tensor)",
 }
 OPS = tuple(_SCHEMAS)
 # In torch.ops, where exported programs and compiled graphs hold the name.
@@ -97,6 +100,13 @@ def _(w, r1, r2, group_size):
     _check_one_device(w, r1, r2)
 
 
-rotate, rotate_, rotate_backward, merge, merge_ = (
+@_register_fake("tables")
+def _(p, q, form, group_size, dtype):
+    _check_one_device(p, q)
+    width = p.shape[-1] // 2 if form == "road_4" else p.shape[-1]
+    return p.new_empty((*p.shape[:-1], width), dtype=dtype), p.new_empty((*p.shape[:-1], width), dtype=dtype)
+
+
+rotate, rotate_, rotate_backward, merge, merge_, tables = (
     getattr(getattr(torch.ops, NAMESPACE), torch_name(op)).default for op in OPS
 )

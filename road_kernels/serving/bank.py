@@ -79,11 +79,24 @@ class AdapterBank:
             raise KeyError(f"no layer {layer!r} in this bank: it has {some(self.widths)}") from None
 
     def rotate(
-        self, layer: str, x: Tensor, adapter_ids: Tensor, *, inplace: bool = False, backend: str | None = None
+        self,
+        layer: str,
+        x: Tensor,
+        adapter_ids: Tensor,
+        *,
+        inplace: bool = False,
+        overlap: bool = False,
+        backend: str | None = None,
     ) -> Tensor:
-        """rotate_batched of the layer's output x [..., D] by the layer's tables; arguments and errors as there."""
+        """rotate_batched of the layer's output x [..., D] by the layer's tables; arguments and errors as there.
+
+        overlap: as in rotate_batched. It holds for the layers of a model if adapters are loaded, and ids filled,
+        between steps, and the kernel before is the layer's own; not for a rotation that directly follows them.
+        """
         r1, r2 = self.tables(layer)
-        return rotate_batched(x, r1, r2, adapter_ids, group_size=self.group_size, inplace=inplace, backend=backend)
+        return rotate_batched(
+            x, r1, r2, adapter_ids, group_size=self.group_size, inplace=inplace, overlap=overlap, backend=backend
+        )
 
     def ids(self, names: Sequence[str | None], *, out: Tensor | None = None) -> Tensor:
         """The slots of the named adapters, int32 [len(names)] on the bank's device; None becomes -1, no adapter.

@@ -169,3 +169,16 @@ def merge_(w, r1, r2, group_size):
         packed = w.contiguous()
         _launch_merge(packed, packed, r1, r2, group_size)
         w.copy_(packed)
+
+
+def tables(p, q, form, group_size, dtype):
+    checks.check_packed(p, q, form, group_size)
+    if p.stride(-1) != 1 or q.stride(-1) != 1:
+        p, q = p.contiguous(), q.contiguous()
+    width = p.shape[-1] // 2 if form == "road_4" else p.shape[-1]
+    r1, r2 = (torch.empty((*p.shape[:-1], width), dtype=dtype, device=p.device) for _ in range(2))
+    adapters, *strides = (1, 0, 0) if p.dim() == 1 else (p.shape[0], p.stride(0), q.stride(0))
+    if adapters:
+        with _on_device(p):
+            prepare.tables(adapters, width, *strides, form, group_size)(p, q, r1, r2)
+    return r1, r2

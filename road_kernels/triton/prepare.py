@@ -10,6 +10,7 @@ from .kernels.merge import merge_kernel
 from .kernels.reduce import reduce_kernel
 from .kernels.rotate import rotate_kernel
 from .kernels.sort_rows import MOST_IDS, PLACES, TILE, sort_rows_kernel
+from .kernels.tables import tables_kernel
 from .launch import Launch
 from .plan import (
     BACKWARD_LANE_ROWS,
@@ -19,6 +20,7 @@ from .plan import (
     forward_warps,
     make_plan,
     merge_tile,
+    power_of_two,
     reduce_tile,
 )
 
@@ -144,3 +146,11 @@ def merge(device, shape, w_row, z_row, dtype, aligned, width, group_size):
     constants = dim, group_size, width != dim, align, pairs, tile_columns
     grid = -(-columns // tile_columns), -(-dim // 2 // pairs), 1
     return Launch(merge_kernel, grid, integers, constants, 4)
+
+
+@functools.lru_cache(_CACHE)
+def tables(adapters, width, p_stride, q_stride, form, group_size):
+    """The launch of tables_kernel for tables of ``width``."""
+    entries = min(1024, max(128, power_of_two(width)))
+    grid = adapters, -(-width // entries), 1
+    return Launch(tables_kernel, grid, (p_stride, q_stride), (width, group_size, form, entries), 4)

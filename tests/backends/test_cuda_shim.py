@@ -51,7 +51,7 @@ def test_no_rows_and_an_empty_bank_are_nothing_to_refuse():
 
 
 class NotYetWritten:
-    """Tensors that kernels still in flight have not written: they hold NaN, or another id, until they are waited for."""
+    """Tensors that kernels in flight have not written yet: they hold NaN, or another id, until they are waited for."""
 
     def __init__(self, *tensors: torch.Tensor):
         self.tensors, self.values = tensors, [t.clone() for t in tensors]

@@ -90,7 +90,7 @@ def load_value(at, mask, ACC: tl.constexpr):
 
 
 @triton.jit
-def _tables(p, q, at, slot: tl.constexpr, mask, FORM: tl.constexpr, ACC: tl.constexpr):
+def tables_at(p, q, at, slot: tl.constexpr, mask, FORM: tl.constexpr, ACC: tl.constexpr):
     """(r1, r2) from the parameters at `at`; those that make r2 are `slot` further in road_4's packing."""
     if FORM == "table":
         r1, r2 = load_value(p + at, mask, ACC), load_value(q + at, mask, ACC)
@@ -137,11 +137,11 @@ def load_coefficients(
     SHARED: both features of a pair have the same.
     """
     at = first_parameter(pair, GROUP, FORM, SHARED)
-    r1i, r2i = _tables(p, q, at, GROUP, mask, FORM, ACC)
+    r1i, r2i = tables_at(p, q, at, GROUP, mask, FORM, ACC)
     if SHARED:
         r1j, r2j = r1i, r2i
     else:
-        r1j, r2j = _tables(p, q, at + GROUP // 2, GROUP, mask, FORM, ACC)
+        r1j, r2j = tables_at(p, q, at + GROUP // 2, GROUP, mask, FORM, ACC)
     if TRANSPOSED:  # the same with the off-diagonal entries exchanged
         r2i, r2j = -r2j, -r2i
     return r1i, r1j, r2i, r2j

@@ -62,4 +62,5 @@ def backend():
         rotate_backward=module.rotate_backward,
         merge=module.merge,
         merge_=module.merge_,
+        tables=module.tables,
     )

@@ -4,3 +4,4 @@
 #include "cuda/rotate.cu"
 #include "cuda/singular.cu"
 #include "cuda/sort_rows.cu"
+#include "cuda/tables.cu"
