@@ -30,7 +30,7 @@ def test_tables(variant, group_size):
 @pytest.mark.parametrize("parameters", DTYPES, ids=str)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_op_of_every_backend(backend, variant, parameters, dtype):
-    """One adapter, a bank, an empty bank; adjacent elements or not; a rounding of float64 in the arithmetic of dtype."""
+    """One adapter, a bank, an empty bank; adjacent elements or not. Bounds: some roundings in dtype."""
     tables = registry._loaded[backend][0].tables
     theta, alpha = make_params(variant, 3, 144, dtype=parameters)
     theta = (theta * 30).float().to(parameters)  # many turns, exact in the arithmetic
