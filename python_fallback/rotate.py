@@ -33,12 +33,19 @@ def rotate_batched(x: Tensor, r1: Tensor, r2: Tensor, adapter_ids: Tensor, group
 
 def select_rows(bank: Tensor, ids: Tensor) -> Tensor:
     """bank[ids] for ids [..., 1]: any row for -1, an index error for other ids outside the bank."""
+    index = bank_index(ids, bank.shape[0])
     if bank.shape[0] == 0:  # no adapter at all: one row of zeros serves the -1
         bank = bank.new_zeros(1, bank.shape[1])
-        index = torch.where(ids == -1, 0, 1)
-    else:
-        index = torch.where(ids == -1, 0, torch.where(ids < 0, bank.shape[0], ids))
     return bank.index_select(0, index.reshape(-1)).reshape(*ids.shape[:-1], bank.shape[1])
+
+
+def bank_index(ids: Tensor, adapters: int) -> Tensor:
+    """ids with 0 for -1, and with the first index behind the bank for every id outside of it.
+
+    On a GPU index_select compares the lower 32 bits of an index with the size only: 2^32 would pass for 0.
+    """
+    outside = (ids < -1) | (ids >= adapters)
+    return torch.where(ids == -1, 0, torch.where(outside, max(1, adapters), ids))
 
 
 def road_apply(x: Tensor, theta: Tensor, alpha: Tensor, variant: str = "road_1", group_size: int = 64) -> Tensor:

@@ -6,6 +6,7 @@ from support.common import apply, make_params, make_x
 
 import road_kernels as rk
 from road_kernels.ops import checks
+from road_kernels.python_fallback.rotate import bank_index
 
 X = make_x(4, 3, 8)
 THETA, ALPHA = make_params("road_1", None, 8)
@@ -227,3 +228,13 @@ def test_the_ops_themselves_stay_inside_memory():
             op(*arguments)
     with pytest.raises(ValueError, match="grad must match"):
         torch.ops.road_kernels.rotate_backward(X[:2], X, THETA, ALPHA, None, "road_1", 4, False, [True, True, True])
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64], ids=str)
+@pytest.mark.parametrize("adapters", [0, 3])
+def test_ids_of_the_fallback_lose_no_bits(adapters, dtype):
+    """index_select on a GPU looks at the lower 32 bits of an index only; it gets none that they would falsify."""
+    ids = [-1, 0, 2, 3, -2, 2**31 - 1, -(2**31)]
+    ids += [2**32, 2**32 + 1, -(2**32), 2**62] if dtype == torch.int64 else []
+    index = bank_index(torch.tensor(ids, dtype=dtype), adapters)
+    assert index.tolist() == [0 if i == -1 else i if 0 <= i < adapters else max(1, adapters) for i in ids]
