@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ..harness.record import CLONE
 from . import model_tables, tables
-from .targets_table import table_of_targets
+from .targets_table import table_of_gpu_targets, table_of_targets
 from .wins import baseline_wins
 
 FRESH = (
@@ -44,6 +44,9 @@ def results_page(found: dict[Path, dict[str, dict]]) -> str:
             if name in results:
                 parts += [f"### {name.capitalize()}", table(results[name]), *_images(folder, f"{name}.png")]
                 parts += _left_out(results[name])
+        if "gpu_bars_met" in results:
+            result = results["gpu_bars_met"]
+            parts += ["### Targets", tables.machine_line(result), table_of_gpu_targets(result)]
         if "cpu" in results:
             parts += ["### Targets", table_of_targets(results["cpu"])]
     return "\n\n".join(parts) + "\n"

@@ -1,4 +1,4 @@
-"""The table of benchmarks/targets.py, for README.md, RESULTS.md and the end of `pytest benchmarks`."""
+"""The tables of benchmarks/targets.py (also at the end of `pytest benchmarks`) and of gpu_targets.py."""
 
 
 def compare(ratio: float) -> str:
@@ -20,5 +20,22 @@ def table_of_targets(result: dict) -> str:
         lines.append(
             f"| {r['name']} | {r['ours_us']:.{0 if r['ours_us'] > 99 else 1}f} | {r['rival']} | "
             f"{compare(r['ratio'])} {spread} | {compare(r['limit'])} | {met} |"
+        )
+    return "\n".join(lines)
+
+
+UNITS = {"percent_of_clone": "% of clone", "overhead": "% over one adapter", "us": "us", "speedup": "x faster"}
+
+
+def table_of_gpu_targets(result: dict) -> str:
+    """result: the file that benchmarks/gpu_targets.py writes beside its rows."""
+    lines = ["| work | backend | measured | target | |", "|---|---|---:|---:|---|"]
+    for r in result["bars"]:
+        scale = 100 if r["column"] == "overhead" else 1
+        values = [f"{r[key] * scale:.3g}" for key in ("measured", "required")]
+        bound = "at least" if r["at_least"] else "at most"
+        met = "met" if r["met"] else "**missed**"
+        lines.append(
+            f"| {r['work']} | {r['backend']} | {values[0]} {UNITS[r['column']]} | {bound} {values[1]} | {met} |"
         )
     return "\n".join(lines)
