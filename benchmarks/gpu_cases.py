@@ -1,6 +1,5 @@
-"""The work of gpu_targets.py and gpu_tune.py as cases: forward, backward, mixed batches, decoding, a training step."""
+"""One adapter on bfloat16 rows, as cases of gpu_targets.py and gpu_tune.py: forward, backward, training, merging."""
 
-from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -9,44 +8,76 @@ import road_kernels as rk
 from road_kernels import python_fallback
 from road_kernels.backends import registry
 
-from .baselines.formulas import eager_coefficients, eager_formula
+from .baselines.formulas import compile_afresh, eager_coefficients, eager_formula
 from .harness.accuracy import rounding, rounding_of_sums
 from .harness.backends import kernel_backends
 from .harness.case import Case, Provider
 from .harness.cold_inputs import Inputs
 
 DTYPE = torch.bfloat16
-SHAPES, SMALL_SHAPES = ((16384, 4096), (8192, 14336)), ((64, 256),)
-REQUESTS, ADAPTERS, MOST_DECODE_ROWS = 64, 1000, 256
-SINGLE, ONE, SPREAD, RANDOM = "single", "one adapter", "64 requests", f"{ADAPTERS} adapters at random"
-PEFT = "PEFT's formula"
+TABLES, ANGLES = "tables", "theta and alpha"
+PEFT, COMPILED = "PEFT's formula", "PEFT's formula under torch.compile"
 
 
-def tensors(rows: int, dim: int, adapters: int, device) -> Inputs:
+def tensors(rows: int, dim: int, adapters: int, device, variant: str = "road_1") -> Inputs:
     generator = torch.Generator(device).manual_seed(0)
     random = partial(torch.randn, generator=generator, device=device)
     x, gz = (random(rows, dim).to(DTYPE) for _ in range(2))
-    # Rotated in place again and again: scales of 1 keep the values from growing.
-    theta, alpha = 0.3 * random(adapters, dim // 2), torch.ones(adapters, dim // 2, device=device)
+    width = {"road_1": dim // 2, "road_2": dim, "road_4": 2 * dim}[variant]
+    # Rotated in place again and again: road_1 with scales of 1 keeps the values from growing.
+    theta, alpha = 0.3 * random(adapters, width), torch.ones(adapters, width, device=device)
     sample = torch.linspace(0, rows - 1, min(rows, 64), device=device).long()
     return Inputs(x=x, gz=gz, theta=theta, alpha=alpha, sample=sample)
 
 
-def expect_rotated(i: Inputs, group_size: int, ids_of: Callable[[Inputs], torch.Tensor] | None = None):
-    tables = python_fallback.road_tables(i.theta.double(), i.alpha.double(), "road_1", group_size)
-    ids = torch.zeros_like(i.sample) if ids_of is None else ids_of(i)[i.sample]
-    return python_fallback.rotate_batched(i.x[i.sample].double(), *tables, ids, group_size)
+def add_tables(inputs: Inputs, variant: str, group_size: int, dtype: torch.dtype = torch.float32) -> None:
+    tables = rk.road_tables(inputs.theta, inputs.alpha, variant=variant, group_size=group_size)
+    inputs.r1, inputs.r2 = (t.to(dtype) for t in tables)
 
 
 def sampled(z, i: Inputs):
     return z[i.sample]
 
 
-def expect_gradients(i: Inputs, group_size: int):
+def expect_rotated(i: Inputs, variant: str, group_size: int):
+    theta, alpha = i.theta[0].double(), i.alpha[0].double()
+    return python_fallback.road_apply(i.x[i.sample].double(), theta, alpha, variant, group_size)
+
+
+def forward_case(rows, dim, group_size, variant, source, device) -> Case:
+    """From tables, as a server has them, or from theta and alpha, as a trainer has. The baseline is torch.compile of
+    PEFT's formula on ready coefficients."""
+    inputs = tensors(rows, dim, 1, device, variant)
+    add_tables(inputs, variant, group_size)
+    exact = {
+        "expect": partial(expect_rotated, variant=variant, group_size=group_size),
+        "tolerance": rounding(DTYPE),
+        "view": sampled,
+    }
+
+    def run(i, backend):
+        if source == TABLES:
+            return rk.rotate(i.x, i.r1[0], i.r2[0], group_size=group_size, backend=backend)
+        return rk.road_apply(i.x, i.theta[0], i.alpha[0], variant=variant, group_size=group_size, backend=backend)
+
+    def coefficients(i):
+        found = eager_coefficients(i.theta[0], i.alpha[0], variant, group_size)
+        return i.x, *(t.to(DTYPE) for t in found)
+
+    providers = [Provider(n, partial(run, backend=n), ours=True, **exact) for n in kernel_backends(device)]
+    if source == TABLES and variant == "road_1":
+        compiled = compile_afresh(partial(eager_formula, group_size=group_size))
+        providers.append(Provider(COMPILED, lambda s: compiled(*s), prepare=coefficients, may_fail=True, **exact))
+    axes = {"work": f"forward, {rows} x {dim}, group_size {group_size}, {variant}, {source}"}
+    read = inputs.r1.nbytes if source == TABLES else inputs.theta.nbytes
+    return Case(axes, inputs, providers, 2 * inputs.x.nbytes + 2 * read)
+
+
+def expect_gradients(i: Inputs, variant: str, group_size: int):
     x, gz, theta, alpha = (t.double() for t in (i.x, i.gz, i.theta[0], i.alpha[0]))
-    tables = python_fallback.road_tables(theta, alpha, "road_1", group_size)
+    tables = python_fallback.road_tables(theta, alpha, variant, group_size)
     gx, *grads = python_fallback.rotate_backward(gz, x, *tables, group_size)
-    return gx[i.sample], *python_fallback.road_tables_backward(*grads, theta, alpha, "road_1", group_size)
+    return gx[i.sample], *python_fallback.road_tables_backward(*grads, theta, alpha, variant, group_size)
 
 
 def gradients_tolerance(rows: int) -> tuple[float, float, float]:
@@ -58,124 +89,25 @@ def gradients_sampled(grads, i: Inputs):
     return grads[0][i.sample], *grads[1:]
 
 
-def forward_case(rows, dim, group_size, device) -> Case:
-    inputs = tensors(rows, dim, 1, device)
-    expect = partial(expect_rotated, group_size=group_size)
+def backward_case(rows, dim, group_size, variant, parameters_only, device) -> Case:
+    inputs = tensors(rows, dim, 1, device, variant)
+    wanted = [not parameters_only, True, True]
 
-    def run(i, backend):
-        return rk.road_apply(i.x, i.theta[0], i.alpha[0], group_size=group_size, backend=backend)
+    def expect(i):
+        return expect_gradients(i, variant, group_size)[parameters_only:]
 
-    providers = [
-        Provider(n, partial(run, backend=n), expect, rounding(DTYPE), view=sampled, ours=True)
-        for n in kernel_backends(device)
-    ]
-    axes = {"work": f"forward, {rows} x {dim}, group_size {group_size}"}
-    return Case(axes, inputs, providers, 2 * inputs.x.nbytes + 4 * dim)
-
-
-def backward_case(rows, dim, group_size, device) -> Case:
-    inputs = tensors(rows, dim, 1, device)
-    expect = partial(expect_gradients, group_size=group_size)
+    def view(grads, i):
+        return grads[1:] if parameters_only else gradients_sampled(grads, i)
 
     def run(i, backend):
         module = registry._loaded[backend][0]
-        wanted = [True, True, True]
-        return module.rotate_backward(i.gz, i.x, i.theta[0], i.alpha[0], None, "road_1", group_size, False, wanted)
+        return module.rotate_backward(i.gz, i.x, i.theta[0], i.alpha[0], None, variant, group_size, False, wanted)
 
-    exact = {"expect": expect, "tolerance": gradients_tolerance(rows), "view": gradients_sampled}
-    providers = [Provider(n, partial(run, backend=n), ours=True, **exact) for n in kernel_backends(device)]
-    axes = {"work": f"backward, {rows} x {dim}, group_size {group_size}"}
-    return Case(axes, inputs, providers, 3 * inputs.x.nbytes + 8 * dim)
-
-
-def ids_for(kind: str, rows: int, device) -> torch.Tensor:
-    """One id per row: all the same, an adapter per request in random order, or a random adapter per token."""
-    generator = torch.Generator().manual_seed(1)
-    if kind == ONE:
-        return torch.zeros(rows, dtype=torch.int64, device=device)
-    if kind == RANDOM:
-        return torch.randint(0, ADAPTERS, (rows,), generator=generator).to(device)
-    requests = min(REQUESTS, rows)
-    order = torch.randperm(REQUESTS, generator=generator)[:requests]
-    return order.repeat_interleave(rows // requests).to(device)
-
-
-def batched_case(rows, dim, backend, tables: bool, device) -> Case:
-    """With ready tables, as a server has them, or with theta and alpha, as a trainer has."""
-    inputs = tensors(rows, dim, ADAPTERS, device)
-    inputs.r1, inputs.r2 = rk.road_tables(inputs.theta, inputs.alpha)
-    requests = min(REQUESTS, rows)
-    inputs.ids = {kind: ids_for(kind, rows, device) for kind in (ONE, SPREAD, RANDOM)}
-    per_request = {kind: inputs.ids[kind][:: rows // requests].contiguous() for kind in (ONE, SPREAD)}
-    given = ("r1", "r2") if tables else ("theta", "alpha")
-    single, batched = (rk.rotate, rk.rotate_batched) if tables else (rk.road_apply, rk.road_apply_batched)
-
-    def run_single(i):
-        return single(i.x, *(getattr(i, n)[0] for n in given), backend=backend)
-
-    def run(i, kind):
-        x, ids = i.x, i.ids[kind]
-        if kind in per_request:
-            x, ids = x.view(requests, rows // requests, dim), per_request[kind]
-        return batched(x, *(getattr(i, n) for n in given), ids, backend=backend).view(rows, dim)
-
-    def expect(i, kind):
-        return expect_rotated(i, 64, lambda i: i.ids[kind])
-
-    providers = [Provider(SINGLE, run_single, partial(expect, kind=ONE), rounding(DTYPE), view=sampled, ours=True)]
-    providers += [
-        Provider(kind, partial(run, kind=kind), partial(expect, kind=kind), rounding(DTYPE), view=sampled, ours=True)
-        for kind in inputs.ids
-    ]
-    what = "tables" if tables else "theta and alpha"
-    return Case({"work": f"batched forward, {rows} x {dim}, {what}"}, inputs, providers, 2 * inputs.x.nbytes, SINGLE)
-
-
-def batched_backward_case(rows, dim, backend, device) -> Case:
-    inputs = tensors(rows, dim, REQUESTS, device)
-    requests = min(REQUESTS, rows)
-    inputs.ids = ids_for(SPREAD, rows, device)[:: rows // requests].contiguous()
-    module = registry._loaded[backend][0]
-    wanted = [True, True, True]
-
-    def run_single(i):
-        return module.rotate_backward(i.gz, i.x, i.theta[0], i.alpha[0], None, "road_1", 64, False, wanted)
-
-    def run(i):
-        gz, x = (t.view(requests, rows // requests, dim) for t in (i.gz, i.x))
-        gx, *grads = module.rotate_backward(gz, x, i.theta, i.alpha, i.ids, "road_1", 64, False, wanted)
-        return gx.view(rows, dim), *grads
-
-    def expect(i):
-        x, gz, theta, alpha = (t.double() for t in (i.x, i.gz, i.theta, i.alpha))
-        tables = python_fallback.road_tables(theta, alpha, "road_1", 64)
-        ids = i.ids.repeat_interleave(rows // requests)
-        gx, *grads = python_fallback.rotate_batched_backward(gz, x, *tables, ids, 64)
-        return gx[i.sample], *python_fallback.road_tables_backward(*grads, theta, alpha, "road_1", 64)
-
-    exact = {"tolerance": gradients_tolerance(rows), "view": gradients_sampled, "ours": True}
-    providers = [
-        Provider(SINGLE, run_single, partial(expect_gradients, group_size=64), **exact),
-        Provider(SPREAD, run, expect, **exact),
-    ]
-    return Case({"work": f"batched backward, {rows} x {dim}"}, inputs, providers, 3 * inputs.x.nbytes, SINGLE)
-
-
-def decode_case(rows, dim, device) -> Case:
-    inputs = tensors(rows, dim, MOST_DECODE_ROWS, device)
-    inputs.r1, inputs.r2 = rk.road_tables(inputs.theta, inputs.alpha)
-    inputs.ids = torch.randperm(MOST_DECODE_ROWS, generator=torch.Generator().manual_seed(1))[:rows].to(device)
-
-    def run(i, backend):
-        return rk.rotate_batched(i.x, i.r1, i.r2, i.ids, inplace=True, backend=backend)
-
-    def expect(i):
-        return expect_rotated(i, 64, lambda i: i.ids)
-
-    exact = {"expect": expect, "tolerance": rounding(DTYPE), "view": sampled, "output": "in place", "ours": True}
+    exact = {"expect": expect, "tolerance": gradients_tolerance(rows)[parameters_only:], "view": view, "ours": True}
     providers = [Provider(n, partial(run, backend=n), **exact) for n in kernel_backends(device)]
-    moved = 2 * inputs.x.nbytes + 4 * rows * dim
-    return Case({"work": f"decode, {rows} x {dim}, each row its own adapter, in place"}, inputs, providers, moved)
+    only = ", parameters only" if parameters_only else ""
+    axes = {"work": f"backward, {rows} x {dim}, group_size {group_size}, {variant}{only}"}
+    return Case(axes, inputs, providers, (3 - parameters_only) * inputs.x.nbytes + 4 * inputs.theta.nbytes)
 
 
 def training_case(rows, dim, device) -> Case:
@@ -192,8 +124,25 @@ def training_case(rows, dim, device) -> Case:
         z = eager_formula(x.float(), *eager_coefficients(theta, alpha, "road_1", 64), 64).to(DTYPE)
         return torch.autograd.grad(z, *s)
 
-    exact = {"expect": partial(expect_gradients, group_size=64), "view": gradients_sampled, "prepare": leaves}
-    exact["tolerance"] = gradients_tolerance(rows)
+    exact = {"expect": partial(expect_gradients, variant="road_1", group_size=64), "view": gradients_sampled}
+    exact |= {"prepare": leaves, "tolerance": gradients_tolerance(rows)}
     providers = [Provider(n, partial(ours, backend=n), ours=True, **exact) for n in kernel_backends(device)]
     providers.append(Provider(PEFT, peft, **exact))
     return Case({"work": f"forward and backward, {rows} x {dim}"}, inputs, providers, 5 * inputs.x.nbytes)
+
+
+def merge_case(dim, device) -> Case:
+    """A square weight, its tables made in the call: the whole of road_merge."""
+    inputs = tensors(dim, dim, 1, device)
+
+    def run(i, backend):
+        return rk.road_merge(i.x, None, i.theta[0], i.alpha[0], backend=backend)[0]
+
+    def expect(i):
+        tables = python_fallback.road_tables(i.theta[0].double(), i.alpha[0].double())
+        return python_fallback.rotate(i.x.double().t(), *tables, 64).t()
+
+    providers = [
+        Provider(n, partial(run, backend=n), expect, rounding(DTYPE), ours=True) for n in kernel_backends(device)
+    ]
+    return Case({"work": f"merge, {dim} x {dim}"}, inputs, providers, 2 * inputs.x.nbytes)

@@ -19,11 +19,12 @@ from pathlib import Path
 
 import torch
 
-from .gpu_cases import SHAPES, SMALL_SHAPES, backward_case, batched_backward_case, batched_case, forward_case
+from .gpu_batched_cases import SPREAD, batched_backward_case, batched_case
+from .gpu_cases import ANGLES, TABLES, backward_case, forward_case
 from .harness import record
 from .harness.failures import release_memory
 from .harness.measure import EFFORTS, measure
-from .harness.record import CLONE
+from .harness.record import CEILINGS
 
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "build" / "gpu-tune"
@@ -32,15 +33,17 @@ STANDING = "as it stands"
 # Macros that override the defaults of tuning.h, without their common prefix ROAD_.
 VARIANTS = {
     STANDING: {},
-    "forward: 1 wave": {"FORWARD_WAVES": 1},
-    "forward: 2 waves": {"FORWARD_WAVES": 2},
-    "forward: 8 waves": {"FORWARD_WAVES": 8},
-    "backward: 2 waves": {"BACKWARD_WAVES": 2},
-    "32 bytes in flight": {"BYTES_IN_FLIGHT": 32},
-    "128 bytes in flight": {"BYTES_IN_FLIGHT": 128},
-    "128 threads": {"THREADS": 128},
-    "512 resident threads": {"RESIDENT_SHARED": 512},
-    "1024 resident threads": {"RESIDENT_SHARED": 1024},
+    "256 threads": {"THREADS": 256},
+    "64 threads": {"THREADS": 64},
+    "forward: 2 rows a thread from shared tables": {"ROWS_TABLES_SHARED": 2},
+    "forward: 1 row a thread from own tables": {"ROWS_TABLES_OWN": 1},
+    "forward: 4 rows a thread from shared angles": {"ROWS_ANGLES_SHARED": 4},
+    "forward: 2 rows a thread from own angles": {"ROWS_ANGLES_OWN": 2},
+    "forward: 16 bytes a thread at 1024 rows": {"FEW_BYTES": 1 << 20},
+    "backward: 128 columns": {"COLUMNS": 128},
+    "backward: 32 rows a block": {"BLOCK_ROWS": 32},
+    "backward: 128 rows a block": {"BLOCK_ROWS": 128},
+    "backward: 1 row at once": {"ROWS_AT_ONCE": 1},
 }
 
 
@@ -65,25 +68,27 @@ def build(name: str) -> str | None:
 
 
 def cases(device: torch.device, small: bool):
-    shapes = SMALL_SHAPES if small else SHAPES
-    for group_size in (64, 2):
-        for shape in shapes:
-            yield partial(forward_case, *shape, group_size, device)
-            yield partial(backward_case, *shape, group_size, device)
+    rows, dim = (64, 256) if small else (16384, 4096)
+    for variant in ("road_1", "road_4"):
+        for source in (TABLES, ANGLES):
+            yield partial(forward_case, rows, dim, 64, variant, source, device)
+        yield partial(backward_case, rows, dim, 64, variant, False, device)
+    yield partial(forward_case, rows if small else 1024, dim, 64, "road_1", TABLES, device)
+    yield partial(forward_case, rows, dim, 2, "road_1", TABLES, device)
     backend = "cpu" if device.type == "cpu" else "cuda"
-    yield partial(batched_case, *shapes[0], backend, True, device)
-    yield partial(batched_backward_case, *shapes[0], backend, device)
+    yield partial(batched_case, rows, dim, backend, torch.float32, device)
+    yield partial(batched_backward_case, rows, dim, backend, SPREAD, device)
 
 
 def times(device: torch.device, small: bool = False) -> dict[str, dict[str, float]]:
-    """Percent of torch.clone's bandwidth, by work and provider."""
+    """Percent of the bandwidth of the fastest copy, by work and provider."""
     found = {}
     for make in cases(device, small):
         case = make()
-        case.providers = [p for p in case.providers if p.name not in ("triton", "python")]
+        case.providers = [p for p in case.providers if p.ours and p.name not in ("triton", "python")]
         for row in measure(case, device, EFFORTS["quick" if small else "gpu-check"]):
-            if row["provider"] != CLONE:
-                found[f"{row['work']}: {row['provider']}"] = row["percent_of_clone"]
+            if row["provider"] not in CEILINGS:
+                found[f"{row['work']}: {row['provider']}"] = row["percent_of_copy"]
         del case
         release_memory()
     return found
@@ -100,7 +105,7 @@ def measured(name: str) -> dict | None:
 
 
 def table(results: dict[str, dict]) -> str:
-    """Percent of torch.clone's bandwidth: a line per work, a column per variant."""
+    """Percent of the bandwidth of the fastest copy: a line per work, a column per variant."""
     works = list(next(iter(results.values())))
     width = max(map(len, works))
     keys = [f"[{k}]" for k in range(len(results))]
@@ -134,7 +139,7 @@ def main(argv: list[str] | None = None) -> int:
         elif found := measured(name):
             results[f"{name}, again" if name in results else name] = found
     options.results.mkdir(parents=True, exist_ok=True)
-    about = {"machine": record.machine("cuda"), "variants": VARIANTS, "percent_of_clone": results}
+    about = {"machine": record.machine("cuda"), "variants": VARIANTS, "percent_of_copy": results}
     (options.results / "gpu_tune.json").write_text(json.dumps(about, indent=1) + "\n")
     print(table(results) if results else "nothing was measured")
     return 0 if results else 1

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ..harness.record import CLONE
+from ..harness.record import CEILINGS
 from . import model_tables, tables
 from .targets_table import table_of_gpu_targets, table_of_targets
 from .wins import baseline_wins
@@ -25,7 +25,7 @@ def results_page(found: dict[Path, dict[str, dict]]) -> str:
                 "Overhead over the same layer without adapters: median of the ratios taken round by round (p20 to p80)."
             )
             parts += _images(folder, "overhead.png", "resident.png")
-            served = [r for r in result["rows"] if r["provider"] != CLONE]
+            served = [r for r in result["rows"] if r["provider"] not in CEILINGS]
             for title, table in tables.tables_along("layer", served, tables.overhead_cell):
                 parts += [f"{title}:", table]
             parts += _wins("layer", result) + _left_out(result)

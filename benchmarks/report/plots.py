@@ -1,7 +1,7 @@
 """The plots of layer.py and single_op.py: overhead over the layer alone, share of the clone's bandwidth, bytes
 resident."""
 
-from ..harness.record import CLONE, PLAIN
+from ..harness.record import CEILINGS, PLAIN
 from .figure import LORA, OTHER, OURS, new_figure
 from .tables import group_with_most
 
@@ -67,7 +67,7 @@ def overhead(result: dict):
     keys = ("rank", "mix", "resident", "dim_in", "dim_out", "dtype")
     panels = []
     for phase in ("decode", "prefill"):
-        rows = [r for r in result["rows"] if r["phase"] == phase and r["provider"] not in (PLAIN, CLONE)]
+        rows = [r for r in result["rows"] if r["phase"] == phase and r["provider"] not in (PLAIN, *CEILINGS)]
         rows = group_with_most(rows, keys, "requests")
         if len({r["requests"] for r in rows}) > 1:
             panels.append((phase, rows))
@@ -100,7 +100,7 @@ def bandwidth(result: dict):
     """Share of the clone's bandwidth against rows."""
     panels = []
     for op in ("forward", "forward and backward"):
-        rows = [r for r in result["rows"] if r["op"] == op and r["provider"] != CLONE]
+        rows = [r for r in result["rows"] if r["op"] == op and r["provider"] not in CEILINGS]
         rows = group_with_most(rows, ("dim", "dtype", "variant", "group_size"), "rows")
         if len({r["rows"] for r in rows}) > 1:
             panels.append((op, rows))

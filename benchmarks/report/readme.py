@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ..harness.record import CLONE
+from ..harness.record import CEILINGS
 from . import model_tables, tables
 from .targets_table import table_of_targets
 from .wins import wins_sentence
@@ -18,7 +18,7 @@ def short_layer(result: dict) -> str:
         for requests in counts if len(counts) <= 4 else [counts[0], counts[len(counts) // 2], counts[-1]]:
             head.append(f"{phase}, {requests}")
             for r in rows:
-                if r["requests"] == requests and r["provider"] != CLONE:
+                if r["requests"] == requests and r["provider"] not in CEILINGS:
                     chosen.setdefault(r["provider"], {})[head[-1]] = r
     lines = []
     for provider, cells in chosen.items():

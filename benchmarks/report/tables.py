@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from ..harness.record import CLONE, PLAIN
+from ..harness.record import CEILINGS, PLAIN
 
 AXES = {
     "layer": ("phase", "requests", "rank", "mix", "resident", "dim_in", "dim_out", "dtype"),
@@ -90,7 +90,7 @@ def tables_along(name: str, rows: list[dict], cell: Callable[[dict], str]) -> li
 def table_of(rows: list[dict], along: str, values: list, cell: Callable[[dict], str]) -> str:
     at = {(r["provider"], r[along]): r for r in rows}
     providers = list(dict.fromkeys(r["provider"] for r in rows))
-    providers.sort(key=lambda p: (p == CLONE, not any(r["ours"] for r in rows if r["provider"] == p) and p != PLAIN))
+    providers.sort(key=lambda p: (p in CEILINGS, not any(r["ours"] for r in rows if r["provider"] == p) and p != PLAIN))
     lines = []
     for p in providers:
         cells = [cell(at[p, v]) if (p, v) in at else "" for v in values]

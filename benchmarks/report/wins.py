@@ -1,6 +1,6 @@
 """Where a baseline is faster than the kernels."""
 
-from ..harness.record import CLONE, PLAIN
+from ..harness.record import CEILINGS, PLAIN
 from .tables import AXES, describe, point
 
 
@@ -19,7 +19,7 @@ def baseline_wins(name: str, rows: list[dict]) -> tuple[int, list[str], list[str
         for r in members:
             key = "us" if r["us"] is not None else "eager_us"
             ours = [m for m in members if m["ours"] and m[key] is not None and m["output"] == "fresh"]
-            if r["ours"] or r["provider"] in (CLONE, PLAIN) or r[key] is None or not ours:
+            if r["ours"] or r["provider"] in (*CEILINGS, PLAIN) or r[key] is None or not ours:
                 continue
             best = min(ours, key=lambda m: m[key])
             if r[key] < best[key]:

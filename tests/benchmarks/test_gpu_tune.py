@@ -12,7 +12,9 @@ HEADER = Path(__file__).parents[2] / "csrc" / "cuda" / "tuning.h"
 
 
 def test_every_variant_changes_a_choice_that_exists():
-    standing = {name: int(value) for name, value in re.findall(r"#define ROAD_(\w+) (\d+)", HEADER.read_text())}
+    standing = {name: int(value) for name, value in re.findall(r"#define ROAD_(\w+) (\d+)", HEADER.read_text())} | {
+        "FEW_BYTES": 8 << 20
+    }
     for name, choices in gpu_tune.VARIANTS.items():
         assert bool(choices) == (name != gpu_tune.STANDING)
         for macro, value in choices.items():
@@ -26,13 +28,15 @@ def test_what_is_measured():
 
 
 def test_a_variant_that_fails_leaves_the_others(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(gpu_tune, "build", lambda name: "no such macro" if "128 threads" in name else None)
-    monkeypatch.setattr(gpu_tune, "measured", lambda name: None if "8 waves" in name else {"forward: cuda": 97.5})
+    monkeypatch.setattr(gpu_tune, "build", lambda name: "no such macro" if "256 threads" in name else None)
+    monkeypatch.setattr(gpu_tune, "measured", lambda name: None if "2 rows" in name else {"forward: cuda": 97.5})
     monkeypatch.setattr(gpu_tune.record, "machine", lambda device: {"gpu": "a GPU"})
-    assert gpu_tune.main(["--only", "wave", "128 threads", "--results", str(tmp_path)]) == 0
-    results = json.loads((tmp_path / "gpu_tune.json").read_text())["percent_of_clone"]
+    assert gpu_tune.main(["--only", "rows a thread", "256 threads", "--results", str(tmp_path)]) == 0
+    results = json.loads((tmp_path / "gpu_tune.json").read_text())["percent_of_copy"]
     assert list(results) == [
-        gpu_tune.STANDING, "forward: 1 wave", "forward: 2 waves", "backward: 2 waves", f"{gpu_tune.STANDING}, again"
-    ]  # fmt: skip
+        gpu_tune.STANDING,
+        "forward: 4 rows a thread from shared angles",
+        f"{gpu_tune.STANDING}, again",
+    ]
     said = capsys.readouterr()
-    assert "128 threads was not built: no such macro" in said.err and "97.5" in said.out
+    assert "256 threads was not built: no such macro" in said.err and "97.5" in said.out

@@ -7,8 +7,8 @@ from benchmarks.harness import timing
 from benchmarks.harness.accuracy import require_close
 from benchmarks.harness.case import Case, Provider
 from benchmarks.harness.cold_inputs import Inputs
-from benchmarks.harness.measure import Effort, _clone, _on_gpu, _timing, add_bandwidth, check, measure
-from benchmarks.harness.record import CLONE
+from benchmarks.harness.measure import Effort, _ceilings, _on_gpu, _timing, add_bandwidth, check, measure
+from benchmarks.harness.record import CLONE, COPY
 
 SHORT = Effort(0.0, (2, 2), 1e-5, sets=3)
 
@@ -85,9 +85,11 @@ def test_clone_moves_the_bytes_of_the_work():
     spy = Provider("work", lambda i: i.x, doubled, tolerance=1.0)
     measured = measure(case(spy), "cpu", SHORT)
     assert measured[-1]["bytes"] == 96
-    source = _clone(96, torch.device("cpu")).prepare(None)
-    moved.append(source.nbytes + torch.clone(source).nbytes)
-    assert moved == [96]
+    for clone, *others in (_ceilings(96, torch.device("cpu")), _ceilings(96, torch.device("meta"))):
+        assert not others
+        source = clone.prepare(None)
+        moved.append(source.nbytes + torch.clone(source).nbytes)
+    assert moved == [96, 96]
 
 
 def test_bandwidth_is_bytes_over_time_and_percent_that_of_the_clone():
@@ -95,9 +97,15 @@ def test_bandwidth_is_bytes_over_time_and_percent_that_of_the_clone():
         {"provider": "a", "us": 2.0, "eager_us": None, "bytes": 8000},
         {"provider": "eager", "us": None, "eager_us": 8.0, "bytes": 8000},
         {"provider": CLONE, "us": 1.0, "eager_us": 3.0, "bytes": 16000},
+        {"provider": COPY, "us": 0.8, "eager_us": 3.0, "bytes": 16000},
     ]
-    add_bandwidth(rows, CLONE)
-    assert [(r["gbps"], r["percent_of_clone"]) for r in rows] == [(4.0, 25.0), (1.0, 6.25), (16.0, 100.0)]
+    add_bandwidth(rows)
+    assert [(r["gbps"], r["percent_of_clone"], r["percent_of_copy"]) for r in rows] == [
+        (4.0, 25.0, 20.0),
+        (1.0, 6.25, 5.0),
+        (16.0, 100.0, 80.0),
+        (20.0, 125.0, 100.0),
+    ]
 
 
 @pytest.fixture
