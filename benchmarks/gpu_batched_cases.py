@@ -63,7 +63,7 @@ def batched_case(rows, dim, backend, table_dtype, device) -> Case:
     providers = [Provider(SINGLE, run_single, partial(expect, kind=ONE), **exact)]
     providers += [Provider(kind, partial(run, kind=kind), partial(expect, kind=kind), **exact) for kind in inputs.ids]
     what = f"{str(table_dtype).removeprefix('torch.')} tables" if table_dtype else "theta and alpha"
-    axes = {"work": f"batched forward, {rows} x {dim}, {backend}, {what}"}
+    axes = {"work": f"batched forward, {rows} x {dim}, {what}"}
     return Case(axes, inputs, providers, 2 * inputs.x.nbytes, SINGLE)
 
 
