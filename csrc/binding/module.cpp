@@ -1,12 +1,11 @@
 // The Python module road_kernels._C: the ops as plain functions for eager calls, and what this build is.
-#include <ATen/core/LegacyTypeDispatch.h>
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/csrc/autograd/VariableTypeUtils.h>
 #include <torch/csrc/autograd/python_variable.h>
 #include <torch/csrc/utils/pybind.h>
 #include <torch/version.h>
 
-#include "binding/arguments.h"
+#include "binding/autograd.h"
+#include "binding/call.h"
 #include "binding/check.h"
 #include "cpu/road_cpu.h"
 
@@ -15,47 +14,26 @@ namespace py = pybind11;
 namespace road::binding {
 namespace {
 
-// Calling the dispatcher from here takes 1 us less than torch.ops.road_kernels.rotate from Python, and still reaches
-// fake tensors, modes and subclasses.  It dispatches below the Autograd key: road_kernels/ops/autograd.py has already
-// recorded the call.
-template <class Op, class... Args>
-auto call(const Op& op, const Args&... args) {
-  py::gil_scoped_release unlocked;
-  at::AutoDispatchBelowADInplaceOrView below;
-  return op.call(args...);
-}
-
-template <class Signature>
-c10::TypedOperatorHandle<Signature> find(const char* name) {
-  const std::string op = std::string(C10_STRINGIZE(ROAD_NAMESPACE)) + "::" + name;
-  return c10::Dispatcher::singleton().findSchemaOrThrow(op.c_str(), "").template typed<Signature>();
-}
-
+// The ops below the Autograd key, as the backends of Python call them.  1 us less than torch.ops.road_kernels.rotate
+// from Python; still reaches fake tensors, modes and subclasses.
 Tensor rotate(const Tensor& x, const Tensor& p, const Tensor& q, const OptionalTensor& adapter_ids,
               std::string_view form, int64_t group_size, bool overlap) {
-  using Op =
-      Tensor(const Tensor&, const Tensor&, const Tensor&, const OptionalTensor&, std::string_view, int64_t, bool);
-  static const auto op = find<Op>("rotate");
-  return call(op, x, p, q, adapter_ids, form, group_size, overlap);
+  py::gil_scoped_release unlocked;
+  return rotate_below(x, p, q, adapter_ids, form, group_size, overlap);
 }
 
 void rotate_(const Tensor& x, const Tensor& p, const Tensor& q, const OptionalTensor& adapter_ids,
              std::string_view form, int64_t group_size, bool check_invertible, bool overlap) {
-  using Op =
-      void(const Tensor&, const Tensor&, const Tensor&, const OptionalTensor&, std::string_view, int64_t, bool, bool);
-  static const auto op = find<Op>("rotate_");
-  call(op, x, p, q, adapter_ids, form, group_size, check_invertible, overlap);
+  py::gil_scoped_release unlocked;
+  rotate_inplace_below(x, p, q, adapter_ids, form, group_size, check_invertible, overlap);
 }
 
 std::tuple<Tensor, Tensor, Tensor> rotate_backward(const Tensor& grad, const Tensor& saved, const Tensor& p,
                                                    const Tensor& q, const OptionalTensor& adapter_ids,
                                                    std::string_view form, int64_t group_size, bool from_output,
                                                    std::array<bool, 3> output_mask) {
-  using Op =
-      std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&,
-                                         const OptionalTensor&, std::string_view, int64_t, bool, std::array<bool, 3>);
-  static const auto op = find<Op>("rotate_backward");
-  return call(op, grad, saved, p, q, adapter_ids, form, group_size, from_output, output_mask);
+  py::gil_scoped_release unlocked;
+  return rotate_backward_below(grad, saved, p, q, adapter_ids, form, group_size, from_output, output_mask);
 }
 
 // Whether a call of the public functions may go ahead: are_valid for whatever Python passed.  Never raises.  0.9 us,
@@ -120,4 +98,5 @@ PYBIND11_MODULE(_C, m) {
   m.def("check_inplace", &road::binding::check_inplace);
   m.def("is_valid", &road::binding::is_valid);
   m.def("build_info", &road::binding::build_info);
+  road::binding::define_calls(m);
 }

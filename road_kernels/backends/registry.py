@@ -39,6 +39,14 @@ def _load(name: str) -> tuple[ModuleType | None, str | None]:
 
 
 _loaded = {name: _load(name) for name in TABLE}
+if EXTENSION:
+    EXTENSION.serve(*(_loaded[name][0] is not None for name in ("cpu", "cuda")))
+
+
+def _count_override(change: int) -> None:
+    """While any thread asks for a backend, no call takes the short way through C++."""
+    if EXTENSION and change:
+        EXTENSION.override_backend(change)
 
 
 def _serves(module: ModuleType, device_type: str) -> bool:
@@ -91,6 +99,7 @@ def set_backend(name: str | None) -> None:
     global _default
     if name is not None:
         check_name(name)
+    _count_override((name is not None) - (_default is not None))
     _default = name
 
 
@@ -102,9 +111,11 @@ def use_backend(name: str | None) -> Iterator[None]:
     global _forced_last
     before, _forced.name = _forced.name, name
     before_last, _forced_last = _forced_last, name
+    _count_override(name is not None)
     try:
         yield
     finally:
+        _count_override(-(name is not None))
         _forced.name, _forced_last = before, before_last
 
 

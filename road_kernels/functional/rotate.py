@@ -10,6 +10,17 @@ from ..backends import python
 from ..backends.registry import choose
 from ..ops import aliasing, checks, formula, schemas
 from ..ops.autograd import Rotate, needs_formula
+from ..ops.extension import EXTENSION
+
+
+def _elsewhere(*_):
+    return NotImplemented
+
+
+# A whole call in one step of C++, or NotImplemented: the call then goes by the checks and `_run` below.
+_apply = EXTENSION.apply if EXTENSION else _elsewhere
+_rotate = EXTENSION.rotate_tables if EXTENSION else _elsewhere
+_is_compiling = torch.compiler.is_compiling
 
 
 def road_apply(
@@ -50,6 +61,8 @@ def road_apply(
 
     Source: Liao & Monz, "3-in-1: 2D Rotary Adaptation", arXiv 2409.00119, section 3.2.
     """
+    if not _is_compiling() and (z := _apply(x, theta, alpha, None, variant, group_size, inplace, False, backend)) is not NotImplemented:
+        return z
     checks.check_angles(x, theta, alpha, variant, group_size)
     return _run(x, theta, alpha, None, variant, group_size, inplace, backend, False)
 
@@ -77,6 +90,8 @@ def road_apply_batched(
         IndexError: an id outside -1 .. A-1 (on a GPU: a device-side assertion). Never a read outside the bank.
         The rest as in road_apply.
     """
+    if not _is_compiling() and (z := _apply(x, theta, alpha, adapter_ids, variant, group_size, inplace, False, backend)) is not NotImplemented:
+        return z
     checks.check_angles_batched(x, theta, alpha, adapter_ids, variant, group_size)
     return _run(x, theta, alpha, adapter_ids, variant, group_size, inplace, backend, False)
 
@@ -103,6 +118,8 @@ def rotate(
             requires grad (an optimizer may be writing it).
         The rest, the result and the errors as in road_apply.
     """
+    if not _is_compiling() and (z := _rotate(x, r1, r2, None, "table", group_size, inplace, overlap, backend)) is not NotImplemented:
+        return z
     checks.check_tables(x, r1, r2, group_size)
     return _run(x, r1, r2, None, "table", group_size, inplace, backend, overlap)
 
@@ -122,6 +139,8 @@ def rotate_batched(
 
     overlap: as in rotate, and for adapter_ids too.
     """
+    if not _is_compiling() and (z := _rotate(x, r1, r2, adapter_ids, "table", group_size, inplace, overlap, backend)) is not NotImplemented:
+        return z
     checks.check_tables_batched(x, r1, r2, adapter_ids, group_size)
     return _run(x, r1, r2, adapter_ids, "table", group_size, inplace, backend, overlap)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..functional import rotate_batched
 from ..ops import checks
 from .adapter import Adapter
+from .bank_layer import BankLayer
 from .bank_tables import BankTables
 from .layer_names import some
 from .slots import Slots
@@ -27,6 +28,8 @@ class AdapterBank:
         bank.load("anna", "path/of/a/peft/checkpoint")
         ids = bank.ids(["anna", None, "anna"])                # once a step, one per request
         bank.rotate("q", h, ids, inplace=True)                # in every layer
+        q = bank.layer("q")                                   # or: once a layer,
+        q.rotate(h, ids, inplace=True)                        # and this in every step
 
     Args:
         widths: layer name -> D, the output features of the layer that the adapters rotate.
@@ -68,15 +71,24 @@ class AdapterBank:
         self._store = BankTables(widths, capacity, group_size, compact, device, dtype)
         self.widths, self.group_size, self.compact = self._store.widths, group_size, compact
         self.device, self.dtype = self._store.device, dtype
+        self._tables = self._store.by_layer
         self._slots = Slots(capacity)
         self._writing = threading.Lock()
 
     def tables(self, layer: str) -> tuple[Tensor, Tensor]:
         """(r1, r2) of a layer, [capacity, D/2] or [capacity, D]: the tables themselves, to be read only."""
         try:
-            return self._store.by_layer[layer]
+            return self._tables[layer]
         except KeyError:
-            raise KeyError(f"no layer {layer!r} in this bank: it has {some(self.widths)}") from None
+            raise self._no_layer(layer) from None
+
+    def layer(self, name: str) -> BankLayer:
+        """A handle on a layer, for the loop that runs it in every step: ``bank.layer("q").rotate(h, ids)``.
+
+        Valid as long as the bank: it sees every later load, replacement and eviction. Raises KeyError for a layer that
+        the bank does not have.
+        """
+        return BankLayer(name, self.tables(name), self.group_size)
 
     def rotate(
         self,
@@ -88,12 +100,11 @@ class AdapterBank:
         overlap: bool = False,
         backend: str | None = None,
     ) -> Tensor:
-        """rotate_batched of the layer's output x [..., D] by the layer's tables; arguments and errors as there.
-
-        overlap: as in rotate_batched. It holds for the layers of a model if adapters are loaded, and ids filled,
-        between steps, and the kernel before is the layer's own; not for a rotation that directly follows them.
-        """
-        r1, r2 = self.tables(layer)
+        """BankLayer.rotate of the layer of that name. Raises KeyError for a layer that the bank does not have."""
+        try:
+            r1, r2 = self._tables[layer]
+        except KeyError:
+            raise self._no_layer(layer) from None
         return rotate_batched(
             x, r1, r2, adapter_ids, group_size=self.group_size, inplace=inplace, overlap=overlap, backend=backend
         )
@@ -194,6 +205,9 @@ class AdapterBank:
         """
         with self._writing:
             self._clear(self._slots.remove(name))
+
+    def _no_layer(self, layer: str) -> KeyError:
+        return KeyError(f"no layer {layer!r} in this bank: it has {some(self.widths)}")
 
     def _fill_a_slot(self, name: str, adapter, partial: bool) -> int:
         if isinstance(adapter, (str, os.PathLike)):

@@ -22,7 +22,7 @@ from support.peft_models import (
 )
 
 from road_kernels.integrations import peft as road_peft
-from road_kernels.integrations.peft import _mixed_batch
+from road_kernels.integrations.peft import _batch_plan, _mixed_batch
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -135,9 +135,9 @@ def test_gradients_outside_training_mode():
 def test_one_copy_of_the_ids_for_all_layers(monkeypatch):
     model, x = mixed_model(), make_x(6, 16)
     made = []
-    make = _mixed_batch._make_ids
-    monkeypatch.setattr(_mixed_batch, "_make_ids", lambda *a: made.append(a) or make(*a))
-    _mixed_batch._cached_ids.cache_clear()
+    make = _batch_plan._make_plan
+    monkeypatch.setattr(_batch_plan, "_make_plan", lambda *a: made.append(a) or make(*a))
+    monkeypatch.setattr(_batch_plan, "_plans", [])
     assert len(layers(model)) == 2
     names = list(NAMES)
     model(x, adapter_names=names)
@@ -149,9 +149,9 @@ def test_one_copy_of_the_ids_for_all_layers(monkeypatch):
         assert_close(z[b], row, torch.float32)
 
 
-def test_ids_made_in_inference_mode_serve_a_call_that_records():
+def test_ids_made_in_inference_mode_serve_a_call_that_records(monkeypatch):
     model, x = mixed_model(), make_x(6, 16)
-    _mixed_batch._cached_ids.cache_clear()
+    monkeypatch.setattr(_batch_plan, "_plans", [])
     with torch.inference_mode():
         want = model(x, adapter_names=NAMES)
     z = model(x, adapter_names=NAMES)

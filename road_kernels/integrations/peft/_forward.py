@@ -19,7 +19,7 @@ def base_dtype_forward(original):
         if self.disable_adapters or self.merged or kwargs.get("adapter_names") is not None:
             return original(self, x, *args, **kwargs)
         kwargs.pop("adapter_names", None)
-        return apply_active(self, self.base_layer(x, *args, **kwargs))
+        return apply_active(self, self._modules["base_layer"](x, *args, **kwargs))
 
     return forward
 
@@ -71,6 +71,22 @@ def _active(layer) -> list[str]:
 
 def apply_active(layer, result: Tensor) -> Tensor:
     """``result`` [..., D] rotated by the active adapters, in its own dtype."""
+    names = layer.active_adapters
+    if len(names) == 1 and type(result) is Tensor:
+        (name,) = names
+        # Past the __getattr__ of nn.Module and ParameterDict, which take 3 us of the host; what is not there (a
+        # parameter that a wrapper has made a plain attribute, an adapter of other layers) is looked for below.
+        modules = layer._modules
+        theta = modules["road_theta"]._parameters.get(name)
+        if theta is not None:
+            return road_apply(
+                result,
+                theta,
+                modules["road_alpha"]._parameters[name],
+                variant=layer.variant[name],
+                group_size=layer.group_size[name],
+                inplace=_options.inplace,
+            )
     names = _active(layer)
     if not names:
         return result
@@ -78,14 +94,9 @@ def apply_active(layer, result: Tensor) -> Tensor:
         return _by_formula_of_peft(layer, names, result)
     if len(names) == 1:
         (name,) = names
-        return road_apply(
-            result,
-            layer.road_theta[name],
-            layer.road_alpha[name],
-            variant=layer.variant[name],
-            group_size=layer.group_size[name],
-            inplace=_options.inplace,
-        )
+        theta, alpha, variant = layer.road_theta[name], layer.road_alpha[name], layer.variant[name]
+        group_size = layer.group_size[name]
+        return road_apply(result, theta, alpha, variant=variant, group_size=group_size, inplace=_options.inplace)
     return _apply_several(layer, names, result)
 
 

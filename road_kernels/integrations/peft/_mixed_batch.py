@@ -6,10 +6,8 @@ import torch
 from torch import Tensor
 
 from ... import road_apply_batched
-from ...ops.checks import VARIANTS
 from . import _options
-
-NO_ADAPTER = "__base__"
+from ._batch_plan import Run, plan
 
 
 def mixed_batch_forward(original):
@@ -28,69 +26,48 @@ def apply_mixed_batch(layer, result: Tensor, adapter_names: list[str]) -> Tensor
 
     Written over ``result`` where no gradient is recorded, as PEFT does.
     """
-    here = [name for name in dict.fromkeys(adapter_names) if name != NO_ADAPTER and name in layer.road_theta]
-    for group_size in dict.fromkeys(layer.group_size[name] for name in here):
-        names = tuple(name for name in here if layer.group_size[name] == group_size)
-        theta, alpha, variant = stack(layer, names, group_size)
-        recorded = torch.is_grad_enabled() and (result.requires_grad or theta.requires_grad or alpha.requires_grad)
+    for run in plan(layer, adapter_names, result.device):
+        theta, alpha = stack(layer, run)
+        recorded = torch.is_grad_enabled() and (result.requires_grad or theta.requires_grad)
         result = road_apply_batched(
             result,
             theta,
             alpha,
-            adapter_ids(tuple(adapter_names), names, result.device),
-            variant=variant,
-            group_size=group_size,
+            run.ids,
+            variant=run.variant,
+            group_size=run.group_size,
             inplace=_options.inplace or (not recorded and result.is_contiguous()),
         )
     return result
 
 
-def stack(layer, names: tuple[str, ...], group_size: int) -> tuple[Tensor, Tensor, str]:
-    """theta and alpha of all ``names``, [A, P], packed as the widest variant among them; and that variant.
+# variant -> how many of the two slots of a parameter, and of the two rows of a pair, have values of their own.
+_OWN = {"road_1": (1, 1), "road_2": (1, 2), "road_4": (2, 2)}
 
-    Built in every call from the current parameters, so it cannot be stale, also when a CUDA graph replays it: writes
-    through ``.data``, fused optimizers and sharding wrappers leave no trace that a cache could check. It costs, for 16
-    adapters of D = 4096 in bfloat16 on one core of an AMD EPYC, 38 us more than a ready table, beside 2800 us for the
-    base layer.
+
+def stack(layer, run: Run) -> tuple[Tensor, Tensor]:
+    """theta and alpha of all adapters of the run, [A, P] each, packed as its widest variant.
+
+    One launch, and two or three more where variants are mixed. Built in every call from the current parameters, so it
+    cannot be stale, also when a CUDA graph replays it: writes through ``.data``, fused optimizers and sharding wrappers
+    leave no trace that a cache could check. It costs, for 16 adapters of D = 4096 in bfloat16 on one core of an AMD
+    EPYC, 38 us more than a ready table, beside 2800 us for the base layer.
     """
-    variants = {layer.variant[name] for name in names}
-    variant = max(variants, key=VARIANTS.index)
-    theta, alpha = (
-        torch.stack([_widen(parameters[name], layer.variant[name], variant, group_size) for name in names])
-        for parameters in (layer.road_theta, layer.road_alpha)
-    )
-    return theta, alpha, variant
+    parts = []
+    for variant, names in run.names.items():
+        parameters = [_parameter(layer, of, name) for of in ("road_theta", "road_alpha") for name in names]
+        part = torch.cat(parameters).view(2, len(names), -1)
+        if variant != run.variant:
+            half = run.group_size // 2
+            shape = 2, len(names), -1
+            part = part.view(*shape, *_OWN[variant], half).expand(*shape, *_OWN[run.variant], half).reshape(shape)
+        parts.append(part)
+    theta, alpha = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+    return theta, alpha
 
 
-def _widen(parameter: Tensor, variant: str, to: str, group_size: int) -> Tensor:
-    """The same adapter in the packing of a wider variant: every road_1 is a road_2, and every road_2 a road_4."""
-    if variant == "road_1" and to != "road_1":  # both rows of a pair: [D/g, g/2] -> [D/g, 2, g/2]
-        parameter, variant = _twice(parameter, group_size // 2), "road_2"
-    if variant == "road_2" and to == "road_4":  # both slots: [D/g, g] -> [D/g, 2, g]
-        parameter = _twice(parameter, group_size)
-    return parameter
-
-
-def _twice(parameter: Tensor, run: int) -> Tensor:
-    return parameter.reshape(-1, 1, run).expand(-1, 2, run).reshape(-1)
-
-
-def adapter_ids(adapter_names: tuple[str, ...], names: tuple[str, ...], device: torch.device) -> Tensor:
-    """int32 [B]: the place of each sample's adapter in ``names``, -1 for none.
-
-    Shared by the layers of a model: copied to the device once per batch.
-    """
-    if torch.compiler.is_compiling():
-        return _make_ids(adapter_names, names, device)
-    return _cached_ids(adapter_names, names, device)
-
-
-def _make_ids(adapter_names, names, device):
-    place = {name: index for index, name in enumerate(names)}
-    return torch.tensor([place.get(name, -1) for name in adapter_names], dtype=torch.int32, device=device)
-
-
-@functools.lru_cache(maxsize=64)
-def _cached_ids(adapter_names, names, device):
-    with torch.inference_mode(False):  # an inference tensor could not be saved by a later call that records gradients
-        return _make_ids(adapter_names, names, device)
+def _parameter(layer, of: str, name: str) -> Tensor:
+    """layer.road_theta[name], for instance, past the __getattr__ of nn.Module and ParameterDict."""
+    parameters = layer._modules[of]
+    parameter = parameters._parameters.get(name)
+    return parameters[name] if parameter is None else parameter

@@ -1,0 +1,118 @@
+#include "binding/call.h"
+
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
+#include <torch/csrc/Exceptions.h>
+#include <torch/csrc/autograd/VariableTypeUtils.h>
+#include <torch/csrc/autograd/python_variable.h>
+#include <torch/csrc/utils/pybind.h>
+
+#include <atomic>
+
+#include "binding/autograd.h"
+#include "binding/check.h"
+
+namespace road::binding {
+namespace {
+
+std::atomic<bool> serves_cpu{false}, serves_cuda{false};
+std::atomic<int> overrides{0};
+
+// A tensor of PyTorch's own, or a parameter, whose numbers a kernel can reach: no subclass, wrapper or symbolic sizes.
+bool is_plain(PyObject* object) {
+  if (!THPVariable_CheckTypeExact(Py_TYPE(object))) return false;
+  const at::TensorImpl* impl = THPVariable_Unpack(object).unsafeGetTensorImpl();
+  constexpr c10::DispatchKeySet kWrappers({c10::DispatchKey::Python, c10::DispatchKey::FuncTorchBatched,
+                                           c10::DispatchKey::Batched, c10::DispatchKey::FuncTorchGradWrapper,
+                                           c10::DispatchKey::Functionalize});
+  return !impl->key_set().has_any(kWrappers) && !impl->has_symbolic_sizes_strides();
+}
+
+bool has_tangent(const Tensor& t) {
+  return t.unsafeGetTensorImpl()->autograd_meta() && t._fw_grad(/*level=*/0).defined();
+}
+
+bool are_transforms_active() {
+  return c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerFrontMode);
+}
+
+// By the compiled kernels of x's device, chosen automatically or asked for by name.
+bool is_served(const Tensor& x, PyObject* backend) {
+  const bool cpu = x.is_cpu();
+  if (cpu ? !serves_cpu.load(std::memory_order_relaxed) : !x.is_cuda() || !serves_cuda.load(std::memory_order_relaxed))
+    return false;
+  if (backend == Py_None) return overrides.load(std::memory_order_relaxed) == 0;
+  return PyUnicode_Check(backend) && PyUnicode_CompareWithASCIIString(backend, cpu ? "cpu" : "cuda") == 0;
+}
+
+// x, p, q, adapter_ids, form, group_size, inplace, overlap, backend.  `angles`: p and q are theta and alpha.
+PyObject* call(PyObject* const* args, Py_ssize_t count, bool angles) {
+  HANDLE_TH_ERRORS
+  if (count != 9) {
+    PyErr_SetString(PyExc_TypeError, "nine arguments are needed");
+    return nullptr;
+  }
+  const auto elsewhere = [] { return Py_NewRef(Py_NotImplemented); };
+  PyObject *ids_ = args[3], *form_ = args[4], *group_size_ = args[5], *inplace_ = args[6], *overlap_ = args[7];
+  if (!is_plain(args[0]) || !is_plain(args[1]) || !is_plain(args[2])) return elsewhere();
+  const bool batched = ids_ != Py_None;
+  if (batched && !is_plain(ids_)) return elsewhere();
+  if (!PyUnicode_Check(form_) || !PyLong_CheckExact(group_size_) || !PyBool_Check(inplace_) || !PyBool_Check(overlap_))
+    return elsewhere();
+  const Tensor &x = THPVariable_Unpack(args[0]), &p = THPVariable_Unpack(args[1]), &q = THPVariable_Unpack(args[2]);
+  if (!is_served(x, args[8])) return elsewhere();
+  int overflow = 0;
+  const int64_t group_size = PyLong_AsLongLongAndOverflow(group_size_, &overflow);
+  Py_ssize_t length = 0;
+  const char* name = PyUnicode_AsUTF8AndSize(form_, &length);
+  if (overflow || !name) {
+    PyErr_Clear();
+    return elsewhere();
+  }
+  const std::string_view form(name, static_cast<size_t>(length));
+  if (angles == (form == "table")) return elsewhere();
+  const OptionalTensor ids = batched ? OptionalTensor(THPVariable_Unpack(ids_)) : std::nullopt;
+  if (!are_valid(x, p, q, ids, form, group_size)) return elsewhere();
+  if (are_transforms_active() || has_tangent(x) || has_tangent(p) || has_tangent(q)) return elsewhere();
+
+  const bool inplace = inplace_ == Py_True, overlap = overlap_ == Py_True;
+  const bool trained = p.requires_grad() || q.requires_grad();
+  const bool records = at::GradMode::is_enabled() && (trained || x.requires_grad());
+  if (inplace) {
+    if (!x.is_contiguous()) return elsewhere();  // may overlap itself
+    if (records && x.is_leaf() && x.requires_grad()) return elsewhere();
+    // Raises torch's own RuntimeError if autograd cannot record the write; the node would find out after it.
+    if (records) torch::autograd::check_inplace(x, /*requires_grad=*/true);
+  }
+  Tensor z;
+  {
+    pybind11::gil_scoped_release unlocked;
+    if (records) {
+      z = rotate_recorded(x, p, q, ids, form, group_size, inplace);
+    } else if (inplace) {
+      rotate_inplace_below(x, p, q, ids, form, group_size, /*check_invertible=*/false, overlap && !trained);
+    } else {
+      z = rotate_below(x, p, q, ids, form, group_size, overlap && !trained);
+    }
+  }
+  return inplace ? Py_NewRef(args[0]) : THPVariable_Wrap(std::move(z));
+  END_HANDLE_TH_ERRORS
+}
+
+PyObject* apply(PyObject*, PyObject* const* args, Py_ssize_t count) { return call(args, count, /*angles=*/true); }
+PyObject* rotate(PyObject*, PyObject* const* args, Py_ssize_t count) { return call(args, count, /*angles=*/false); }
+
+PyMethodDef methods[] = {
+    {"apply", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&apply)), METH_FASTCALL, nullptr},
+    {"rotate_tables", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&rotate)), METH_FASTCALL, nullptr},
+    {nullptr, nullptr, 0, nullptr}};
+
+}  // namespace
+
+void define_calls(pybind11::module_& m) {
+  if (PyModule_AddFunctions(m.ptr(), methods) != 0) throw pybind11::error_already_set();
+  m.def("serve", [](bool cpu, bool cuda) { serves_cpu = cpu, serves_cuda = cuda; });
+  m.def("override_backend", [](int change) { overrides += change; });
+}
+
+}  // namespace road::binding
