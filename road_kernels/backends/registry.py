@@ -59,6 +59,7 @@ def _first_for(device_type: str) -> ModuleType:
     return _loaded[next(name for name in serving if (name, device_type) != ("triton", "cpu"))][0]
 
 
+_WITH_KERNELS = frozenset(d for d in ("cuda", "cpu") if _first_for(d) is not _loaded["python"][0])
 # Filled when a device type is first seen; the lookup is then one dictionary access.
 _automatic: dict[str, ModuleType] = {}
 
@@ -81,7 +82,7 @@ def check_name(name: str) -> None:
 
 def choose(name: str | None, device: torch.device) -> ModuleType:
     """The backend asked for by the call, by use_backend, or by set_backend; or the best for the device."""
-    name = name or (_forced_last if torch.compiler.is_compiling() else _forced.name) or _default
+    name = name or _forced.name or _default
     if name is None:
         return _automatic.get(device.type) or _choose_automatically(device.type)
     check_name(name)
@@ -89,6 +90,14 @@ def choose(name: str | None, device: torch.device) -> ModuleType:
     if not _serves(module, device.type):
         raise RuntimeError(f"backend {name!r} serves {', '.join(module.DEVICES)} tensors, but x is on {device}")
     return module
+
+
+def is_traced_as_formula(name: str | None, device: torch.device) -> bool:
+    """Whether torch.compile traces the formula, as ``choose`` chooses. Short: all it reads becomes a guard."""
+    name = name or _forced_last or _default
+    if name is None:
+        return device.type not in _WITH_KERNELS
+    return choose(name, device) is _loaded["python"][0]
 
 
 def set_backend(name: str | None) -> None:

@@ -4,8 +4,7 @@ import torch
 from torch import Tensor
 
 from .. import python_fallback
-from ..backends import python
-from ..backends.registry import choose
+from ..backends.registry import choose, is_traced_as_formula
 from ..ops import aliasing, checks, formula, schemas
 from ..ops.autograd import needs_formula
 from .tables import tables_in
@@ -83,11 +82,12 @@ def _check_layer(weight, bias, theta, alpha, variant, group_size, inplace):
 
 
 def _merge_layer(weight, bias, tables, group_size, inplace, backend):
-    module = choose(backend, weight.device)
     if needs_formula():
         module = formula
-    elif torch.compiler.is_compiling() and module is not python:
-        module = schemas
+    elif torch.compiler.is_compiling():
+        module = formula if is_traced_as_formula(backend, weight.device) else schemas
+    else:
+        module = choose(backend, weight.device)
     args = *tables, None, "table", group_size
     if not inplace:
         return module.merge(weight, *tables, group_size), None if bias is None else module.rotate(bias, *args)

@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..backends import python
-from ..backends.registry import choose
+from ..backends.registry import choose, is_traced_as_formula
 from ..ops import checks, formula, schemas
 from ..ops.autograd import Tables, needs_formula
 from ..python_fallback.tables import arithmetic_dtype
@@ -33,11 +32,12 @@ def tables_in(
     dtype: torch.dtype, theta: Tensor, alpha: Tensor, variant: str, group_size: int, backend: str | None = None
 ) -> tuple[Tensor, Tensor]:
     """road_tables of checked parameters, in float32 or float64."""
-    module = choose(backend, theta.device)
     if needs_formula():
         return formula.tables(theta, alpha, variant, group_size, dtype)
     if torch.compiler.is_compiling():
-        return (formula if module is python else schemas).tables(theta, alpha, variant, group_size, dtype)
+        module = formula if is_traced_as_formula(backend, theta.device) else schemas
+        return module.tables(theta, alpha, variant, group_size, dtype)
+    module = choose(backend, theta.device)
     if torch.is_grad_enabled() and (theta.requires_grad or alpha.requires_grad):
         return Tables.apply(theta, alpha, variant, group_size, dtype, module)
     return module.tables(theta, alpha, variant, group_size, dtype)

@@ -117,6 +117,14 @@ def _decided_in_cpp(x, p, q, adapter_ids, form, group_size, batched: bool) -> bo
     return EXTENSION.is_valid(x, p, q, adapter_ids, form, group_size, batched)
 
 
+def check_traced(variant, adapter_ids=...) -> None:
+    """What an op's own checks cannot see: the form of another function, and no ids where ids are needed."""
+    if variant == "table":
+        check_variant(variant)
+    if adapter_ids is None:
+        raise TypeError("adapter_ids must be a torch.Tensor, got NoneType")
+
+
 def check_angles(x, theta, alpha, variant, group_size) -> None:
     if variant == "table" or not _decided_in_cpp(x, theta, alpha, None, variant, group_size, False):
         check_variant(variant)

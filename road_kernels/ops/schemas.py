@@ -18,6 +18,8 @@ Kernels register themselves: csrc/binding for the CPU and CUDA, road_kernels/bac
 
 import torch
 
+from . import checks
+
 # Also in csrc/binding/arguments.h.
 NAMESPACE = "road_kernels"
 LIBRARY = torch.library.Library(NAMESPACE, "DEF")
@@ -74,13 +76,13 @@ def _contiguous_like(t):
 
 @_register_fake("rotate")
 def _(x, p, q, adapter_ids, form, group_size, overlap=False):
-    _check_one_device(x, p, q, adapter_ids)
+    checks.check_arguments(x, p, q, adapter_ids, form, group_size)
     return _contiguous_like(x)
 
 
 @_register_fake("rotate_")
 def _(x, p, q, adapter_ids, form, group_size, check_invertible, overlap=False):
-    _check_one_device(x, p, q, adapter_ids)
+    checks.check_arguments(x, p, q, adapter_ids, form, group_size)
 
 
 @_register_fake("rotate_backward")
