@@ -13,6 +13,7 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch.nn.functional import layer_norm
 
 import road_kernels as rk
 from road_kernels import python_fallback
@@ -25,6 +26,7 @@ from .harness.measure import EFFORTS, Effort
 from .harness.sweep import Results, arguments, progress
 
 WIDTH, GROUP_SIZE, ADAPTERS = 64, 64, 4
+YARDSTICKS = ("layer_norm", "x + x")
 MODES = ("no gradients", "records", "forward and backward", "compiled")
 
 
@@ -37,7 +39,8 @@ class Entry:
 
 
 def entries(device: torch.device) -> list[Entry]:
-    """The baselines do the same work, but for x + x, the least that torch can do."""
+    """The baselines do the same work, but for x + x, the least that torch can do, and for layer_norm: three inputs and
+    one node in C++, as rotate."""
     ids = torch.zeros(1, dtype=torch.int64, device=device)
 
     def formula(x, theta, alpha):
@@ -49,21 +52,43 @@ def entries(device: torch.device) -> list[Entry]:
     def bank(theta, alpha):
         return theta.repeat(ADAPTERS, 1), alpha.repeat(ADAPTERS, 1)
 
+    _, *adapter = drawn()
+    slots = rk.AdapterBank({"layer": WIDTH}, ADAPTERS, group_size=GROUP_SIZE, device=device)
+    slots.load("adapter", rk.Adapter({"layer": tuple(adapter)}, "road_1", GROUP_SIZE))
+    layer = slots.layer("layer")
+
     found = []
     for name in usable_backends(device):
         found.append(Entry(f"road_apply, {name}", partial(rk.road_apply, backend=name), ours=True))
         found.append(Entry(f"road_apply_batched, {name}", partial(batched, backend=name), bank, ours=True))
         found.append(Entry(f"rotate, {name}", partial(rk.rotate, backend=name), rk.road_tables, ours=True))
+    found.append(Entry("AdapterBank.rotate", lambda x: slots.rotate("layer", x, ids), nothing, ours=True))
+    found.append(Entry("BankLayer.rotate", lambda x: layer.rotate(x, ids), nothing, ours=True))
     found.append(Entry("PEFT's formula", formula))
-    found.append(Entry("x + x", lambda x: x + x, lambda theta, alpha: ()))
+    found.append(Entry("layer_norm", lambda x, w, b: layer_norm(x, (WIDTH,), w, b), tables_of_width))
+    found.append(Entry("x + x", lambda x: x + x, nothing))
     return found
+
+
+def drawn() -> tuple[Tensor, Tensor, Tensor]:
+    """x, theta and alpha, the same in every call."""
+    generator = torch.Generator().manual_seed(0)
+    x, theta, alpha = (torch.randn(shape, generator=generator) for shape in ((1, WIDTH), WIDTH // 2, WIDTH // 2))
+    return x, 0.3 * theta, 1 + 0.1 * alpha
+
+
+def nothing(theta: Tensor, alpha: Tensor) -> tuple:
+    return ()
+
+
+def tables_of_width(theta: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.cat((alpha, alpha)), torch.cat((theta, theta))
 
 
 def example(entry: Entry, device: torch.device, trained: bool = False) -> tuple[Tensor, ...]:
     """The arguments of an entry."""
-    generator = torch.Generator().manual_seed(0)
-    x, theta, alpha = (torch.randn(shape, generator=generator) for shape in ((1, WIDTH), WIDTH // 2, WIDTH // 2))
-    tensors = x, *entry.parameters(0.3 * theta, 1 + 0.1 * alpha)
+    x, theta, alpha = drawn()
+    tensors = x, *entry.parameters(theta, alpha)
     return tuple(t.to(device).requires_grad_(trained) for t in tensors)
 
 
@@ -79,8 +104,8 @@ def prepare(mode: str, entry: Entry, device: torch.device) -> Callable[[], objec
 
 
 def require_right(entry: Entry, mode: str, got: Tensor | tuple[Tensor, ...], device: torch.device) -> None:
-    """Every entry but x + x returns the rotation; its backward returns the gradient of x first."""
-    if entry.name == "x + x":
+    """Every entry but the yardsticks returns the rotation; its backward returns the gradient of x first."""
+    if entry.name in YARDSTICKS:
         return
     x, r1, r2 = (t.double() for t in example(Entry("", None, rk.road_tables), device))
     if mode == "forward and backward":

@@ -7,6 +7,7 @@ import torch
 
 import road_kernels as rk
 
+from .baselines.enabled_peft import enabled_peft_layer
 from .baselines.formulas import eager_coefficients, eager_formula
 from .harness import timing
 
@@ -169,15 +170,44 @@ def merging() -> Iterator[Target]:
 
 
 def dispatch() -> Iterator[Target]:
+    """What a call costs the host: rows of 64 features, whose work is nothing. The targets are of issues on speed."""
     x, (theta, alpha) = torch.randn(1, 64), parameters(width=64)
-    leaf = x.clone().requires_grad_()
-    trained = theta.clone().requires_grad_()
-    cases = (
-        ("one call on 1 x 64", lambda: rk.road_apply(x, theta, alpha), 6.0),
-        ("one call on 1 x 64 that records gradients", lambda: rk.road_apply(leaf, trained, alpha), 14.0),
-    )
-    for name, ours, limit in cases:
-        yield Target(name, ours, lambda: x + x, "x + x", limit, 41)
+    leaves = [t.clone().requires_grad_() for t in (x, theta, alpha)]
+    leaf, gz = leaves[0], torch.ones(1, 64)
+    backward = torch.autograd.grad
+    bank = rk.AdapterBank({f"layer {k}": 64 for k in range(100)}, 8)
+    handle, ids = bank.layer("layer 7"), torch.zeros(1, dtype=torch.int64)
+
+    def batched():
+        return rk.rotate_batched(x, handle.r1, handle.r2, ids, group_size=64)
+
+    once = "one call on 1 x 64"
+    for name, ours, baseline, baseline_name, limit in (
+        (once, lambda: rk.road_apply(x, theta, alpha), lambda: x + x, "x + x", 1.9),
+        (f"{once} that records", lambda: rk.road_apply(*leaves), lambda: leaf + leaf, "x + x that records", 2.2),
+        (
+            f"{once}, forward and backward",
+            lambda: backward(rk.road_apply(*leaves), leaves, gz),
+            lambda: backward(leaf + leaf, (leaf,), gz),
+            "x + x, forward and backward",
+            1.6,
+        ),
+        ("AdapterBank.rotate of 1 x 64", lambda: bank.rotate("layer 7", x, ids), batched, "rotate_batched", 1.1),
+        ("BankLayer.rotate of 1 x 64", lambda: handle.rotate(x, ids), batched, "rotate_batched", 1.1),
+    ):
+        yield Target(name, ours, baseline, baseline_name, limit, 41)
+    yield from peft_dispatch()
+
+
+def peft_dispatch() -> Iterator[Target]:
+    """Only where PEFT is installed."""
+    try:
+        layer, parts = enabled_peft_layer()
+    except ImportError:
+        return
+    x = torch.randn(1, 128, dtype=torch.bfloat16)
+    name, parts_name = "PEFT layer, bfloat16 128 x 128, one row", "base layer and road_apply"
+    yield Target(name, lambda: layer(x), lambda: parts(x), parts_name, 1.15, 41)
 
 
 GROUPS = {

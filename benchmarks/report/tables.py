@@ -114,12 +114,18 @@ def dispatch_table(result: dict, spread: bool = False) -> str:
     modes = [m for m in DISPATCH_MODES if any(r["mode"] == m for r in result["rows"])]
     at = {(r["provider"], r["mode"]): r for r in result["rows"]}
 
-    def cell(row):
+    def cell(provider, mode):
+        row, base = at.get((provider, mode)), at.get(("x + x", mode))
+        if row is None:
+            return ""
         text = microseconds(row["us"])
-        return f"{text} ({microseconds(row['us_p20'])} to {microseconds(row['us_p80'])})" if spread else text
+        if spread:
+            text += f" ({microseconds(row['us_p20'])} to {microseconds(row['us_p80'])})"
+        return text if base in (None, row) else f"{text}, {row['us'] / base['us']:.1f} x"
 
     lines = []
     for provider in dict.fromkeys(r["provider"] for r in result["rows"]):
-        cells = [cell(at[provider, m]) if (provider, m) in at else "" for m in modes]
+        cells = [cell(provider, mode) for mode in modes]
         lines.append([f"**{provider}**" if at[provider, modes[0]]["ours"] else provider, *cells])
-    return f"{machine_line(result)}\n\n" + markdown(["us a call on 1 x 64", *modes], lines)
+    heading = "us a call on 1 x 64, and times x + x"
+    return f"{machine_line(result)}\n\n" + markdown([heading, *modes], lines)

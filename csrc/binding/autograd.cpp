@@ -56,7 +56,9 @@ struct Rotate : torch::autograd::Function<Rotate> {
       z = rotate_below(x, p, q, adapter_ids, form, group_size, /*overlap=*/false);
     }
     // In its own dtype x, or in place the output; neither if no parameter needs a gradient.
-    ctx->save_for_backward({need_p || need_q ? x : Tensor(), p, q, adapter_ids.value_or(Tensor())});
+    variable_list saved = {need_p || need_q ? x : Tensor(), p, q};
+    if (adapter_ids) saved.push_back(*adapter_ids);
+    ctx->save_for_backward(std::move(saved));
     // One number, because a map of several costs more than the rest of the node.
     const auto form_index = std::find(kForms.begin(), kForms.end(), form) - kForms.begin();
     ctx->saved_data.emplace("call", (group_size * 4 + form_index) * 2 + inplace);
@@ -69,7 +71,7 @@ struct Rotate : torch::autograd::Function<Rotate> {
     const bool from_output = call & 1;
     const std::string_view form = kForms[call / 2 % 4];
     const int64_t group_size = call / 8;
-    const OptionalTensor adapter_ids = saved[3].defined() ? OptionalTensor(saved[3]) : std::nullopt;
+    const OptionalTensor adapter_ids = saved.size() > 3 ? OptionalTensor(saved[3]) : std::nullopt;
     const std::array<bool, 3> mask = {ctx->needs_input_grad(0), ctx->needs_input_grad(1), ctx->needs_input_grad(2)};
     const Tensor& kept = saved[0].defined() ? saved[0] : grads[0];  // only gx is needed, which does not read it
     // create_graph=True: through the Autograd key, whose kernel is the formula where gradients can be differentiated.
