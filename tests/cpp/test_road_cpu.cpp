@@ -23,6 +23,8 @@ int main() {
   test_formats();
   test_forward();
   test_merge();
+  test_tables();
+  test_divisor();
   test_adapters();
   test_backward();
   test_repeatable();
