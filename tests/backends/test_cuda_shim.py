@@ -3,8 +3,9 @@
 import pytest
 import torch
 from support import cuda_shim
-from support.common import FORMS, make_params
+from support.problems import FORMS, make_params
 
+pytestmark = [pytest.mark.backend("cuda_shim"), pytest.mark.cpu_only]
 if reason := cuda_shim.unavailable():
     pytest.skip(reason, allow_module_level=True)
 

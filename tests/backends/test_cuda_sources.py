@@ -1,5 +1,6 @@
 """The CUDA sources as nvcc sees them: every file by itself, no spill, no local memory, 16-byte accesses."""
 
+import functools
 import re
 import shutil
 import subprocess
@@ -13,11 +14,22 @@ NVCC = shutil.which("nvcc")
 # torch's extension builder defines these, and they take the implicit conversions of the 16-bit types away.
 DEFINES = ("HALF_OPERATORS", "HALF_CONVERSIONS", "BFLOAT16_CONVERSIONS", "HALF2_OPERATORS")
 
-needs_nvcc = pytest.mark.skipif(NVCC is None, reason="no nvcc on PATH")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.cpu_only,
+    pytest.mark.skipif(NVCC is None, reason="no nvcc on PATH"),
+]
+SOURCES = sorted(path.name for path in (CSRC / "cuda").glob("*.cu"))
 
 
-def compile_cuda(source: str, arch: str, target: Path) -> dict[str, dict[str, int]]:
-    """Compiles with bare nvcc; returns the resources of each kernel."""
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """compiled(source, arch): the object and the resources of each kernel in it, by bare nvcc."""
+    folder = tmp_path_factory.mktemp("objects")
+    return functools.cache(lambda source, arch: compile_cuda(source, arch, folder / f"{source}-{arch}.o"))
+
+
+def compile_cuda(source: str, arch: str, target: Path) -> tuple[Path, dict[str, dict[str, int]]]:
     command = [NVCC, "-std=c++17", "-O3", f"-gencode=arch=compute_{arch},code=sm_{arch}", "-Xptxas", "-v"]
     command += [f"-D__CUDA_NO_{name}__" for name in DEFINES] + [f"-I{CSRC}"]
     run = subprocess.run(
@@ -31,16 +43,16 @@ def compile_cuda(source: str, arch: str, target: Path) -> dict[str, dict[str, in
     found = re.findall(pattern, run.stderr, re.DOTALL)
     names = subprocess.run(["c++filt"], input="\n".join(f[0] for f in found), capture_output=True, text=True).stdout
     keys = ("stack", "spill stores", "spill loads", "registers")
-    return {
+    kernels = {
         name: dict(zip(keys, map(int, f[1:]), strict=True)) for name, f in zip(names.splitlines(), found, strict=True)
     }
+    return target, kernels
 
 
-@needs_nvcc
 @pytest.mark.parametrize("arch", ["80", "90", "100"])
-@pytest.mark.parametrize("source", sorted(path.name for path in (CSRC / "cuda").glob("*.cu")))
-def test_no_spills_and_no_local_memory(source, arch, tmp_path):
-    kernels = compile_cuda(source, arch, tmp_path / "object.o")
+@pytest.mark.parametrize("source", SOURCES)
+def test_no_spills_and_no_local_memory(compiled, source, arch):
+    _, kernels = compiled(source, arch)
     assert len(kernels) == {"rotate.cu": 32, "merge.cu": 8, "sort_rows.cu": 1}.get(source, len(kernels)) > 0
     for name, resources in kernels.items():
         assert resources["registers"] <= 128, name  # two blocks of 256 threads fit a multiprocessor
@@ -57,11 +69,9 @@ def find_cuobjdump() -> str | None:
     return shutil.which("cuobjdump") or next(map(str, packaged), None)
 
 
-@needs_nvcc
 @pytest.mark.skipif(find_cuobjdump() is None, reason="no cuobjdump (PyPI: nvidia-cuda-cuobjdump, nvidia-cuda-nvdisasm)")
-def test_bfloat16_forward_moves_16_bytes_at_a_time(tmp_path):
-    target = tmp_path / "rotate.o"
-    compile_cuda("rotate.cu", "90", target)
+def test_bfloat16_forward_moves_16_bytes_at_a_time(compiled):
+    target, _ = compiled("rotate.cu", "90")
     sass = subprocess.run([find_cuobjdump(), "-sass", str(target)], capture_output=True, text=True, check=True).stdout
     wide = 0
     for function in sass.split("Function : ")[1:]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from support.common import op_form, param_width
+from support.problems import op_form, param_width
 from support.triton_interpreter import INTERPRETED
 
 pytest.importorskip("triton", reason="triton is not installed")
@@ -17,6 +17,7 @@ from support.triton_aot import TARGETS, Sass, compile_launch
 from road_kernels.triton import prepare
 from road_kernels.triton.plan import FORWARD_WARPS, forward_warps
 
+pytestmark = [pytest.mark.slow, pytest.mark.cpu_only]
 F16, BF16, F32, F64, I64 = torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64
 
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from support.common import make_params, make_x
+from support.problems import make_params, make_x
 from support.triton_interpreter import INTERPRETED
 
 pytest.importorskip("triton", reason="triton is not installed")
@@ -20,6 +20,7 @@ from road_kernels.backends import triton as backend
 from road_kernels.triton import ops, prepare
 from road_kernels.triton.plan import forward_warps, make_plan, merge_tile, reduce_tile
 
+pytestmark = pytest.mark.cpu_only
 X, PARAMS = make_x(8, 256, dtype=torch.bfloat16), make_params("road_1", None, 256)
 
 
@@ -31,6 +32,7 @@ def call(rows, adapters=None, dim=256):
     ops.rotate_backward(x, x, p, q, ids, "road_1", 64, False, [True, True, True])
 
 
+@pytest.mark.slow  # compiles ten kernels
 def test_nothing_is_compiled_anew_for_another_number_of_rows_or_adapters(recorder):  # noqa: F811
     every = ["backward_kernel", "reduce_kernel", "rotate_kernel", "sort_rows_kernel"]
     for rows in (1, 7, 16, 33, 48):  # few rows for 132 multiprocessors
@@ -69,6 +71,7 @@ def test_pointers_of_another_alignment_are_compiled_for(recorder):  # noqa: F811
     assert len(recorder.launches) == 4
 
 
+@pytest.mark.slow  # compiles eleven
 def test_tensors_of_another_dtype_are_compiled_for(recorder):  # noqa: F811
     """Shapes, strides and alignment being the same: a kernel compiled for int64 ids would read int32 ones as others."""
     p, q = make_params("road_1", 3, 256)
@@ -133,6 +136,7 @@ def test_only_what_is_asked_for_is_launched(recorder):  # noqa: F811
     assert kernels([True, True, True], rows=0) == ["reduce_kernel"]  # writes zeros
 
 
+@pytest.mark.slow  # compiles six
 def test_many_aligned_rows_are_moved_two_at_a_time(recorder):  # noqa: F811
     """Where a program would have too few bytes in flight; unaligned, two rows would not fit into its registers."""
     p, q = make_params("road_4", None, 2048)

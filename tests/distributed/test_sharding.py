@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support.common import make_params, make_x, param_width
+from support.problems import make_params, make_x, param_width
 
 import road_kernels as rk
 

@@ -11,15 +11,16 @@ speed is reported, not failed.
 import argparse
 import json
 import os
+import re
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from glob import glob
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent.parent
+TESTS, ROOT = HERE.parent, HERE.parent.parent
 sys.path.insert(0, str(HERE))
 
 from steps import Runner, Step, judge_pytest, judge_sanitizer  # noqa: E402
@@ -28,20 +29,11 @@ from summary import said_by, state_of_gpu, write_summary  # noqa: E402
 WORK = ROOT / "build" / "gpu-check"
 SITE = WORK / "site"
 
-# Tests that say nothing about a GPU.
-ELSEWHERE = {
-    "test_packaging.py": "wheels and installing",
-    "test_bank*_checkpoints.py": "files, read on the CPU",
-    "test_cuda_sources.py": "what nvcc makes of the sources",
-    "test_demo.py": "the demonstration, on the CPU",
-    "test_examples.py": "the examples, on the CPU",
-    "test_docs.py": "the documentation, on the CPU",
-    "test_benchmark_*.py": "the benchmarks' own code",
-    "test_gpu_*.py": "this program and gpu_tune.py",
-    "test_cuda_shim.py": "the CUDA kernels on the host",
-    "test_triton_*.py": "Triton without a GPU",
-}
-REHEARSED = ("test_tables.py", "test_layouts.py")  # with --device cpu
+# Folders of tests. Those of ON_DEVICE make their tensors there; what in them says nothing about a GPU skips itself.
+ON_DEVICE = ("ops", "serving", "integrations", "distributed", "backends")
+NOT_ON_DEVICE = ("project", "benchmarks", "support", "cpp")
+REHEARSED = ("ops/test_tables.py", "ops/test_layouts.py")  # with --device cpu
+ON_THE_CPU_TOO = ("backends/test_choice.py", "backends/test_cpu_instruction_sets.py")
 WORKERS = 15  # processes that test at the same time
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 SWEEPS = {"gpu_bars": 80, "dispatch": 40, "single_op": 60, "layer": 60}  # seconds at most, the first ones first
@@ -49,16 +41,20 @@ FOR_BENCHMARKS = 150  # seconds that the tests leave
 LIMIT = 240  # seconds of one process that tests
 # Files that take minutes of compilation with Triton, in how many parts.
 PARTS = {
-    "test_backward.py": 5,
-    "test_forward.py": 4,
-    "test_inplace.py": 3,
-    "test_determinism.py": 2,
-    "test_layouts.py": 2,
-    "test_gpu_training.py": 4,
-    "test_gpu_launches.py": 2,
-    "test_gpu_streams_and_graphs.py": 2,
+    "ops/test_backward.py": 5,
+    "ops/test_forward.py": 4,
+    "ops/test_inplace.py": 3,
+    "ops/test_determinism.py": 2,
+    "ops/test_layouts.py": 2,
+    "gpu/test_training.py": 4,
+    "gpu/test_launches.py": 2,
+    "gpu/test_streams_and_graphs.py": 2,
 }
-BACKENDS = {"cuda": "not triton and not python", "triton": "triton", "python": "python and not triton"}
+# The processes of a file: what each is called, and the --backend options that it gets.
+BY_BACKEND = {"cuda": ("cuda", "none"), "triton": ("triton",), "python": ("python",)}
+ONLY_ON_GPU = {"cuda": ("cuda", "python", "none"), "triton": ("triton",)}
+WITHOUT_BACKEND = {"all": ("none",)}
+TAKES_BACKEND = re.compile(r"def test_\w+\([^)]*\bbackend\b")
 
 
 def python(*arguments: str) -> list[str]:
@@ -107,49 +103,44 @@ def judge_build(cuda: bool) -> Callable[[Step, int, str], None]:
 
 
 def test_files(cuda: bool) -> list[Path]:
-    left_out = {path for pattern in ELSEWHERE for path in (ROOT / "tests").glob(pattern)}
-    files = [path for path in sorted((ROOT / "tests").glob("test_*.py")) if path not in left_out]
-    return files if cuda else [path for path in files if path.name in REHEARSED]
+    files = [path for folder in ON_DEVICE for path in sorted((TESTS / folder).glob("test_*.py"))]
+    return files if cuda else [TESTS / name for name in REHEARSED]
 
 
-def pytest_step(path: Path, backend: str, select: str | None, part: int = 0, parts: int = 1) -> Step:
-    name = f"{path.name} [{backend}]" + (f" {part + 1}/{parts}" if parts > 1 else "")
-    report = WORK / "reports" / f"{path.stem}-{backend}-{part}.xml"
+def pytest_step(path: Path, label: str, backends: Sequence[str], part: int = 0, parts: int = 1) -> Step:
+    name = f"{path.relative_to(TESTS)} [{label}]" + (f" {part + 1}/{parts}" if parts > 1 else "")
+    report = WORK / "reports" / f"{path.parent.name}-{path.stem}-{label}-{part}.xml"
     command = python("-m", "pytest", "-q", "-rN", "--tb=short", "-p", "no:cacheprovider", f"--junitxml={report}")
-    command += [str(path), *(["-k", select] if select else [])]
-    required = {"all": "python", "shim": "cuda_shim"}.get(backend, backend)
-    environment = {"ROAD_KERNELS_TEST_PART": f"{part}/{parts}", "ROAD_KERNELS_REQUIRE": required}
-    return Step(name, command, LIMIT, environment, judge_pytest(report))
+    command += [f"--part={part}/{parts}", *(f"--backend={backend}" for backend in backends), str(path)]
+    return Step(name, command, LIMIT, judge=judge_pytest(report))
+
+
+def steps_of(path: Path, processes: dict[str, Sequence[str]]) -> list[Step]:
+    steps = []
+    for label, backends in processes.items():
+        count = PARTS.get(str(path.relative_to(TESTS)), 1) if label == "triton" else 1
+        steps += [pytest_step(path, label, backends, part, count) for part in range(count)]
+    return steps
 
 
 def test_steps(cuda: bool) -> list[Step]:
     """A process per file and backend: a device-side error ends one process, and no other test."""
-    gpu = []
+    steps = []
     for path in sorted(HERE.glob("test_*.py")):
-        for name, select in (("triton", "triton"), ("cuda", "not triton")):
-            count = PARTS.get(path.name, 1) if cuda and name == "triton" else 1
-            gpu += [pytest_step(path, name, select, part, count) for part in range(count)]
-    shared = []
+        steps += steps_of(path, ONLY_ON_GPU if cuda else {"skipped": ()})
     for path in test_files(cuda):
-        parts = BACKENDS if "(backend" in path.read_text() else {"all": None}
-        parts = parts if cuda else {"shim": "cuda_shim"}
-        for backend, select in parts.items():
-            count = PARTS.get(path.name, 1) if backend == "triton" else 1
-            shared += [pytest_step(path, backend, select, part, count) for part in range(count)]
-    if cuda:  # where there is a GPU, CPU tensors must go on as before
-        on_cpu = pytest_step(ROOT / "tests" / "test_backends.py", "cpu", None)
-        on_cpu.name = "test_backends.py on the CPU"
-        on_cpu.environment = {"ROAD_KERNELS_TEST_DEVICE": "cpu", "ROAD_KERNELS_TEST_SHIM": "0"}
-        shared.append(on_cpu)
-    else:  # they skip themselves
-        for step in gpu:
-            step.environment["ROAD_KERNELS_REQUIRE"] = "python"
-    return gpu + shared
+        processes = BY_BACKEND if TAKES_BACKEND.search(path.read_text()) else WITHOUT_BACKEND
+        steps += steps_of(path, processes if cuda else {"shim": ("cuda_shim",)})
+    for name in ON_THE_CPU_TOO if cuda else ():  # where there is a GPU, calls on CPU tensors must go on as before
+        step = pytest_step(TESTS / name, "cpu", WITHOUT_BACKEND["all"])
+        step.environment = {"ROAD_KERNELS_TEST_DEVICE": "cpu"}
+        steps.append(step)
+    return steps
 
 
 def longest_first(steps: list[Step]) -> list[Step]:
     """So that nothing long is left for the end: the checkers, tests that start processes, what Triton compiles."""
-    words = ("sanitizer", "assertions", "[triton]", "gpu_", "")
+    words = ("sanitizer", "assertions", "[triton]", "gpu/", "")
     return sorted(steps, key=lambda step: next(k for k, word in enumerate(words) if word in step.name))
 
 
@@ -206,7 +197,7 @@ def main(argv: list[str] | None = None) -> int:
     sanitizers = os.path.dirname(find_tool("compute-sanitizer") or "")
     environment = {
         # The build before the checkout, whose road_kernels is the source without its extension.
-        "PYTHONPATH": os.pathsep.join(map(str, (SITE, ROOT, ROOT / "tests", HERE))),
+        "PYTHONPATH": os.pathsep.join(map(str, (SITE, ROOT, TESTS, HERE))),
         "PYTHONSAFEPATH": "1",
         # Where ninja is, if this Python was called by its path; and compute-sanitizer, for the tests that call it.
         "PATH": os.pathsep.join(filter(None, (os.path.dirname(sys.executable), os.environ.get("PATH"), sanitizers))),

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 import torch
-from support.common import DEVICE, apply, make_params, make_x, op_form
+from support.backends import DEVICE
+from support.problems import apply, make_params, make_x, op_form
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 

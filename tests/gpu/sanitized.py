@@ -7,7 +7,8 @@ import argparse
 
 import torch
 from gpu_work import WORK, make_work
-from support.common import DEVICE, DTYPES, FORMS, make_params, make_x
+from support.backends import DEVICE
+from support.problems import DTYPES, FORMS, make_params, make_x
 
 from road_kernels.backends import registry
 

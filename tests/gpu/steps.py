@@ -33,9 +33,10 @@ class Step:
 class Runner:
     """Runs steps, several at a time if they only test; none after the deadline. Logs go to ``folder``."""
 
-    def __init__(self, root: Path, folder: Path, environment: dict[str, str], seconds: float):
+    def __init__(self, root: Path, folder: Path, environment: dict[str, str], seconds: float, least: float = 5):
         self.root, self.folder, self.environment = root, folder, environment
         self.deadline = time.monotonic() + seconds
+        self.least = least  # seconds: with less time left, a step is not worth starting
         self.done: list[Step] = []
 
     def left(self) -> float:
@@ -51,7 +52,7 @@ class Runner:
         if step.command is None:
             return
         limit = min(step.limit, self.left() - reserve)
-        if limit < 5:
+        if limit < self.least:
             # A benchmark, which nothing has to wait for, is left out; a test that did not run did not pass.
             step.status, step.detail = "FAILED" if reserve else "left out", "no time left"
             return

@@ -64,8 +64,8 @@ def line_of(step) -> str:
 
 
 def group_of(step) -> str:
-    found = re.fullmatch(r"test_(gpu_)?.*\.py \[(\w+)\].*", step.name)
-    return f"tests {'on the GPU only ' if found[1] else ''}[{found[2]}]" if found else step.name
+    found = re.fullmatch(r"(\w+)/test_\w+\.py \[(\w+)\].*", step.name)
+    return f"tests {'on the GPU only ' if found[1] == 'gpu' else ''}[{found[2]}]" if found else step.name
 
 
 def grouped(steps) -> list[str]:

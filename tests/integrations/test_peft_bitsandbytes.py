@@ -4,8 +4,9 @@ import copy
 
 import pytest
 import torch
-from support.common import assert_close, f64, make_x
+from support.expected import assert_close, f64
 from support.peft_models import TwoLinears, expect_rotated, first, make_model, matrix_of
+from support.problems import make_x
 
 from road_kernels.integrations import peft as road_peft
 

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
-from support.common import DEVICE, arithmetic_of, assert_close, make_x
+from support.backends import DEVICE
+from support.expected import arithmetic_of, assert_close
 from support.peft_models import VARIANTS, expect_rotated, first, in_float64, make_model, matrix_of
+from support.problems import make_x
 from torch.utils.checkpoint import checkpoint
 
 from road_kernels.integrations import peft as road_peft

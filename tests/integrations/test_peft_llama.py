@@ -6,7 +6,7 @@ import filecmp
 import pytest
 import torch
 from peft import PeftModel, RoadConfig, get_peft_model
-from support.common import DEVICE
+from support.backends import DEVICE
 from support.peft_models import first, layers, randomize
 from transformers import LlamaConfig, LlamaForCausalLM
 

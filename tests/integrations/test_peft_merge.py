@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 from peft.tuners.road import layer as peft_road
-from support.common import DTYPES, arithmetic_of, assert_close, f64, make_x
+from support.expected import arithmetic_of, assert_close, f64
 from support.oracle import Result
 from support.peft_models import VARIANTS, TwoLinears, first, make_model, matrix_of
+from support.problems import DTYPES, make_x
 
 from road_kernels.integrations import peft as road_peft
 

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 import torch
-from support.common import arithmetic_of, assert_close, f64, make_x
+from support.expected import arithmetic_of, assert_close, f64
 from support.peft_models import (
     BASE,
     NAMES,
@@ -20,6 +20,7 @@ from support.peft_models import (
     mixed_model,
     randomize,
 )
+from support.problems import make_x
 
 from road_kernels.integrations import peft as road_peft
 from road_kernels.integrations.peft import _mixed_batch

@@ -3,8 +3,10 @@
 import pytest
 import torch
 from peft import set_peft_model_state_dict
-from support.common import DEVICE, assert_close, make_x
+from support.backends import DEVICE
+from support.expected import assert_close
 from support.peft_models import NAMES, config, expect_mixed, first, mixed_model, randomize
+from support.problems import make_x
 
 from road_kernels.integrations import peft as road_peft
 

@@ -9,8 +9,8 @@ import sys
 import pytest
 import torch
 from peft.tuners.road import layer as peft_road
-from support.common import make_x
 from support.peft_models import first, layers, make_model, randomize
+from support.problems import make_x
 
 from road_kernels.integrations import peft as road_peft
 from road_kernels.integrations.peft import _options, _switch, _versions

@@ -2,16 +2,9 @@
 
 import pytest
 import torch
-from support.common import (
-    DTYPES,
-    FORMS,
-    apply,
-    expect_backward,
-    make_params,
-    make_x,
-    op_form,
-)
+from support.expected import expect_backward
 from support.gradients import check, run
+from support.problems import DTYPES, FORMS, apply, make_params, make_x, op_form
 
 from road_kernels.backends import registry
 
@@ -78,6 +71,7 @@ def test_parameter_gradients_have_the_parameters_dtype(backend, param_dtype):
     check((gx, gp, gq), expect_backward(gz, x, p, q, "road_1", 4), torch.bfloat16)
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("inplace", [False, True], ids=["out of place", "in place"])
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("batched", [False, True], ids=["single", "batched"])

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support.common import make_params, make_x
+from support.problems import make_params, make_x
 
 import road_kernels as rk
 
@@ -80,6 +80,7 @@ def test_both_at_once_trains_as_each_alone(backend):
         torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.numerical
 def test_gradcheck_through_the_bank(backend):
     x = make_x(3, TOKENS, DIM, dtype=torch.float64).requires_grad_()
     params = parameters(torch.float64)

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from support.common import DTYPES, FORMS, apply, make_params, make_x
 from support.gradients import everything
+from support.problems import DTYPES, FORMS, apply, make_params, make_x
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support.common import apply, make_params, make_x
+from support.problems import apply, make_params, make_x
 
 import road_kernels as rk
 from road_kernels.ops import checks

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from support.common import DTYPES, FORMS, apply, arithmetic_of, assert_close, expect_forward, make_params, make_x
+from support.expected import arithmetic_of, assert_close, expect_forward
+from support.problems import DTYPES, FORMS, apply, make_params, make_x
 
 # Widths: the smallest, one that no vector width divides, a vector and its tail, PEFT's groups.
 WIDTHS = {

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from support.common import DTYPES, FORMS, apply, arithmetic_of, assert_close, expect_backward, make_params, make_x
+from support.expected import arithmetic_of, assert_close, expect_backward
+from support.problems import DTYPES, FORMS, apply, make_params, make_x
 
 from road_kernels.ops import aliasing
 
@@ -73,6 +74,7 @@ def test_a_tensor_saved_by_another_op_is_noticed(backend):
         square.sum().backward()
 
 
+@pytest.mark.numerical
 def test_a_slice_of_a_packed_projection(backend):
     """An adapter on the v of q, k, v in one tensor: gradients reach the tensor as a whole."""
     qkv = make_x(4, 3, 24, dtype=torch.float64).requires_grad_()

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from support.common import DTYPES, FORMS, apply, make_params, make_x, same
+from support.expected import same
+from support.problems import DTYPES, FORMS, apply, make_params, make_x
 
 LAYOUTS = {
     "column slice": lambda: make_x(4, 5, 36)[..., 12:24],

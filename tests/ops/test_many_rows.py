@@ -2,7 +2,9 @@
 
 import pytest
 import torch
-from support.common import DEVICE, FORMS, apply, assert_close, expect_backward, expect_forward, make_params, make_x
+from support.backends import DEVICE
+from support.expected import assert_close, expect_backward, expect_forward
+from support.problems import FORMS, apply, make_params, make_x
 
 ADAPTERS = 4
 # By width. A thread of an H200, which holds 1584 blocks of a forward and 396 of a backward, takes several rows at once

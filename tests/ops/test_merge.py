@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 from support import oracle
-from support.common import DEVICE, DTYPES, arithmetic_of, assert_close, f64, make_params, make_x
+from support.backends import DEVICE
+from support.expected import arithmetic_of, assert_close, f64
+from support.problems import DTYPES, make_params, make_x
 
 import road_kernels as rk
 from road_kernels.ops import schemas

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from support.common import make_x
+from support.problems import make_x
 
 import road_kernels as rk
 from road_kernels import neighbours

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 from support import oracle
-from support.common import DTYPES, f64, make_params, make_x
+from support.expected import f64
+from support.problems import DTYPES, make_params, make_x
 
 import road_kernels as rk
 

@@ -11,14 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
+from examples import reporting
+from examples.composition import halves
+from examples.composition import report as composition_report
+from examples.sentiment import data, fetch, memory, train
+from examples.sentiment import report as sentiment_report
 
-from examples import reporting  # noqa: E402
-from examples.composition import halves  # noqa: E402
-from examples.composition import report as composition_report  # noqa: E402
-from examples.sentiment import data, fetch, memory, train  # noqa: E402
-from examples.sentiment import report as sentiment_report  # noqa: E402
+ROOT = Path(__file__).parents[2]
 
 
 def tar_of(files):
@@ -218,6 +217,7 @@ def quick(example, out):
     return run.stdout, json.loads(path.read_text())
 
 
+@pytest.mark.slow
 def test_sentiment_runs(tmp_path):
     printed, result = quick("sentiment", tmp_path)
     assert sentiment_report.text(result) in printed
@@ -233,6 +233,7 @@ def test_sentiment_runs(tmp_path):
     assert kept["RoAd1 on our kernels, in place"] < kept["RoAd1 on our kernels"] < kept["RoAd1, PEFT's own code"]
 
 
+@pytest.mark.slow
 def test_composition_runs(tmp_path):
     printed, result = quick("composition", tmp_path)
     assert composition_report.text(result) in printed

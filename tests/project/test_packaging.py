@@ -12,6 +12,7 @@ import torch
 
 import road_kernels as rk
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 SOURCES = (
     "csrc",

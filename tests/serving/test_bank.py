@@ -5,7 +5,8 @@ import pytest
 import torch
 from support import oracle
 from support.bank_cases import WIDTHS, G, contents, make_adapter, make_bank, unchanged
-from support.common import assert_close, expect_forward, f64, make_x
+from support.expected import assert_close, expect_forward, f64
+from support.problems import make_x
 
 import road_kernels as rk
 from road_kernels import Adapter, AdapterBank, BankFullError

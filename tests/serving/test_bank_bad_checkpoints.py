@@ -10,6 +10,7 @@ from support.bank_cases import WIDTHS, contents, make_adapter, make_bank, unchan
 
 from road_kernels import Adapter
 
+pytestmark = pytest.mark.cpu_only  # where files are read
 safetensors = pytest.importorskip("safetensors.torch", reason="reading checkpoints needs safetensors")
 
 

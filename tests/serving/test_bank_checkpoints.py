@@ -7,10 +7,11 @@ import functools
 import pytest
 import torch
 from support.bank_cases import WIDTHS, G, contents, make_adapter, make_bank, unchanged, write_checkpoint
-from support.common import make_x
+from support.problems import make_x
 
 from road_kernels import Adapter, AdapterBank
 
+pytestmark = pytest.mark.cpu_only  # where files are read
 pytest.importorskip("safetensors", reason="reading checkpoints needs safetensors")
 
 

@@ -3,7 +3,7 @@
 import json
 
 import torch
-from support.common import make_params
+from support.problems import make_params
 
 from road_kernels import Adapter, AdapterBank
 

@@ -1,7 +1,8 @@
 """Running a backward pass, and comparing its gradients with the expected ones."""
 
 import torch
-from support.common import apply, arithmetic_of, assert_close, make_params, make_x
+from support.expected import arithmetic_of, assert_close
+from support.problems import apply, make_params, make_x
 
 
 def run(x, p, q, form, gz, ids=None, wanted=(True, True, True), **kw):

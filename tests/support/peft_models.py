@@ -5,7 +5,8 @@ import copy
 import torch
 from peft import RoadConfig, get_peft_model
 from support import oracle
-from support.common import f64, param_width
+from support.expected import f64
+from support.problems import param_width
 from torch import nn
 
 VARIANTS = ("road_1", "road_2", "road_4")

@@ -3,15 +3,16 @@
 import os
 
 import numpy as np
+import pytest
 import torch
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
-# The interpreter takes some 50 us an operation of a program. tests/test_triton_kernels.py has what these are about.
+# The interpreter takes some 50 us for an operation of a program. tests/backends/test_triton_interpreter.py has smaller
+# cases of what is left out.
+_NUMERICAL = "numerical derivatives call the op a thousand times"
 _TOO_LONG = {
-    "test_func[triton-batched": "numerical derivatives call the op a thousand times",
-    "test_gradcheck": "numerical derivatives call the op a thousand times",
-    "test_a_slice_of_a_packed_projection": "numerical derivatives call the op a thousand times",
+    "test_func[triton-batched": _NUMERICAL,
     "test_sums_over_many_rows[triton-batched": "3000 rows",
     "test_repeated_runs": "1500 rows",
     "test_forward_over_runs": "2300 rows and more",
@@ -22,10 +23,20 @@ _TOO_LONG = {
 }
 
 
-def too_long(test: str) -> str | None:
-    """Why a test of every backend is left out in the interpreter, or None."""
-    reasons = (reason for name, reason in _TOO_LONG.items() if test.startswith(name) and "[triton" in test)
-    return next(reasons, None) if INTERPRETED else None
+_SLOW = ("test_many_adapters_and_rows", "test_forward_and_backward")  # 10 to 20 s here, less than 4 s elsewhere
+
+
+def mark(item: pytest.Item) -> None:
+    """Skips a test of every backend that would take minutes here, and marks one that takes long."""
+    if not INTERPRETED or "[triton" not in item.name:
+        return
+    reasons = [reason for name, reason in _TOO_LONG.items() if item.name.startswith(name)]
+    if item.get_closest_marker("numerical"):
+        reasons.append(_NUMERICAL)
+    for reason in reasons:
+        item.add_marker(pytest.mark.skip(reason=f"too long for Triton's interpreter: {reason}"))
+    if item.name.startswith(_SLOW):
+        item.add_marker(pytest.mark.slow)
 
 
 def mend() -> None:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from gpu_work import make_ids
-from support.common import make_params
+from support.problems import make_params
 
 import road_kernels as rk
 from road_kernels.backends import registry

@@ -3,18 +3,9 @@
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.common import (
-    DEVICE,
-    DTYPES,
-    FORMS,
-    apply,
-    arithmetic_of,
-    assert_close,
-    expect_backward,
-    expect_forward,
-    make_params,
-    make_x,
-)
+from support.backends import DEVICE
+from support.expected import arithmetic_of, assert_close, expect_backward, expect_forward
+from support.problems import DTYPES, FORMS, apply, make_params, make_x
 
 
 @st.composite

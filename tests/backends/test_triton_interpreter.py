@@ -2,14 +2,19 @@
 
 import pytest
 import torch
-from support.common import apply, assert_close, expect_backward, expect_forward, make_params, make_x
+from support.expected import assert_close, expect_backward, expect_forward
 from support.gradients import check, everything, run
+from support.problems import apply, make_params, make_x
 from support.triton_interpreter import INTERPRETED
 
 import road_kernels as rk
 from road_kernels.ops import schemas
 
-pytestmark = pytest.mark.skipif(not INTERPRETED, reason="needs a process of its own with TRITON_INTERPRET=1")
+pytestmark = [
+    pytest.mark.backend("triton"),
+    pytest.mark.cpu_only,
+    pytest.mark.skipif(not INTERPRETED, reason="needs a process of its own with TRITON_INTERPRET=1"),
+]
 
 
 @pytest.mark.parametrize("form", ["road_1", "road_4"])
@@ -83,13 +88,13 @@ ORDERED = {
     "one fewer than a tile": [(7 * k) % 32 - 1 for k in range(511)],
     "a tile": [(7 * k) % 32 - 1 for k in range(512)],
     "one more than a tile": [(7 * k) % 32 - 1 for k in range(513)],
-    "the most": [(7 * k * k) % 32 - 1 for k in range(4096)],
     "more than the most": [(7 * k * k) % 32 - 1 for k in range(4097)],
 }
+THE_MOST = pytest.param([(7 * k * k) % 32 - 1 for k in range(4096)], id="the most", marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64], ids=str)
-@pytest.mark.parametrize("ids", ORDERED.values(), ids=ORDERED)
+@pytest.mark.parametrize("ids", [*(pytest.param(ids, id=name) for name, ids in ORDERED.items()), THE_MOST])
 def test_ordering_is_a_stable_sort(ids, dtype):
     from road_kernels.triton import ops
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from gpu_work import WORK, make_ids, make_work
 from support.bank_cases import make_adapter, make_bank
-from support.common import make_x
+from support.problems import make_x
 
 import road_kernels as rk
 

@@ -6,7 +6,8 @@ import sys
 import pytest
 import torch
 from gpu_work import make_ids, ulp
-from support.common import DTYPES, FORMS, apply, make_params, make_x, usable_backends
+from support.backends import usable_backends
+from support.problems import DTYPES, FORMS, apply, make_params, make_x
 
 import road_kernels as rk
 
@@ -56,6 +57,7 @@ def test_training_steps_are_those_of_plain_pytorch(kernels):
     assert train(kernels)[0] == losses
 
 
+@pytest.mark.backend("triton")  # which compiles for minutes, in as many processes as check.py gives it
 @pytest.mark.parametrize("dtype", DTYPES[:3], ids=str)
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("batched", [False, True], ids=["single", "batched"])

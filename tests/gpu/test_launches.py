@@ -3,7 +3,7 @@
 import pytest
 import torch
 from gpu_work import FORWARD, WORK, device_events, is_torchs, make_work, requested_bytes
-from support.common import FORMS, make_params, make_x
+from support.problems import FORMS, make_params, make_x
 
 import road_kernels as rk
 from road_kernels.backends import registry
