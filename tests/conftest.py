@@ -51,8 +51,6 @@ def pytest_configure(config):
 def why_no_shim(chosen: list[str]) -> str | None:
     if DEVICE != "cpu":
         return f"the tests run on {DEVICE}"
-    if os.environ.get("ROAD_KERNELS_TEST_SHIM") == "0":
-        return "ROAD_KERNELS_TEST_SHIM=0"
     if chosen and "cuda_shim" not in chosen:
         return "--backend names others only"
     return cuda_shim.unavailable()

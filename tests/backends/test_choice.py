@@ -1,4 +1,4 @@
-"""Which backend serves a call, and what is said when one cannot."""
+"""Which backend a call uses, and the error when it cannot be used."""
 
 import threading
 
@@ -15,7 +15,7 @@ X, (THETA, ALPHA) = make_x(2, 64), make_params("road_1", None, 64)
 
 def test_info_names_every_backend_and_why_not():
     info = rk.backend_info()
-    assert list(info["backends"]) == ["cuda", "cpu", "triton", "python", "cuda_shim"]  # the last is the tests' own
+    assert list(info["backends"]) == ["cuda", "cpu", "triton", "python", "cuda_shim"]  # the last one is the tests'
     for row in info["backends"].values():
         assert row["usable"] == (row["reason"] is None)
         assert row["usable"] == (row["devices"] is not None)
@@ -28,7 +28,7 @@ def test_info_names_every_backend_and_why_not():
 
 @pytest.fixture
 def calls(monkeypatch):
-    """The names of the backends that calls of rk.road_apply reach."""
+    """Records the name of the backend that each call of rk.road_apply reaches."""
     seen = []
     for name, (module, _) in registry._loaded.items():
         if module is not None:
@@ -53,11 +53,11 @@ def test_choice(calls):
     finally:
         rk.set_backend(None)
     rk.road_apply(X, THETA, ALPHA)
-    # use_backend(None) lifts nothing: None means "no wish", so the inner block sees the best one.
+    # use_backend(None) chooses nothing, so the block inside it uses the best backend, not the outer block's.
     assert [c for c in calls if c] == [best, "python", best, best, "python", best, best]
 
 
-def test_use_backend_is_of_one_thread_and_ends_with_an_error(calls):
+def test_use_backend_applies_to_one_thread_and_ends_with_an_exception(calls):
     with pytest.raises(KeyError), rk.use_backend("python"):
         thread = threading.Thread(target=rk.road_apply, args=(X, THETA, ALPHA))
         thread.start()
@@ -71,7 +71,7 @@ def test_use_backend_is_of_one_thread_and_ends_with_an_error(calls):
 def test_a_named_backend_that_is_not_usable_raises_its_reason(name):
     row = rk.backend_info()["backends"][name]
     if row["usable"]:
-        if DEVICE in row["devices"]:  # nothing to refuse: it must work
+        if DEVICE in row["devices"]:  # then it must work
             assert torch.equal(rk.road_apply(X, THETA, ALPHA, backend=name), rk.road_apply(X, THETA, ALPHA))
             return
         with pytest.raises(RuntimeError, match=f"backend '{name}' serves"):

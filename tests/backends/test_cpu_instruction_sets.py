@@ -1,4 +1,4 @@
-"""The CPU kernels of every instruction set against the oracle. Each in a process of its own: it is chosen once."""
+"""The CPU kernels of every instruction set against the oracle, each in its own process, where it is chosen once."""
 
 import json
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 pytestmark = pytest.mark.cpu_only
 ISAS = ("default", "avx2", "avx512", "avx512_bf16")
 
-# One process imports torch, which takes longer than all that is checked here, and forks before anything chooses.
+# One process imports torch, which takes longer than the checks, and forks before the instruction set is chosen.
 SCRIPT = """
 import json, os, sys, torch
 sys.path.insert(0, sys.argv[1])
@@ -54,7 +54,7 @@ for isa in sys.argv[2:]:
 
 @pytest.fixture(scope="module")
 def ran():
-    """The instruction sets that passed, and the one that was used for each; and what was said."""
+    """{instruction set that passed: the one that was used}, and what was written to stderr."""
     command = [sys.executable, "-c", SCRIPT, str(Path(__file__).parents[1]), *ISAS]
     run = subprocess.run(command, capture_output=True, text=True)
     return dict(map(json.loads, run.stdout.splitlines())), run.stderr

@@ -1,4 +1,4 @@
-"""The CUDA sources as nvcc sees them: every file by itself, no spill, no local memory, 16-byte accesses."""
+"""The CUDA sources compiled by nvcc, each file on its own: registers, spills, local memory, 16-byte accesses."""
 
 import functools
 import re
@@ -11,7 +11,7 @@ import pytest
 
 CSRC = Path(__file__).parents[2] / "csrc"
 NVCC = shutil.which("nvcc")
-# torch's extension builder defines these, and they take the implicit conversions of the 16-bit types away.
+# torch's extension builder defines these, which disable the implicit conversions of the 16-bit types.
 DEFINES = ("HALF_OPERATORS", "HALF_CONVERSIONS", "BFLOAT16_CONVERSIONS", "HALF2_OPERATORS")
 
 pytestmark = [
@@ -24,7 +24,7 @@ SOURCES = sorted(path.name for path in (CSRC / "cuda").glob("*.cu"))
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
-    """compiled(source, arch): the object and the resources of each kernel in it, by bare nvcc."""
+    """compiled(source, arch): the object file, and the resources of each kernel in it. Compiled once for all tests."""
     folder = tmp_path_factory.mktemp("objects")
     return functools.cache(lambda source, arch: compile_cuda(source, arch, folder / f"{source}-{arch}.o"))
 
@@ -56,9 +56,9 @@ def test_no_spills_and_no_local_memory(compiled, source, arch):
     assert len(kernels) == {"rotate.cu": 32, "merge.cu": 8, "sort_rows.cu": 1}.get(source, len(kernels)) > 0
     for name, resources in kernels.items():
         assert resources["registers"] <= 128, name  # two blocks of 256 threads fit a multiprocessor
-        if "double" in name:  # float64 is for gradient checks; CUDA's own sin and cos keep an array on the stack there
+        if "double" in name:  # for gradient checks; CUDA's sin and cos of a double keep an array on the stack
             continue
-        # Three blocks where the rows of a pair share their coefficients: what keeps enough loads in flight.
+        # Three blocks where the rows of a pair share their coefficients, to keep enough loads in flight.
         assert resources["registers"] <= 80 or not re.search(r"(rotate|backward)_kernel<.*, true>\(", name), name
         assert not resources["stack"] + resources["spill stores"] + resources["spill loads"], f"{name}: {resources}"
 
@@ -81,7 +81,7 @@ def test_bfloat16_forward_moves_16_bytes_at_a_time(compiled):
         wide += 1
         accesses = set(re.findall(r"\b(?:LDG|STG|LDL|STL)[A-Z0-9.]*", function))
         assert any(a.startswith("LDG.E.128") for a in accesses), f"{name}: {accesses}"
-        # Rows are moved in 16 bytes only, up and down; narrower loads are those of parameters and ids.
+        # Rows are loaded and stored in 16 bytes only; narrower loads are of parameters and ids.
         assert {a for a in accesses if a.startswith("STG")} == {"STG.E.128"}, f"{name}: {accesses}"
         assert not any(a.startswith(("LDL", "STL")) for a in accesses), f"{name}: {accesses}"
     assert wide == 4  # adjacent and half-split pairs, shared and own coefficients

@@ -1,11 +1,11 @@
-"""make gpu-check: builds, tests and measures on the GPU of this machine, and says what came of it.
+"""make gpu-check: builds, tests and measures on the GPU of this machine, and summarises the outcome.
 
     python3 tests/gpu/check.py [--seconds S] [--only WORD ...] [--results FOLDER] [--commit NAME]
-    python3 tests/gpu/check.py --device cpu      a rehearsal without a GPU: every step, on small work
+    python3 tests/gpu/check.py --device cpu      a rehearsal without a GPU: every kind of step, on little work
 
-Uses the Python, torch and nvcc at hand and no network; the build goes to build/gpu-check. Every step has a log and a
-time limit of its own, and none keeps the later ones from running. The exit status is 1 if a test failed; a missed
-speed is reported, not failed.
+Uses the Python, torch and nvcc that are installed, and no network; builds in build/gpu-check. Every step has a log and
+a time limit of its own, and no step keeps later ones from running. The exit status is 1 if a test failed; a missed
+target is reported and does not fail the run.
 """
 
 import argparse
@@ -29,17 +29,17 @@ from summary import said_by, state_of_gpu, write_summary  # noqa: E402
 WORK = ROOT / "build" / "gpu-check"
 SITE = WORK / "site"
 
-# Folders of tests. Those of ON_DEVICE make their tensors there; what in them says nothing about a GPU skips itself.
+# Folders of tests. Those in ON_DEVICE make their tensors on the device; tests marked cpu_only skip themselves there.
 ON_DEVICE = ("ops", "serving", "integrations", "distributed", "backends")
 NOT_ON_DEVICE = ("project", "benchmarks", "support", "cpp")
 REHEARSED = ("ops/test_tables.py", "ops/test_layouts.py")  # with --device cpu
 ON_THE_CPU_TOO = ("backends/test_choice.py", "backends/test_cpu_instruction_sets.py")
-WORKERS = 15  # processes that test at the same time
+WORKERS = 15  # test processes at a time
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 SWEEPS = {"gpu_bars": 80, "dispatch": 40, "single_op": 60, "layer": 60}  # seconds at most, the first ones first
-FOR_BENCHMARKS = 150  # seconds that the tests leave
-LIMIT = 240  # seconds of one process that tests
-# Files that take minutes of compilation with Triton, in how many parts.
+FOR_BENCHMARKS = 150  # seconds that the tests leave for them
+LIMIT = 240  # seconds of one test process
+# The files that Triton takes minutes to compile for, and into how many processes each is split.
 PARTS = {
     "ops/test_backward.py": 5,
     "ops/test_forward.py": 4,
@@ -50,7 +50,7 @@ PARTS = {
     "gpu/test_launches.py": 2,
     "gpu/test_streams_and_graphs.py": 2,
 }
-# The processes of a file: what each is called, and the --backend options that it gets.
+# The processes of a file: their labels, and the --backend options of each.
 BY_BACKEND = {"cuda": ("cuda", "none"), "triton": ("triton",), "python": ("python",)}
 ONLY_ON_GPU = {"cuda": ("cuda", "python", "none"), "triton": ("triton",)}
 WITHOUT_BACKEND = {"all": ("none",)}
@@ -68,10 +68,10 @@ def find_tool(name: str) -> str | None:
 
 
 def build_steps(cuda: bool) -> list[Step]:
-    """setup.py first, which needs nothing but setuptools; pip where that fails."""
+    """setup.py, which needs nothing but setuptools; then pip, in case that fails."""
     environment = {"ROAD_KERNELS_BUILD": "1", "ROAD_KERNELS_CUDA": "1" if cuda else "0"}
     environment["MAX_JOBS"] = str(os.cpu_count())
-    if cuda and "TORCH_CUDA_ARCH_LIST" not in os.environ:  # for this GPU only: a third of the time
+    if cuda and "TORCH_CUDA_ARCH_LIST" not in os.environ:  # for this GPU only, in a third of the time
         ask = "import torch; print('%d.%d' % torch.cuda.get_device_capability())"
         if arch := said_by(*python("-c", ask)):
             environment["TORCH_CUDA_ARCH_LIST"] = arch.splitlines()[-1]
@@ -85,7 +85,7 @@ def build_steps(cuda: bool) -> list[Step]:
 
 
 def judge_build(cuda: bool) -> Callable[[Step, int, str], None]:
-    """Every package of the checkout must be in what was built, and on a GPU every backend must be usable."""
+    """Every package of the checkout must be in the build, and on a GPU every backend must be usable."""
 
     def judge(step: Step, status: int, output: str) -> None:
         want = {path.parent.relative_to(ROOT) for path in (ROOT / "road_kernels").rglob("__init__.py")}
@@ -124,14 +124,14 @@ def steps_of(path: Path, processes: dict[str, Sequence[str]]) -> list[Step]:
 
 
 def test_steps(cuda: bool) -> list[Step]:
-    """A process per file and backend: a device-side error ends one process, and no other test."""
+    """A process per file and backend, so that a device-side error ends only one of them."""
     steps = []
     for path in sorted(HERE.glob("test_*.py")):
         steps += steps_of(path, ONLY_ON_GPU if cuda else {"skipped": ()})
     for path in test_files(cuda):
         processes = BY_BACKEND if TAKES_BACKEND.search(path.read_text()) else WITHOUT_BACKEND
         steps += steps_of(path, processes if cuda else {"shim": ("cuda_shim",)})
-    for name in ON_THE_CPU_TOO if cuda else ():  # where there is a GPU, calls on CPU tensors must go on as before
+    for name in ON_THE_CPU_TOO if cuda else ():  # on a GPU machine, CPU tensors must work as elsewhere
         step = pytest_step(TESTS / name, "cpu", WITHOUT_BACKEND["all"])
         step.environment = {"ROAD_KERNELS_TEST_DEVICE": "cpu"}
         steps.append(step)
@@ -139,7 +139,7 @@ def test_steps(cuda: bool) -> list[Step]:
 
 
 def longest_first(steps: list[Step]) -> list[Step]:
-    """So that nothing long is left for the end: the checkers, tests that start processes, what Triton compiles."""
+    """So that nothing long is left for the end: checkers, tests that start processes, what Triton compiles."""
     words = ("sanitizer", "assertions", "[triton]", "gpu/", "")
     return sorted(steps, key=lambda step: next(k for k, word in enumerate(words) if word in step.name))
 
@@ -152,7 +152,7 @@ def sanitizer_steps(cuda: bool) -> list[Step]:
     if checker is None:
         return [Step("sanitizer", None, detail="no compute-sanitizer on PATH or in the CUDA toolkit")]
     common = ["--error-exitcode", "86", "--print-limit", "20"]
-    # Without torch's caching allocator every tensor is an allocation of its own, with nothing of ours behind it.
+    # Without torch's caching allocator, every tensor is an allocation of its own, and reads past it are detected.
     environment = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     steps = [
         Step(
@@ -169,7 +169,7 @@ def sanitizer_steps(cuda: bool) -> list[Step]:
 
 
 def sweep_step(name: str, seconds: float, cuda: bool, results: Path, left: float) -> Step:
-    """A benchmark in what is left of the time: it starts no case later than that, and names those it leaves out."""
+    """A benchmark in the time that is left. It starts no case after that, and reports which ones it left out."""
     device = ["--device", "cuda", "--gpu-check"] if cuda else ["--device", "cpu", "--quick"]
     seconds = max(0, min(seconds, round(left) - 25))
     limits = ["--seconds", str(seconds), "--results", str(results)]
@@ -196,23 +196,25 @@ def main(argv: list[str] | None = None) -> int:
         (WORK / folder).mkdir(parents=True)
     sanitizers = os.path.dirname(find_tool("compute-sanitizer") or "")
     environment = {
-        # The build before the checkout, whose road_kernels is the source without its extension.
+        # The build comes before the checkout, whose road_kernels has no extension.
         "PYTHONPATH": os.pathsep.join(map(str, (SITE, ROOT, TESTS, HERE))),
         "PYTHONSAFEPATH": "1",
-        # Where ninja is, if this Python was called by its path; and compute-sanitizer, for the tests that call it.
+        # With ninja, in case this Python was called by its path, and compute-sanitizer, which some tests call.
         "PATH": os.pathsep.join(filter(None, (os.path.dirname(sys.executable), os.environ.get("PATH"), sanitizers))),
-        # Home may be read-only, and what one process compiled serves the others.
+        # The home folder may be read-only, and processes share what one of them has compiled.
         "TRITON_CACHE_DIR": str(WORK / "triton"),
         "TORCHINDUCTOR_CACHE_DIR": str(WORK / "inductor"),
         "PYTHONUNBUFFERED": "1",
-        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # these tests need none of those that happen to be installed
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # which the tests do not need
         "ROAD_KERNELS_TEST_DEVICE": options.device,
         "OMP_NUM_THREADS": "2",
         "TORCHINDUCTOR_COMPILE_THREADS": "2",
         **({"ROAD_KERNELS_COMMIT": options.commit} if options.commit else {}),
     }
     runner = Runner(ROOT, WORK / "logs", environment, options.seconds)
-    chosen = lambda steps: [s for s in steps if not options.only or any(w in s.name for w in options.only)]  # noqa: E731
+
+    def chosen(steps: list[Step]) -> list[Step]:
+        return [step for step in steps if not options.only or any(word in step.name for word in options.only)]
 
     before = state_of_gpu()
     first, second = build_steps(cuda)

@@ -1,4 +1,4 @@
-"""Refusals that are assertions on the device, each in a process of its own, since they end it."""
+"""Errors that are device-side assertions, each in a process of its own, because they end it."""
 
 import functools
 import os
@@ -17,8 +17,8 @@ SINGULAR = ("zero alpha in place", "singular block in place")
 
 @functools.cache
 def ended(backend: str, checked: bool = False) -> dict[str, subprocess.CompletedProcess]:
-    """How the process of each case ended. Starting one takes seconds, so they run beside each other."""
-    # Without torch's caching allocator what lies behind the bank belongs to nobody.
+    """How the process of each case ended. They run in parallel, because starting one takes seconds."""
+    # Without torch's caching allocator, the memory past the bank belongs to no tensor.
     environment = os.environ | ({"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"} if checked else {})
     command = [*([CHECKER, "--tool", "memcheck"] if checked else []), sys.executable, asserting.__file__]
 

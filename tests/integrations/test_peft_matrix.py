@@ -1,4 +1,4 @@
-"""RoadMatrix, which stands for PEFT's dense matrix in the merge of its bitsandbytes layers."""
+"""RoadMatrix, which replaces PEFT's dense matrix when its bitsandbytes layers are merged."""
 
 import pytest
 import torch

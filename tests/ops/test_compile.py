@@ -1,4 +1,4 @@
-"""The ops as torch's tools see them: opcheck, torch.compile, torch.export, fake and meta tensors."""
+"""opcheck, torch.compile, torch.export, fake and meta tensors."""
 
 import pytest
 import torch
@@ -42,7 +42,7 @@ def test_opcheck(form, batched):
     )
 
 
-@pytest.mark.slow  # 7 s to trace, with symbolic shapes
+@pytest.mark.slow  # tracing it with symbolic shapes takes 7 s
 @EACH_KIND
 def test_opcheck_of_the_second_order_under_compile(form, batched):
     p, q, *rest = op_arguments(form, batched)
@@ -64,7 +64,7 @@ def test_opcheck_of_the_second_order_under_compile(form, batched):
     ],
 )
 def test_compile(backend, batched, inplace):
-    """One graph, forward and backward, and one compilation for any number of rows."""
+    """One graph for forward and backward, compiled once for any number of rows."""
     p, q = (t.requires_grad_() for t in make_params("road_2", 3 if batched else None, 16))
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()

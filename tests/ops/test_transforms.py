@@ -1,4 +1,4 @@
-"""The public functions under torch.func, autocast, checkpointing and inference mode, and the ops under autograd."""
+"""torch.func, autocast, checkpointing, inference mode, and gradients of the ops themselves."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def test_the_ops_are_differentiable_on_their_own(form):
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("batched", [False, True], ids=["single", "batched"])
-def test_func(backend, form, batched):
+def test_torch_func(backend, form, batched):
     p, q = make_params(form, 3 if batched else None, 16, dtype=torch.float64)
     x = make_x(4, 16, dtype=torch.float64)
     ids = IDS if batched else None
@@ -60,7 +60,7 @@ def test_vmap_over_adapter_ids(backend):
 @pytest.mark.asserts_on_device
 def test_vmap_over_adapter_ids_outside_the_bank(backend):
     x, (p, q), many = make_x(5, 16), make_params("road_1", 3, 16), torch.tensor([[0, 1, 2, 3, 0]])
-    with pytest.raises((IndexError, RuntimeError), match="out of bounds"):  # RuntimeError is torch's own choice there
+    with pytest.raises((IndexError, RuntimeError), match="out of bounds"):  # torch turns some into RuntimeError
         torch.vmap(lambda ids: rk.road_apply_batched(x, p, q, ids, group_size=4, backend=backend))(many)
 
 
@@ -69,7 +69,7 @@ def test_autocast_changes_no_dtype(backend):
     want = rk.road_apply(x, theta, alpha, backend=backend)
     with torch.autocast(DEVICE, dtype=torch.bfloat16):
         assert torch.equal(rk.road_apply(x, theta, alpha, backend=backend), want)
-        h = torch.nn.functional.linear(x, torch.eye(64))  # bfloat16 here, under float32 parameters
+        h = torch.nn.functional.linear(x, torch.eye(64))  # bfloat16, with float32 parameters
         assert rk.road_apply(h, theta, alpha, backend=backend).dtype == torch.bfloat16
 
 

@@ -1,4 +1,4 @@
-"""The examples: what they read and hold out, what they measure with, and both programs from end to end."""
+"""The examples: their data, how they split it, what they measure, and both programs from end to end."""
 
 import io
 import json
@@ -47,7 +47,7 @@ def test_reads_the_files_out_of_the_nested_archive(tmp_path):
     snippets = data.read(sdist_of(GOOD, tmp_path))
     assert tuple(snippets) == data.DOMAINS
     want = [data.Snippet("no picture.", -0.9, "1"), data.Snippet("a  fine café", 1.5, "2")]
-    assert snippets["news"] == want  # the snippet without a word is left out
+    assert snippets["news"] == want  # the snippet without words is left out
 
 
 def test_refuses_an_archive_with_a_file_missing(tmp_path):
@@ -122,7 +122,7 @@ def test_a_damaged_archive_is_refused(tmp_path):
         fetch.sdist(tmp_path)
 
 
-def test_no_network_is_said_and_leaves_nothing_behind(tmp_path, monkeypatch):
+def test_without_a_network_it_says_so_and_leaves_nothing_behind(tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "nothing"))
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)

@@ -1,4 +1,4 @@
-"""The runner of make gpu-check: whatever a step does, the others run and the summary is written."""
+"""make gpu-check without a GPU: whatever a step does, the others run; which tests it runs; what it concludes."""
 
 import sys
 import time
@@ -54,7 +54,7 @@ def test_no_time_left(tmp_path):
     assert (tested.status, measured.status) == ("FAILED", "left out")
 
 
-def test_counts_of_pytest(tmp_path):
+def test_verdict_on_pytest(tmp_path):
     report = tmp_path / "r.xml"
     report.write_text(
         '<testsuites><testsuite><testcase name="a"/><testcase name="b"><failure message="one\ntwo"/></testcase>'
@@ -86,7 +86,7 @@ SANITIZER = {
 
 
 @pytest.mark.parametrize(("output", "status", "want"), SANITIZER.values(), ids=SANITIZER)
-def test_what_a_checker_says(output, status, want):
+def test_verdicts_on_compute_sanitizer(output, status, want):
     step = Step("s", None)
     judge_sanitizer(step, status, output)
     assert step.status == want
@@ -108,7 +108,7 @@ def test_every_file_is_tested_and_what_takes_long_comes_first():
     wanted = {path for folder in (*check.ON_DEVICE, "gpu") for path in (here / folder).glob("test_*.py")}
     assert {str(path.relative_to(here)) for path in wanted} <= tested
     assert {*check.PARTS, *check.REHEARSED, *check.ON_THE_CPU_TOO} <= tested
-    for n in names:  # parts are whole
+    for n in names:  # all parts of a file are there
         if " 1/" in n:
             count = int(n.rpartition("/")[2])
             assert all(f"{n[: n.rindex(' ')]} {k}/{count}" in names for k in range(1, count + 1))

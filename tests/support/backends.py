@@ -4,9 +4,9 @@ import os
 
 import road_kernels as rk
 
-# make gpu-check sets it to "cuda".
+# "cuda" under make gpu-check.
 DEVICE = os.environ.get("ROAD_KERNELS_TEST_DEVICE", "cpu")
-NO_BACKEND = "none"  # as --backend names the tests that take none
+NO_BACKEND = "none"  # --backend none: the tests that take no backend
 
 
 def usable_backends() -> list[str]:

@@ -27,7 +27,7 @@ def expect_forward(x, p, q, form, group_size, ids=None) -> oracle.Result:
 
 
 def expect_backward(gz, x, p, q, form, group_size, ids=None):
-    """Of x, p and q."""
+    """Results for x, p and q, where gz is the gradient of z."""
     bank = (f64(p), f64(q)) if ids is not None else (f64(p)[None], f64(q)[None])
     gx, gp, gq = oracle.backward(
         f64(gz).reshape(-1, x.shape[-1]),
@@ -42,7 +42,7 @@ def expect_backward(gz, x, p, q, form, group_size, ids=None):
 
 
 def arithmetic_of(dtype: torch.dtype) -> torch.dtype:
-    """What the kernels compute in."""
+    """The dtype that kernels compute in."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
@@ -51,7 +51,7 @@ def assert_close(
 ):
     """|got - want| within half an ulp of got's dtype, plus `units` roundings of the arithmetic on the magnitude.
 
-    `lost` adds a relative error that the input already had, such as that of a rounded output a backward starts from.
+    `lost` adds a relative error already in the input, for example when backward starts from a rounded output.
     """
     assert got.shape == want.value.shape
     value = f64(got)
@@ -68,7 +68,7 @@ def assert_close(
 
 
 def same(backend: str, got: torch.Tensor, want: torch.Tensor) -> bool:
-    """Equal in every bit; plain PyTorch on a GPU adds up in an order that depends on the strides."""
+    """Bitwise equal; in plain PyTorch on a GPU the order of a sum depends on the strides."""
     if backend == "python" and DEVICE != "cpu":
         return torch.allclose(got, want, rtol=1e-6, atol=1e-6)
     return torch.equal(got, want)

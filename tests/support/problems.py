@@ -1,4 +1,4 @@
-"""Inputs of every form and dtype, and the public function that takes them."""
+"""Inputs in every form and dtype, and the public function that takes them."""
 
 import torch
 from support.backends import DEVICE
@@ -10,7 +10,7 @@ FORMS = ("road_1", "road_2", "road_4", "table", "table_half")
 
 
 def op_form(form: str) -> str:
-    """As the ops of torch.ops.road_kernels name it."""
+    """The name of the form in torch.ops.road_kernels."""
     return "table" if form.startswith("table") else form
 
 
@@ -19,7 +19,7 @@ def param_width(form: str, dim: int) -> int:
 
 
 def make_params(form: str, adapters: int | None, dim: int, dtype=torch.float32, seed: int = 1):
-    """Random angles with scales around 1, or random tables of well conditioned blocks. [A, P], or [P] without A."""
+    """Random angles with scales around 1, or random tables with well conditioned blocks; [A, P], or [P] without A."""
     generator = torch.Generator().manual_seed(seed)
     shape = (adapters or 1, param_width(form, dim))
     p, q = (torch.rand(shape, generator=generator, dtype=torch.float64, device="cpu") for _ in range(2))
@@ -36,7 +36,7 @@ def make_x(*shape, dtype=torch.float32, seed: int = 0) -> torch.Tensor:
 
 
 def apply(x, p, q, form, ids=None, **kw):
-    """The public function for a form, with or without ids."""
+    """Calls the public function for the form, batched if there are ids."""
     if op_form(form) == "table":
         return rk.rotate(x, p, q, **kw) if ids is None else rk.rotate_batched(x, p, q, ids, **kw)
     if ids is None:

@@ -1,6 +1,6 @@
 """The CUDA kernels compiled for the host (cuda_shim.h), as one more backend for the tests that every backend runs.
 
-``python -m support.cuda_shim``, from tests/, builds it ahead of them: make shim.
+``make shim`` builds it before the tests, through ``python -m support.cuda_shim``.
 """
 
 import contextlib
@@ -45,11 +45,11 @@ def build() -> ModuleType:
 
 
 def kernel_sources(folder: Path) -> list[str]:
-    """One C++ file per .cu, so that each is compiled by itself, as nvcc does, and beside the others."""
+    """One C++ file per .cu, so that they compile in parallel and each on its own, as nvcc does it."""
     sources = []
     for kernels in sorted(CUDA.glob("*.cu")):
         source, code = folder / f"{kernels.stem}_kernels.cpp", f'#include "cuda/{kernels.name}"\n'
-        if not source.exists() or source.read_text() != code:  # an untouched file is not compiled again
+        if not source.exists() or source.read_text() != code:  # rewriting it would recompile it
             source.write_text(code)
         sources.append(str(source))
     return sources
