@@ -1,6 +1,7 @@
 # Every target makes its own virtual environment (VENV) and installs what it needs.
 #   make demo     what is usable here, a mixed batch served and checked, and what it costs
-#   make test     all tests, Python and C++
+#   make test     minutes: every backend that a CPU can run, PEFT, the C++ library
+#   make test-all     every test, as CI runs them: sanitizers, nvcc, Triton's interpreter and compiler, wheels, examples
 #   make bench    every benchmark, with tables and plots, in benchmarks/results (minutes)
 #   make gpu-check    builds, tests and measures on the GPU of this machine, with its own python3: no network
 #   make gpu-tune     compares the choices of csrc/cuda/tuning.h there
@@ -15,7 +16,8 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check -q
 SOURCES = $(shell find csrc -type f) setup.py pyproject.toml $(wildcard python_fallback/*.py)
 
-.PHONY: demo test test-python test-triton test-shim test-cpp bench bench-check gpu-check gpu-tune lint build clean
+.PHONY: demo test test-all test-python test-triton test-shim test-cpp test-cpp-sanitized shim shim-sanitized \
+  bench bench-check gpu-check gpu-tune lint build clean
 
 build: $(VENV)/.built
 
@@ -34,34 +36,54 @@ $(VENV)/.built: $(VENV)/.tools $(SOURCES)
 demo: build
 	$(BIN)/python -m road_kernels
 
-test: test-python test-triton test-shim test-cpp
+# Two files at a time: what a file makes once for its tests is made once. tests/conftest.py has the order.
+WORKERS ?= 2
+PYTEST = $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+# The backends that this build must have: one that is not usable fails the run. none: the tests that take no backend.
+X86 = $(filter x86_64,$(shell uname -m))
+BACKENDS ?= cpu python $(if $(X86),cuda_shim) none
+ON_BACKENDS = $(BACKENDS:%=--backend=%)
+# Triton's interpreter stands for a GPU, on CPU tensors. It is chosen when a process first imports Triton.
+TRITON = $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),TRITON_INTERPRET=1 $(PYTEST) --backend=triton,@echo not run without Triton:)
+TRITON_SMOKE = tests/backends tests/ops/test_forward.py tests/ops/test_merge.py tests/ops/test_tables.py
 
-# The backends that this build must have: a missing one fails the run instead of skipping its tests.
-REQUIRE ?= cpu,python
-test-python: build
-	ROAD_KERNELS_REQUIRE=$(REQUIRE) $(BIN)/python -m pytest tests
+# What takes long (marker slow) is for test-all.
+test: shim
+	$(PYTEST) $(ON_BACKENDS) -m "not slow" tests
+	$(TRITON) -m "not slow" $(TRITON_SMOKE)
+	$(MAKE) test-cpp
 
-# The Triton kernels in Triton's interpreter, on CPU tensors. It is chosen when a process first imports Triton.
+test-all: test-python test-triton test-shim test-cpp test-cpp-sanitized
+
+test-python: shim
+	$(PYTEST) $(ON_BACKENDS) tests
+
 test-triton: build
-	test "$$(uname -sm)" != "Linux x86_64" || TRITON_INTERPRET=1 ROAD_KERNELS_REQUIRE=triton \
-	  $(BIN)/python -m pytest -q -k "triton and not cuda_shim" --ignore tests/gpu tests
+	$(TRITON) --ignore tests/gpu tests
 
 # The CUDA kernels on the host, threads in reverse order, under AddressSanitizer and UBSan (loaded before Python).
 PRELOAD = $(foreach library,libasan.so libubsan.so,$(shell $(or $(CXX),g++) -print-file-name=$(library)))
-test-shim: build
-	test "$$(uname -m)" != x86_64 || LD_PRELOAD="$(PRELOAD)" ASAN_OPTIONS=detect_leaks=0 ROAD_SHIM_SANITIZE=1 ROAD_SHIM_REVERSE=1 \
-	  $(BIN)/python -m pytest -q -k "cuda_shim and not gradcheck" \
-	  tests/ops/test_forward.py tests/ops/test_backward.py tests/ops/test_layouts.py tests/ops/test_merge.py \
-	  tests/ops/test_property.py tests/ops/test_many_rows.py tests/backends/test_cuda_shim.py
+SANITIZED = LD_PRELOAD="$(PRELOAD)" ASAN_OPTIONS=detect_leaks=0 ROAD_SHIM_SANITIZE=1
+test-shim: shim-sanitized
+	$(if $(X86),$(SANITIZED) ROAD_SHIM_REVERSE=1 $(PYTEST) --backend=cuda_shim -m "not numerical" tests)
 
-# The torch-free core as a C++ library of its own: once as released, once under AddressSanitizer and UBSan.
+# Built before the tests, every kernel file by itself.
+shim: build
+	PYTHONPATH=tests $(BIN)/python -m support.cuda_shim
+
+shim-sanitized: build
+	$(if $(X86),$(SANITIZED) PYTHONPATH=tests $(BIN)/python -m support.cuda_shim)
+
+# The torch-free core as a C++ library of its own: as released, and under AddressSanitizer and UBSan.
+CTEST = $(BIN)/cmake -S . -B $(1) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
+  -DCMAKE_BUILD_TYPE=Release -DROAD_SANITIZE=$(2) >/dev/null && \
+  $(BIN)/cmake --build $(1) && $(BIN)/ctest --test-dir $(1) --output-on-failure --parallel $(WORKERS)
+
 test-cpp: $(VENV)/.tools
-	for sanitize in OFF ON; do \
-	  $(BIN)/cmake -S . -B build/cmake-$$sanitize -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
-	    -DCMAKE_BUILD_TYPE=Release -DROAD_SANITIZE=$$sanitize >/dev/null && \
-	  $(BIN)/cmake --build build/cmake-$$sanitize && \
-	  $(BIN)/ctest --test-dir build/cmake-$$sanitize --output-on-failure || exit 1; \
-	done
+	$(call CTEST,build/cmake,OFF)
+
+test-cpp-sanitized: $(VENV)/.tools
+	$(call CTEST,build/cmake-sanitized,ON)
 
 # Minutes, on a machine with nothing else to do: the targets, then every sweep with its tables and plots.
 bench: build

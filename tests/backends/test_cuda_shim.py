@@ -1,10 +1,11 @@
-"""What only the CUDA kernels do, on the host: refusals that on a device are assertions; waiting for inputs."""
+"""The CUDA kernels on the host: errors that are device-side assertions on a device; waiting for inputs."""
 
 import pytest
 import torch
 from support import cuda_shim
-from support.common import FORMS, make_params, make_x, op_form
+from support.problems import FORMS, make_params, make_x, op_form
 
+pytestmark = [pytest.mark.backend("cuda_shim"), pytest.mark.cpu_only]
 if reason := cuda_shim.unavailable():
     pytest.skip(reason, allow_module_level=True)
 
@@ -19,10 +20,10 @@ def test_a_singular_block_is_refused_before_anything_is_written(form):
     x = torch.randn(3, 1088)
     before = x.clone()
     p, q = make_params(form, None, 1088)
-    for t in (p, q) if form.startswith("table") else (q,):  # the last row of the last block is zero
+    for t in (p, q) if form.startswith("table") else (q,):  # makes the last row of the last block zero
         t[-1] = 0
     if form == "road_4":
-        q[-33] = 0  # its r1; r2 is the last
+        q[-33] = 0  # the angle of its r1; that of r2 is the last one
     with pytest.raises(IndexError, match=r"device-side assertion.*a block is singular"):
         rotate_(x, p, q, None, form)
     assert torch.equal(x, before)
@@ -44,7 +45,7 @@ def test_only_adapters_in_use_count(adapter, id_dtype):
             rotate_(x, p, q, ids, "road_1")
 
 
-def test_no_rows_and_an_empty_bank_are_nothing_to_refuse():
+def test_empty_batches_and_empty_banks_are_accepted():
     p, q = make_params("road_1", None, 64)
     rotate_(torch.empty(0, 64), p, q * 0, None, "road_1")
     rotate_(torch.ones(2, 64), *torch.ones(2, 0, 32), torch.tensor([-1, -1]), "road_1")

@@ -1,11 +1,11 @@
-"""The Triton kernels compiled for GPUs that are not here: resources, spills and widths of accesses from their SASS."""
+"""The Triton kernels compiled ahead of time, without a GPU: registers, spills and access widths from their SASS."""
 
 import re
 from dataclasses import dataclass
 
 import pytest
 import torch
-from support.common import op_form, param_width
+from support.problems import op_form, param_width
 from support.triton_interpreter import INTERPRETED
 
 pytest.importorskip("triton", reason="triton is not installed")
@@ -17,6 +17,7 @@ from support.triton_aot import TARGETS, Sass, compile_launch
 from road_kernels.triton import prepare
 from road_kernels.triton.plan import FORWARD_WARPS, forward_warps
 
+pytestmark = [pytest.mark.slow, pytest.mark.cpu_only]
 F16, BF16, F32, F64, I64 = torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64
 
 
@@ -55,7 +56,7 @@ class Case:
 
 @pytest.fixture
 def prepared(monkeypatch):
-    """What prepare.py makes ready for a case on a large GPU: {kernel: (launch, dtypes of its tensors)}."""
+    """What prepare.py prepares for a case on a large GPU: {kernel: (launch, dtypes of its tensors)}."""
 
     def make_ready(case: Case, target: str):
         lanes = TARGETS[target][2]
@@ -116,18 +117,18 @@ def compile_case(prepared, case, target, kernel, **known):
 def test_rows_move_16_bytes_at_a_time_and_nothing_spills(prepared, tmp_path, case, kernel):
     sass = Sass(compile_case(prepared, case, "sm_90", kernel), tmp_path)
     assert not sass.stack and not sass.local, vars(sass)
-    # 3 programs of 128 threads fit a multiprocessor with 168 registers each; 5 with 96, as serving from tables needs.
+    # 3 programs of 128 threads fit a multiprocessor at 168 registers a thread; 5 at 96, as serving from tables needs.
     serving = kernel == "rotate" and case.form.startswith("table")
     assert sass.registers <= (96 if serving else 168), vars(sass)
     warps, _ = forward_warps(op_form(case.form), case.batched)
-    if kernel == "rotate" and warps != FORWARD_WARPS:  # as many as a multiprocessor holds at once, of 65536 registers
+    if kernel == "rotate" and warps != FORWARD_WARPS:  # so many must fit the 65536 registers of a multiprocessor
         assert sass.registers * 32 * warps <= 65536, vars(sass)
-    vector = 4 if case.group_size == 40 else 8  # 20 elements of a half-group are no multiple of 8
+    vector = 4 if case.group_size == 40 else 8  # half a group is 20 elements, no multiple of 8
     wanted = "64" if vector == 4 else "128"
     assert wanted in sass.widths("LDG"), vars(sass)
-    if kernel == "rotate":  # the only stores are those of rows
+    if kernel == "rotate":  # which stores nothing but rows
         assert sass.widths("STG") == {wanted}, vars(sass)
-    # Nothing goes element by element, but for the parameters of adjacent pairs that share none: those are interleaved.
+    # No scalar loads, except for the parameters of adjacent pairs with own coefficients, which are interleaved.
     interleaved = case.group_size == 2 and case.form in ("road_2", "road_4", "table")
     assert sass.widths("LDG") <= {"128", "64", *(["32"] if interleaved else [])}, vars(sass)
     assert not sass.row_loop_uses_shared_memory, vars(sass)
@@ -138,7 +139,7 @@ def test_rows_move_16_bytes_at_a_time_and_nothing_spills(prepared, tmp_path, cas
 def test_odd_rows_and_float64_do_not_spill(prepared, tmp_path, case, kernel):
     sass = Sass(compile_case(prepared, case, "sm_90", kernel), tmp_path)
     assert sass.registers <= 168
-    if case.dtype != F64:  # CUDA's own sine of a double keeps an array on the stack
+    if case.dtype != F64:  # CUDA's sine of a double keeps an array on the stack
         assert not sass.stack and not sass.local, vars(sass)
 
 
@@ -150,7 +151,7 @@ def test_the_reduction_does_not_spill(prepared, tmp_path, case):
 
 
 @pytest.mark.parametrize("case", [Case(), WORDS[1], Case(form="table_half", batched=True)], ids=str)
-def test_ampere(prepared, tmp_path, case):
+def test_nothing_spills_on_ampere(prepared, tmp_path, case):
     for kernel in ("rotate", "backward", "reduce"):
         sass = Sass(compile_case(prepared, case, "sm_80", kernel), tmp_path)
         assert not sass.stack and not sass.local, vars(sass)
@@ -159,7 +160,7 @@ def test_ampere(prepared, tmp_path, case):
 
 
 @pytest.mark.parametrize("case", [Case(), WORDS[1], Case(form="table_half", batched=True)], ids=str)
-def test_amd(prepared, case):
+def test_nothing_spills_on_amd(prepared, case):
     for kernel in ("rotate", "backward", "reduce"):
         assembly = compile_case(prepared, case, "gfx942", kernel).asm["amdgcn"]
         usage = dict(re.findall(r"\.(vgpr_spill_count|sgpr_spill_count|vgpr_count):\s+(\d+)", assembly))
@@ -172,8 +173,8 @@ def test_amd(prepared, case):
 
 @pytest.mark.parametrize("dtype", [torch.int32, I64], ids=str)
 @pytest.mark.parametrize("target", ["sm_80", "sm_90", "gfx942"])
-def test_ordering_keeps_its_counts_in_registers(tmp_path, dtype, target):
-    for aligned in (True, False):  # ids may begin anywhere
+def test_sort_rows_keeps_its_counts_in_registers(tmp_path, dtype, target):
+    for aligned in (True, False):  # ids may start at any address
         compiled = compile_launch(prepare.sort_rows(0, 4096, 100), [dtype, I64, I64, I64], target, aligned)
         if target == "gfx942":
             assert int(re.search(r"\.vgpr_spill_count:\s+(\d+)", compiled.asm["amdgcn"]).group(1)) == 0
@@ -185,7 +186,7 @@ def test_ordering_keeps_its_counts_in_registers(tmp_path, dtype, target):
 
 @pytest.mark.parametrize("dtype", [BF16, F32], ids=str)
 @pytest.mark.parametrize("target", ["sm_80", "sm_90", "gfx942"])
-def test_mixing_rows(monkeypatch, tmp_path, dtype, target):
+def test_merge_moves_16_bytes_at_a_time(monkeypatch, tmp_path, dtype, target):
     monkeypatch.setattr(prepare, "_device", lambda index, warps: (warps, 132, TARGETS[target][2]))
     prepare.merge.cache_clear()
     launch = prepare.merge(0, (4096, 11008), 11008, 11008, dtype, True, 2048, 64)
@@ -200,7 +201,7 @@ def test_mixing_rows(monkeypatch, tmp_path, dtype, target):
 
 
 def test_ids_outside_the_bank_are_asserted_on_the_device(prepared, tmp_path):
-    """Not only masked: the trap survives compilation, and only where there are ids."""
+    """The assertion survives compilation where there are ids, and only there."""
     for kernel in ("rotate", "backward"):
         for batched in (False, True):
             ptx = compile_case(prepared, Case(batched=batched), "sm_90", kernel).asm["ptx"]

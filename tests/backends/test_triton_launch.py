@@ -1,4 +1,4 @@
-"""What the Triton backend launches, and how often it compiles: planned for an H100, on a driver that takes notes."""
+"""What the Triton backend launches and how often it compiles, planned for an H100, on a driver that records."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from support.common import make_params, make_x
+from support.problems import make_params, make_x
 from support.triton_interpreter import INTERPRETED
 
 pytest.importorskip("triton", reason="triton is not installed")
@@ -20,6 +20,7 @@ from road_kernels.backends import triton as backend
 from road_kernels.triton import ops, prepare
 from road_kernels.triton.plan import forward_warps, make_plan, merge_tile, reduce_tile
 
+pytestmark = pytest.mark.cpu_only
 X, PARAMS = make_x(8, 256, dtype=torch.bfloat16), make_params("road_1", None, 256)
 
 
@@ -31,7 +32,8 @@ def call(rows, adapters=None, dim=256):
     ops.rotate_backward(x, x, p, q, ids, "road_1", 64, False, [True, True, True])
 
 
-def test_nothing_is_compiled_anew_for_another_number_of_rows_or_adapters(recorder):  # noqa: F811
+@pytest.mark.slow  # compiles ten kernels
+def test_nothing_is_recompiled_for_another_number_of_rows_or_adapters(recorder):  # noqa: F811
     every = ["backward_kernel", "reduce_kernel", "rotate_kernel", "sort_rows_kernel"]
     for rows in (1, 7, 16, 33, 48):  # few rows for 132 multiprocessors
         call(rows, adapters=3)
@@ -39,7 +41,7 @@ def test_nothing_is_compiled_anew_for_another_number_of_rows_or_adapters(recorde
     for rows in (2000, 2001, 4096, 70000):
         for adapters in (1, 2, 16, 17, 1000):
             call(rows, adapters)
-    # 256 wide rows fill one warp at any number of rows; wider ones have a configuration for few rows and one for many.
+    # Rows of 256 fill one warp at any number of rows; wider ones have a configuration for few rows and one for many.
     # The reduction has one for few sums of an adapter and one for many.
     assert sorted(recorder.loaded) == sorted([*every, "reduce_kernel"])
     recorder.loaded.clear()
@@ -48,15 +50,15 @@ def test_nothing_is_compiled_anew_for_another_number_of_rows_or_adapters(recorde
     assert sorted(recorder.loaded) == ["backward_kernel"] * 2 + ["reduce_kernel"] * 2 + ["rotate_kernel"] * 2
 
 
-def test_a_repeated_call_passes_triton_by(recorder, monkeypatch):  # noqa: F811
-    """The binder and the key of Triton's own launcher took 5 times what is left."""
+def test_a_repeated_call_bypasses_tritons_launcher(recorder, monkeypatch):  # noqa: F811
+    """The argument binder and the cache key of Triton's launcher took 5 times as long as what is left."""
     for _ in range(2):
         ops.rotate(X, *PARAMS, None, "road_1", 64)
         monkeypatch.setattr(type(prepare.rotate_kernel), "run", None)
     assert len(recorder.launches) == 2
 
 
-def test_pointers_of_another_alignment_are_compiled_for(recorder):  # noqa: F811
+def test_another_alignment_is_compiled_for(recorder):  # noqa: F811
     ops.rotate(X, *PARAMS, None, "road_1", 64)
     shifted = torch.zeros(8 * 256 + 1, dtype=torch.bfloat16)[1:].view(8, 256)
     ops.rotate(shifted, *PARAMS, None, "road_1", 64)
@@ -64,13 +66,14 @@ def test_pointers_of_another_alignment_are_compiled_for(recorder):  # noqa: F811
     ops.rotate(wide, *PARAMS, None, "road_1", 64)
     p = torch.zeros(129)[1:]
     ops.rotate(X, p, p, None, "road_1", 64)
-    # x: aligned; pointer off; rows off; the parameters' pointers off.
+    # x aligned; its pointer not; its rows not; the parameters' pointers not.
     assert recorder.loaded == ["rotate_kernel"] * 4
     assert len(recorder.launches) == 4
 
 
-def test_tensors_of_another_dtype_are_compiled_for(recorder):  # noqa: F811
-    """Shapes, strides and alignment being the same: a kernel compiled for int64 ids would read int32 ones as others."""
+@pytest.mark.slow  # compiles eleven
+def test_another_dtype_is_compiled_for(recorder):  # noqa: F811
+    """At equal shapes, strides and alignment: a kernel compiled for int64 ids would misread int32 ones."""
     p, q = make_params("road_1", 3, 256)
     ids = torch.arange(8) % 3
     for dtype in (torch.int64, torch.int32):
@@ -86,7 +89,7 @@ def test_tensors_of_another_dtype_are_compiled_for(recorder):  # noqa: F811
     assert sorted(recorder.loaded) == ["backward_kernel"] * 2 + ["reduce_kernel"] * 2 + ["sort_rows_kernel"]
 
 
-def test_ids_are_ordered_by_one_launch_and_many_by_a_sort(recorder):  # noqa: F811
+def test_up_to_4096_ids_are_sorted_in_one_launch_and_more_by_torch(recorder):  # noqa: F811
     for count, kernels in {4096: ["sort_rows_kernel"], 4097: []}.items():
         recorder.launches.clear()
         ops.sort_rows(torch.arange(count) % 5, 5)
@@ -96,7 +99,7 @@ def test_ids_are_ordered_by_one_launch_and_many_by_a_sort(recorder):  # noqa: F8
     assert grid == (2 + 1, 1, 1) and (values["count"], values["adapters"], values["id_programs"]) == (9, 5, 2)
 
 
-def test_threads_at_their_first_call_load_a_kernel_once(recorder):  # noqa: F811
+def test_threads_that_call_at_once_load_a_kernel_once(recorder):  # noqa: F811
     load = recorder.utils.load_binary
     recorder.utils.load_binary = lambda *kernel: (time.sleep(0.05), load(*kernel))[1]
     with ThreadPoolExecutor(4) as threads:
@@ -133,8 +136,9 @@ def test_only_what_is_asked_for_is_launched(recorder):  # noqa: F811
     assert kernels([True, True, True], rows=0) == ["reduce_kernel"]  # writes zeros
 
 
-def test_many_aligned_rows_are_moved_two_at_a_time(recorder):  # noqa: F811
-    """Where a program would have too few bytes in flight; unaligned, two rows would not fit into its registers."""
+@pytest.mark.slow  # compiles six
+def test_many_aligned_rows_have_two_in_flight(recorder):  # noqa: F811
+    """Where a program would have too few bytes in flight; unaligned, two rows do not fit its registers."""
     p, q = make_params("road_4", None, 2048)
     for pitch, tile in (2048, 2), (2049, 1):
         x = torch.zeros(600, pitch, dtype=torch.bfloat16)[:, :2048]
@@ -157,7 +161,7 @@ def test_plans_cover_every_row_and_pair(batched, itemsize):
             assert plan.rows == 1 or not batched
             assert plan.row_blocks <= 65535  # the second dimension of a grid
             assert plan.num_warps in (1, 2, 4)
-            # 32 bytes a lane: more would spill, less would leave the memory idle.
+            # 32 bytes a lane: more would spill, less would leave memory idle.
             assert plan.rows * plan.pairs <= plan.num_warps * 32 * 16 // itemsize
 
 
@@ -185,14 +189,14 @@ def test_triton_is_imported_at_the_first_call():
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0
 
 
-def test_why_it_is_not_usable(monkeypatch):
+def test_reasons_why_it_is_not_usable(monkeypatch):
     if not torch.cuda.is_available():
         assert backend.unavailable() == "torch sees no CUDA device here"
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert backend.unavailable().startswith("triton is not installed")
 
 
-def test_arguments_that_would_leave_memory_are_refused(recorder):  # noqa: F811
+def test_arguments_that_would_read_out_of_bounds_are_refused(recorder):  # noqa: F811
     p, q = PARAMS
     for error, arguments in {
         r"theta must be \[128\] for variant 'road_1'": (X, p[:2], q[:2], None, "road_1", 64),

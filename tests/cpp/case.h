@@ -1,4 +1,4 @@
-// Problems with their own memory, laid out as a caller's tensors may be, and the threads to run them on.
+// Problems that own their memory, in the layouts of a caller's tensors, and ways to run them on threads.
 #pragma once
 
 #include <algorithm>
@@ -26,7 +26,7 @@ inline const char* name(Form form) {
   return names[static_cast<int>(form)];
 }
 
-// splitmix64: the same numbers with every standard library.
+// splitmix64: the same numbers on every standard library.
 class Random {
  public:
   explicit Random(uint64_t seed = 0) : state_(seed) {}
@@ -38,28 +38,28 @@ class Random {
   }
   double uniform(double low, double high) { return low + (high - low) * (static_cast<double>(bits() >> 11) * 0x1p-53); }
   int64_t below(int64_t n) { return static_cast<int64_t>(bits() % static_cast<uint64_t>(n)); }
-  // Of either sign and of several binades, so that the terms of a sum have different exponents.
+  // Of either sign, over several binades, so that the terms of a sum have different exponents.
   double value() { return uniform(-1, 1) * static_cast<double>(1 << below(4)) * 0.25; }
 
  private:
   uint64_t state_;
 };
 
-// Where the rows of a stack lie, in elements.
+// The layout of a stack of rows, in elements.
 struct Layout {
-  int64_t inner_rows = 1;    // > 1 gives the stack two strides
+  int64_t inner_rows = 1;    // > 1: the stack has two strides
   int64_t margin = 0;        // before the first row and after the last
   int64_t gap = 0;           // after every row
   int64_t outer_gap = 0;     // after every inner_rows rows
   bool interleaved = false;  // neighbouring rows are inner_rows apart, as in the transpose of a [T, B, D] tensor
 };
-constexpr Layout kDense{};  // ends with its last row: a sanitizer sees any access past it
+constexpr Layout kDense{};  // ends with its last row, so that a sanitizer sees any access past it
 constexpr Layout kUnaligned{1, 1, 0, 0, false};
 constexpr Layout kSlice{1, 2, 7, 0, false};
 constexpr Layout kTwoStrides{3, 2, 5, 11, false};
 constexpr Layout kTransposed{3, 1, 4, 0, true};
 
-// All bytes outside the rows are 0xff.  In every dtype that reads as NaN: an access past a row spoils a result.
+// All bytes outside the rows are 0xff, which is NaN in every dtype: a read past a row shows in the result.
 class Stack {
  public:
   Stack(DType dtype, int64_t rows, int64_t dim, Layout layout = {})
@@ -130,7 +130,7 @@ struct Shape {
   int64_t rows, dim, group_size;
 };
 
-// A problem and its parameters.  Parameters are padded: p_stride and q_stride are not their width.
+// A problem and its parameters, which are padded: p_stride and q_stride exceed their width.
 struct Case {
   road::Problem problem;
   Stack p, q;
@@ -147,7 +147,7 @@ struct Case {
   }
   Case(const Case&) = delete;
 
-  // Angles all around the circle, or blocks that are far from singular: |theta| <= 0.3 and alpha near 1.
+  // Angles all around the circle, or blocks far from singular: |theta| <= 0.3 and alpha near 1.
   void fill_parameters(Random& random, bool well_conditioned = false) {
     if (road::has_angles(problem.form)) {
       well_conditioned ? p.fill(random, -0.3, 0.3) : p.fill(random, -4, 4);

@@ -1,4 +1,4 @@
-// One printed line per regime, and one per failed comparison in it.
+// Prints one line per regime, and one per failed comparison in it.
 #pragma once
 
 #include <cstdint>
@@ -6,7 +6,7 @@
 #include <sstream>
 #include <string>
 
-// What follows the condition says where it was and what was found; it is evaluated only when the condition fails.
+// The arguments after the condition are the message, evaluated only if the condition fails.
 #define CHECK(regime, condition, ...) \
   ((regime).passed(condition) || (regime).fail(__FILE__, __LINE__, #condition, text(__VA_ARGS__)))
 
@@ -51,7 +51,7 @@ class Regime {
     return false;
   }
 
-  // |got - want| in units of the error that it may have.
+  // |got - want| in units of the error that is allowed.
   void note_error(double relative_to_bound) {
     if (relative_to_bound > worst_) worst_ = relative_to_bound;
   }

@@ -1,4 +1,4 @@
-// A call of backward: what goes in, what comes out, and the comparison with the oracle.
+// Calls of backward: inputs, outputs, and the comparison with the oracle.
 #pragma once
 
 #include "oracle.h"
@@ -37,7 +37,7 @@ inline void compare_gx(Regime& regime, const Case& c, const Stack& gz, const Res
   compare(regime, c, got.gx, oracle_rotate(c, gz, /*transposed=*/true), rotation_roundings(c), "gx");
 }
 
-// A sum of n rows rounds n times, and twice more for the products of a pair: a serial sum may do no worse.
+// A sum of n rows rounds n times, and the products of a pair twice more: the bound of a serial sum.
 // Then sin or cos, the combination of the sums (in double), and the conversion to a narrow dtype through float.  From
 // the output also r1 and r2, the determinant made of them, and the division.
 inline void compare_parameters(Regime& regime, const Case& c, const Stack& gz, const Stack& saved, bool from_output,
@@ -48,7 +48,7 @@ inline void compare_parameters(Regime& regime, const Case& c, const Stack& gz, c
   if (want_gq) compare(regime, c, got.gq, want.q, roundings, from_output ? "gq from z" : "gq");
 }
 
-// What a training step does: z from x, then the gradients from x, or from z.
+// A training step: z from x, then the gradients from x or from z.
 inline void check_gradients(Regime& regime, Case& c, Random& random, bool from_output,
                             const road::cpu::Parallel& parallel = kSerial) {
   Stack x = c.make_rows(), gz = c.make_rows();

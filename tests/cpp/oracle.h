@@ -1,10 +1,10 @@
-// RoAd from its two formulas, one pair at a time, in the widest type there is:
+// RoAd from its two formulas, pair by pair, in the widest floating-point type:
 //     z_i = r1_i h_i - r2_i h_j
 //     z_j = r1_j h_j + r2_j h_i
-// It shares no code with the library but the two 16-bit formats, which test_formats.cpp checks one by one.
+// It shares no code with the library except the two 16-bit formats, which test_formats.cpp checks value by value.
 //
-// Every result comes with its magnitude: the same sum with every term made positive.  Rounding errors are bounded by
-// a few units of that, whatever cancels in the result itself.
+// Every result comes with its magnitude, the same sum with every term made positive.  Rounding errors are bounded by
+// a few units of the magnitude, however much cancels in the result itself.
 #pragma once
 
 #include <cmath>
@@ -13,7 +13,7 @@
 
 #include "case.h"
 
-// At least double.  float64 results have errors as small as a double oracle would have itself.
+// Wider than double where possible: a double oracle would have errors as large as those of float64 results.
 using Wide = long double;
 
 struct Term {
@@ -34,7 +34,7 @@ inline Wide get(const Stack& stack, int64_t r, int64_t k) {
   }
 }
 
-// One adapter's table at full width, and where in p and q (flat) each entry comes from.
+// One adapter's table at full width, and the index in p and q from which each entry comes.
 struct Table {
   std::vector<Wide> r1, r2;
   std::vector<int64_t> index1, index2;
@@ -58,7 +58,7 @@ struct Table {
     }
   }
 
-  // Parameters are rounded to the arithmetic type when they are loaded: float64 angles of a float32 problem.
+  // Parameters are rounded to the arithmetic type when they are loaded, as float64 angles are in a float32 problem.
   static Wide parameter(const Case& c, const Stack& stack, int64_t adapter, int64_t k) {
     const Wide v = get(stack, adapter, k);
     return c.problem.dtype == DType::kFloat64 ? v : static_cast<float>(v);
@@ -74,7 +74,7 @@ inline std::vector<Table> tables(const Case& c) {
   return out;
 }
 
-// Calls use(i, j) with every pair of features.
+// Calls use(i, j) for every pair of features.
 template <class Use>
 void for_each_pair(const Case& c, const Use& use) {
   const int64_t half = c.problem.group_size / 2;
@@ -125,7 +125,7 @@ inline ParameterGradients oracle_gradients(const Case& c, const Stack& gz, const
       Term hi, hj;
       if (from_output) {
         const Wide diagonal = t.r1[i] * t.r1[j], off_diagonal = t.r2[i] * t.r2[j], det = diagonal + off_diagonal;
-        // What cancels in the determinant multiplies the relative error of everything divided by it.
+        // Cancellation in the determinant amplifies the relative error of everything divided by it.
         const Wide cancels = (std::fabs(diagonal) + std::fabs(off_diagonal)) / std::fabs(det);
         hi.add(t.r1[j] * si / det), hi.add(t.r2[i] * sj / det), hi.magnitude *= cancels;
         hj.add(t.r1[i] * sj / det), hj.add(-t.r2[j] * si / det), hj.magnitude *= cancels;
@@ -159,7 +159,7 @@ inline ParameterGradients oracle_gradients(const Case& c, const Stack& gz, const
 
 // --- how far from the oracle a result may be -----------------------------------------------------------------------
 
-// Half a unit in the last place of v: what one rounding to nearest may cost.
+// Half a unit in the last place of v: the error of one rounding to nearest.
 inline double half_ulp(DType dtype, double v) {
   constexpr int min_exponents[] = {-14, -126, -126, -1022}, mantissa_bits[] = {10, 7, 23, 52};
   const int d = static_cast<int>(dtype);
@@ -167,13 +167,13 @@ inline double half_ulp(DType dtype, double v) {
   return std::ldexp(0.5, exponent - mantissa_bits[d]);
 }
 
-// Of one rotation: cos or sin (correctly rounded, or nearly) times alpha; one product; the sum, if the store rounds
-// again.
+// Roundings of one rotation: cos or sin (correctly rounded, or nearly) times alpha; one product; the sum, if the store
+// rounds again.
 inline double rotation_roundings(const Case& c) {
   return (road::has_angles(c.problem.form) ? 2.1 : 0) + 1.001 + (road::size_of(c.problem.dtype) == 2);
 }
 
-// Roundings of the arithmetic, each of half an epsilon of the magnitude, then the one to the dtype of the result.
+// Allows `roundings` of half an epsilon of the magnitude each, and one rounding to the dtype of the result.
 inline void compare(Regime& regime, const Case& c, const Stack& got, const Terms& want, double roundings,
                     const char* what) {
   const double epsilon = c.problem.dtype == DType::kFloat64 ? std::numeric_limits<double>::epsilon()

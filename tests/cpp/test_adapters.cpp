@@ -1,4 +1,4 @@
-// Mixed batches, and the two checks that a caller makes before it trusts ids and parameters.
+// Mixed batches, and the two checks of ids and parameters that a caller makes.
 #include "gradients.h"
 #include "test_road_cpu.h"
 
@@ -32,7 +32,7 @@ const Batch kBatches[] = {
     {"hundreds of rows", 3, many_ids(3, 300)},
 };
 
-// NaN in every adapter that no row uses: it must not be read, or must not matter.
+// NaN in every adapter that no row uses: whether it is read or not, it must not matter.
 void spoil_unused(Case& c) {
   std::vector<bool> used(c.problem.params.adapters);
   for (const int64_t id : c.ids64)
@@ -62,7 +62,7 @@ void check_batch(Regime& regime, Case& c, Random& random, bool from_output) {
   compare_parameters(regime, c, gz, saved, from_output, got);
   CHECK(regime, got.padding_untouched(), c.describe(), " wrote outside its outputs");
 
-  // Rows without an adapter are copied whatever they hold; they reach no gradient.
+  // Pass-through rows are copied whatever they contain, and contribute to no gradient.
   Stack any_x = c.make_rows(), any_gz = c.make_rows(), in_place = c.make_rows(kTransposed);
   any_x.copy_rows(saved);
   any_gz.copy_rows(gz);
@@ -97,7 +97,7 @@ void test_batch(const Batch& batch, Form form) {
       }
 }
 
-// A row's result is that of its adapter alone, bit for bit.
+// A row's result equals, bit for bit, that of its adapter alone.
 void test_independent_rows(DType dtype, Form form) {
   Regime regime("a row does not depend on the batch, ", name(dtype), " ", name(form));
   Random random(23);
@@ -122,7 +122,7 @@ void test_bad_ids() {
   Regime regime("the first bad id");
   constexpr int64_t kMax = std::numeric_limits<int64_t>::max(), kMin = std::numeric_limits<int64_t>::min();
   constexpr int64_t kMax32 = std::numeric_limits<int32_t>::max(), kMin32 = std::numeric_limits<int32_t>::min();
-  constexpr int64_t k2To32 = int64_t{1} << 32;  // cut to 32 bits: 0 and -1
+  constexpr int64_t k2To32 = int64_t{1} << 32;  // truncated to 32 bits, these are 0 and -1
   const auto check = [&](const std::vector<int64_t>& ids, int64_t want, bool fits32 = true) {
     Case c(DType::kFloat32, Form::kRoad1, {static_cast<int64_t>(ids.size()), 4, 2}, 3);
     for (const bool is_int64 : {true, false}) {
@@ -155,7 +155,7 @@ void test_singular(DType dtype) {
     Case c(dtype, form, {4, 24, 8}, 3, parameters, parameters);
     c.fill_parameters(random, /*well_conditioned=*/true);
     check(c, {}, "nothing singular");
-    // The pair (9, 13) of adapter 1: all that makes its r1 and r2 becomes zero.
+    // Pair (9, 13) of adapter 1: everything behind its r1 and r2 becomes zero.
     const Table table(c, 1);
     for (const int64_t f : {9, 13}) {
       if (!road::has_angles(form)) c.p.set(1, table.index1[f], 0);

@@ -7,14 +7,14 @@ namespace {
 using road::cpu::backward;
 using road::cpu::rotate;
 
-// 130 rows are three blocks of sums, 64 and 65 the ends of the first.
+// 130 rows make three blocks of sums; 64 and 65 are around the end of the first.
 constexpr Shape kShapes[] = {{1, 2, 2},     {64, 6, 6},   {65, 6, 2},   {130, 24, 8},  {5, 140, 2},
                              {5, 140, 140}, {130, 72, 6}, {9, 192, 8},  {7, 192, 64},  {7, 192, 192},
                              {4200, 6, 2},  {3, 70, 70},  {4, 128, 64}, {1, 4096, 64}, {2, 4096, 4096}};
 
 DType parameter_dtype(DType dtype) { return dtype == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32; }
 
-// The oracle's gradients against central differences of its forward, so that not all rests on one derivation.
+// Checks the oracle's gradients by central differences of its forward, so that not everything rests on one derivation.
 void test_oracle(Form form) {
   Regime regime("the oracle agrees with finite differences, ", name(form));
   Random random(11);
@@ -34,7 +34,7 @@ void test_oracle(Form form) {
   for (int64_t k = 0; k < 24; ++k) z.set(k / 12, k % 12, static_cast<double>(forward[k].value));
   const ParameterGradients from_x = oracle_gradients(c, gz, x, false), from_z = oracle_gradients(c, gz, z, true);
   const auto check = [&](Stack& stack, int64_t row, int64_t k, const Term& gradient, const char* what) {
-    // A power of two, added exactly to what is below 2: an error of h^2 / 6, about 1e-7.
+    // A power of two, which adds exactly to values below 2; the error is h^2 / 6, about 1e-7.
     const double v = static_cast<double>(get(stack, row, k)), h = 0x1p-10;
     stack.set(row, k, v + h);
     const Wide above = loss();
@@ -73,7 +73,7 @@ void test_parameter_dtypes(DType dtype, Form form) {
       }
 }
 
-// Every choice of gx, gp and gq: those get the same values as together, the others stay as they were.
+// Every choice of gx, gp and gq: the chosen ones equal those of a full backward, the others are not written.
 void test_what_is_asked(DType dtype, Form form) {
   Regime regime("only what is asked for, ", name(dtype), " ", name(form));
   Random random(14);
@@ -120,7 +120,7 @@ void test_layouts(DType dtype, Form form) {
       CHECK(regime, gz2.same_rows(gz) && gz2.padding_untouched(), c.describe(), " changed gz, layout ", k);
       CHECK(regime, x2.same_rows(x) && x2.padding_untouched(), c.describe(), " changed x, layout ", k);
     }
-    // The gradient of a sum: one row, expanded to all by a stride of zero.
+    // The gradient of a sum: one row, expanded by a stride of zero.
     for (int64_t r = 1; r < gz.count(); ++r) std::memcpy(gz.row(r), gz.row(0), gz.row_bytes());
     backward(c.problem, gz.rows(), x.rows(), false, expected.wanted(), kSerial);
     Results got(c);

@@ -1,4 +1,4 @@
-// The 16-bit formats and the angles: the conversions of core/float16.h, those inside the kernels, sin and cos.
+// The 16-bit conversions of core/float16.h and of the kernels, and sin and cos.
 #include <string>
 
 #include "oracle.h"
@@ -11,7 +11,7 @@ using road::bit_cast;
 using road::Half;
 using road::to_float;
 
-// A format by its description: 1 sign, `exponent_bits`, `mantissa_bits`.
+// A format given by its numbers of bits: 1 sign bit, `exponent_bits`, `mantissa_bits`.
 struct Format {
   const char* name;
   DType dtype;
@@ -50,13 +50,14 @@ constexpr Format kFormats[] = {{"float16", DType::kFloat16, 10, -14, 15}, {"bflo
 // Equal, with the sign of zero; or both NaN.
 bool same(double a, double b) { return a == b ? std::signbit(a) == std::signbit(b) : a != a && b != b; }
 
-// Every value of the format, every midpoint of two neighbours and the floats next to it, the first overflow, and any.
+// Every value of the format, every midpoint between neighbours and the floats next to it, the first overflow, and
+// random ones.
 std::vector<float> telling_floats(const Format& f) {
   std::vector<float> out;
   for (uint32_t bits = 0; bits < f.infinity(); ++bits) {
     const double here = f.decode(bits),
                  next = bits + 1 == f.infinity() ? std::ldexp(1, f.max_exponent + 1) : f.decode(bits + 1);
-    const float middle = static_cast<float>(here + (next - here) / 2);  // exact: one bit more than the format has
+    const float middle = static_cast<float>(here + (next - here) / 2);  // exact: it has one more bit than the format
     const float below = std::nextafter(middle, 0.0f), above = std::nextafter(middle, INFINITY);
     for (const float v : {static_cast<float>(here), below, middle, above}) out.insert(out.end(), {v, -v});
   }
@@ -64,8 +65,8 @@ std::vector<float> telling_floats(const Format& f) {
   for (int k = 0; k < 150000; ++k) {
     const uint32_t any = static_cast<uint32_t>(random.bits());
     out.push_back(bit_cast<float>(any));
-    out.push_back(static_cast<float>(random.uniform(-70000, 70000)));  // where float16 is
-    out.push_back(bit_cast<float>((any & 0x80ffffff) | 0x33000000));   // where it is subnormal
+    out.push_back(static_cast<float>(random.uniform(-70000, 70000)));  // in the range of float16
+    out.push_back(bit_cast<float>((any & 0x80ffffff) | 0x33000000));   // in the range of its subnormal numbers
   }
   const float limits[] = {65519.99f,   65519.996f, 65520.0f, 65536.0f,  0x1.fefffep127f,
                           0x1.ffp127f, INFINITY,   NAN,      0x1p-149f, 0x1p-25f};
@@ -91,12 +92,12 @@ void test_scalars(const Format& f) {
   }
 }
 
-// The same inside the kernels.  With x = 1 and r2 = 0, z is the float r1 rounded; with r1 = 1 too, z is x.
+// The same in the kernels.  With x = 1 and r2 = 0, z is the float r1, rounded; if r1 = 1 too, z is x.
 void test_in_kernels(const Format& f) {
   std::vector<float> floats = telling_floats(f);
   floats.resize((floats.size() + 7) / 8 * 8, 1.0f);
   const int64_t dim = static_cast<int64_t>(floats.size());
-  // Adjacent pairs; 4 pairs, which every instruction set takes as one vector of 4; the widest vectors.
+  // Adjacent pairs; 4 pairs, one vector of 4 on every instruction set; the widest vectors.
   for (const int64_t group_size : {int64_t{2}, int64_t{8}, dim}) {
     Regime regime(f.name, ": rounded in the kernels, g=", group_size == dim ? "D" : text(group_size));
     Case c(f.dtype, Form::kTable, {1, dim, group_size});
@@ -154,7 +155,7 @@ void check_angles(const char* what, DType dtype, const std::vector<double>& angl
       misrounded += std::fabs(theta) <= 0x1p20L && error > half_ulp(dtype, static_cast<double>(want[part]));
     }
   }
-  // What kernels.h promises of the vector code: all but about one value in ten thousand.
+  // kernels.h promises that of the vector code, for all but about one value in ten thousand.
   if (dtype == DType::kFloat32 && pairs >= 10000)
     CHECK(regime, misrounded * 5000 <= 2 * pairs, misrounded, " of ", 2 * pairs, " misrounded");
 }

@@ -6,7 +6,7 @@ namespace {
 
 using road::cpu::rotate;
 
-// Widths around the vector ones: tails of every length, one pair, several groups, and groups that are no power of two.
+// Widths around those of vectors: tails of every length, one pair, several groups, groups that are no power of two.
 constexpr Shape kShapes[] = {
     {5, 2, 2},    {5, 6, 2},     {5, 6, 6},    {3, 8, 8},     {3, 24, 6},      {3, 24, 8},   {3, 140, 2},
     {3, 140, 70}, {3, 140, 140}, {3, 192, 2},  {3, 192, 6},   {3, 192, 8},     {3, 192, 64}, {3, 192, 192},
@@ -43,7 +43,7 @@ void test_parameter_dtypes(DType dtype, Form form) {
     }
 }
 
-// Finite numbers of every kind: both zeros, the subnormals' ends, the largest, and any bits.
+// Finite numbers of every kind: both zeros, the smallest and largest subnormal, the largest, random bits.
 void fill_finite_bits(Stack& x, Random& random) {
   const int64_t size = road::size_of(x.dtype());
   constexpr int mantissa_bits[] = {10, 7, 23, 52};
@@ -107,14 +107,14 @@ void test_layouts(DType dtype, Form form) {
     }
 }
 
-// An infinite or NaN input, or parameter, spoils its own pair and nothing else.
+// An infinite or NaN input or parameter affects its own pair and nothing else.
 void test_not_finite(DType dtype, Form form) {
   Regime regime("infinity and NaN stay in their pair, ", name(dtype), " ", name(form));
   Random random(5);
   for (const Shape& shape : {Shape{3, 140, 2}, {3, 140, 140}, {3, 192, 64}})
     for (const double bad : {std::numeric_limits<double>::infinity(), std::numeric_limits<double>::quiet_NaN()})
       for (int position = 0; position < 8; ++position) {
-        // The first pair, one in the middle, one that a vector of 4 takes in the tail, the last.
+        // The first pair, one in the middle, one in the tail after vectors of 4, the last.
         const int64_t pairs = shape.dim / 2, half = shape.group_size / 2;
         const int64_t pair = std::vector<int64_t>{0, pairs / 2, pairs - 4, pairs - 1}[position / 2];
         const int64_t i = pair / half * shape.group_size + pair % half, j = i + half;

@@ -1,10 +1,10 @@
-// The op on a matrix whose rows are the features: it must give what rotate gives on the transpose.
+// The op on a matrix whose rows are the features, which must equal rotate on its transpose.
 #include "oracle.h"
 #include "test_road_cpu.h"
 
 namespace {
 
-// to(k, r) = from(r, k), bit by bit.
+// to(k, r) = from(r, k), bit for bit.
 void transpose(const Stack& from, Stack& to) {
   const int64_t size = road::size_of(from.dtype());
   for (int64_t r = 0; r < from.count(); ++r)

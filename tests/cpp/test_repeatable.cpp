@@ -1,4 +1,4 @@
-// The same bits from every run, with any number of threads and in any order of the ranges.
+// The same bits in every run, on any number of threads and in any order of the ranges.
 #include "gradients.h"
 #include "test_road_cpu.h"
 
@@ -42,7 +42,7 @@ void check(Regime& regime, Case& c, Random& random, bool from_output) {
 void test(DType dtype, Form form) {
   Regime regime("repeatable, ", name(dtype), " ", name(form));
   Random random(31);
-  // Enough elements for the threads to share: 32768 of them stay on one.
+  // Enough elements for several threads: up to 32768 stay on one.
   for (const bool from_output : {false, true}) {
     Case wide(dtype, form, {160, 1024, 64});
     check(regime, wide, random, from_output);

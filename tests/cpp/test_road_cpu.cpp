@@ -1,5 +1,5 @@
-// The C++ library, used as a C++ user uses it.  No framework: prints a line per regime, exits with 1 if one failed.
-// ROAD_KERNELS_ISA=default|avx2|avx512|avx512_bf16 chooses the instruction set under test.
+// The C++ library as its users call it.  No framework: prints a line per regime, and exits with 1 if one failed.
+// ROAD_KERNELS_ISA=default|avx2|avx512|avx512_bf16 selects the instruction set under test.
 #include "test_road_cpu.h"
 
 #include <cstdlib>

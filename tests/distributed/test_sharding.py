@@ -1,8 +1,8 @@
-"""What docs/frameworks.md says about cutting and joining parameters, for every variant and in the bits."""
+"""What docs/frameworks.md says about splitting and concatenating parameters, for every variant."""
 
 import pytest
 import torch
-from support.common import make_params, make_x, param_width
+from support.problems import make_params, make_x, param_width
 
 import road_kernels as rk
 
@@ -11,8 +11,8 @@ VARIANTS = ("road_1", "road_2", "road_4")
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("group_size", [2, 12])
-def test_features_cut_at_groups(backend, variant, group_size):
-    """Features [a, b) of the result need the same fraction of theta and alpha, or of the tables."""
+def test_features_split_at_groups(backend, variant, group_size):
+    """Column-parallel: features [a, b) of the result need the same fraction of theta and alpha, or of the tables."""
     dim, kw = 48, {"group_size": group_size, "backend": backend}
     x, (theta, alpha) = make_x(5, dim), make_params(variant, None, dim)
     r1, r2 = rk.road_tables(theta, alpha, variant=variant, group_size=group_size)
@@ -32,7 +32,7 @@ def test_features_cut_at_groups(backend, variant, group_size):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_packed_layers_take_concatenated_parameters(backend, variant):
-    """A part with theta = 0 and alpha = 1 passes bit for bit, in every variant."""
+    """A part with theta = 0 and alpha = 1 passes through bit for bit, in every variant."""
     widths, kw = (24, 12, 36), {"variant": variant, "group_size": 12, "backend": backend}
     x = make_x(5, sum(widths))
     pairs = [make_params(variant, None, width, seed=width) for width in widths]

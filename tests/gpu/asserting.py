@@ -1,7 +1,7 @@
-"""One call that must end in an assertion on the device: python asserting.py CASE BACKEND.
+"""One call that must end in a device-side assertion: python asserting.py CASE BACKEND.
 
-Ends with status 0 only if the assertion did not come. Tables and ids are allocations of their own, so that a checker
-of memory accesses sees every read outside of them.
+The exit status is 0 only if the assertion did not fail. Tables and ids are allocations of their own, so that a memory
+checker sees every read outside of them.
 """
 
 import sys

@@ -1,25 +1,26 @@
-"""make gpu-check: builds, tests and measures on the GPU of this machine, and says what came of it.
+"""make gpu-check: builds, tests and measures on the GPU of this machine, and summarises the outcome.
 
     python3 tests/gpu/check.py [--seconds S] [--only WORD ...] [--results FOLDER] [--commit NAME]
-    python3 tests/gpu/check.py --device cpu      a rehearsal without a GPU: every step, on small work
+    python3 tests/gpu/check.py --device cpu      a rehearsal without a GPU: every kind of step, on little work
 
-Uses the Python, torch and nvcc at hand and no network; the build goes to build/gpu-check. Every step has a log and a
-time limit of its own, and none keeps the later ones from running. The exit status is 1 if a test failed; a missed
-speed is reported, not failed.
+Uses the Python, torch and nvcc that are installed, and no network; builds in build/gpu-check. Every step has a log and
+a time limit of its own, and no step keeps later ones from running. The exit status is 1 if a test failed; a missed
+target is reported and does not fail the run.
 """
 
 import argparse
 import json
 import os
+import re
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from glob import glob
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent.parent
+TESTS, ROOT = HERE.parent, HERE.parent.parent
 sys.path.insert(0, str(HERE))
 
 from steps import Runner, Step, judge_pytest, judge_sanitizer  # noqa: E402
@@ -28,37 +29,32 @@ from summary import said_by, state_of_gpu, write_summary  # noqa: E402
 WORK = ROOT / "build" / "gpu-check"
 SITE = WORK / "site"
 
-# Tests that say nothing about a GPU.
-ELSEWHERE = {
-    "test_packaging.py": "wheels and installing",
-    "test_bank*_checkpoints.py": "files, read on the CPU",
-    "test_cuda_sources.py": "what nvcc makes of the sources",
-    "test_demo.py": "the demonstration, on the CPU",
-    "test_examples.py": "the examples, on the CPU",
-    "test_docs.py": "the documentation, on the CPU",
-    "test_benchmark_*.py": "the benchmarks' own code",
-    "test_gpu_*.py": "this program and gpu_tune.py",
-    "test_cuda_shim.py": "the CUDA kernels on the host",
-    "test_triton_*.py": "Triton without a GPU",
-}
-REHEARSED = ("test_tables.py", "test_layouts.py")  # with --device cpu
-WORKERS = 15  # processes that test at the same time
+# Folders of tests. Those in ON_DEVICE make their tensors on the device; tests marked cpu_only skip themselves there.
+ON_DEVICE = ("ops", "serving", "integrations", "distributed", "backends")
+NOT_ON_DEVICE = ("project", "benchmarks", "support", "cpp")
+REHEARSED = ("ops/test_tables.py", "ops/test_layouts.py")  # with --device cpu
+ON_THE_CPU_TOO = ("backends/test_choice.py", "backends/test_cpu_instruction_sets.py")
+WORKERS = 15  # test processes at a time
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 SWEEPS = {"gpu_targets": 80, "dispatch": 40, "single_op": 60, "layer": 60}  # seconds at most, the first ones first
-FOR_BENCHMARKS = 150  # seconds that the tests leave
-LIMIT = 240  # seconds of one process that tests
-# Files that take minutes of compilation with Triton, in how many parts.
+FOR_BENCHMARKS = 150  # seconds that the tests leave for them
+LIMIT = 240  # seconds of one test process
+# The files that Triton takes minutes to compile for, and into how many processes each is split.
 PARTS = {
-    "test_backward.py": 5,
-    "test_forward.py": 4,
-    "test_inplace.py": 3,
-    "test_determinism.py": 2,
-    "test_layouts.py": 2,
-    "test_gpu_training.py": 4,
-    "test_gpu_launches.py": 2,
-    "test_gpu_streams_and_graphs.py": 2,
+    "ops/test_backward.py": 5,
+    "ops/test_forward.py": 4,
+    "ops/test_inplace.py": 3,
+    "ops/test_determinism.py": 2,
+    "ops/test_layouts.py": 2,
+    "gpu/test_training.py": 4,
+    "gpu/test_launches.py": 2,
+    "gpu/test_streams_and_graphs.py": 2,
 }
-BACKENDS = {"cuda": "not triton and not python", "triton": "triton", "python": "python and not triton"}
+# The processes of a file: their labels, and the --backend options of each.
+BY_BACKEND = {"cuda": ("cuda", "none"), "triton": ("triton",), "python": ("python",)}
+ONLY_ON_GPU = {"cuda": ("cuda", "python", "none"), "triton": ("triton",)}
+WITHOUT_BACKEND = {"all": ("none",)}
+TAKES_BACKEND = re.compile(r"def test_\w+\([^)]*\bbackend\b")
 
 
 def python(*arguments: str) -> list[str]:
@@ -72,10 +68,10 @@ def find_tool(name: str) -> str | None:
 
 
 def build_steps(cuda: bool) -> list[Step]:
-    """setup.py first, which needs nothing but setuptools; pip where that fails."""
+    """setup.py, which needs nothing but setuptools; then pip, in case that fails."""
     environment = {"ROAD_KERNELS_BUILD": "1", "ROAD_KERNELS_CUDA": "1" if cuda else "0"}
     environment["MAX_JOBS"] = str(os.cpu_count())
-    if cuda and "TORCH_CUDA_ARCH_LIST" not in os.environ:  # for this GPU only: a third of the time
+    if cuda and "TORCH_CUDA_ARCH_LIST" not in os.environ:  # for this GPU only, in a third of the time
         ask = "import torch; print('%d.%d' % torch.cuda.get_device_capability())"
         if arch := said_by(*python("-c", ask)):
             environment["TORCH_CUDA_ARCH_LIST"] = arch.splitlines()[-1]
@@ -89,7 +85,7 @@ def build_steps(cuda: bool) -> list[Step]:
 
 
 def judge_build(cuda: bool) -> Callable[[Step, int, str], None]:
-    """Every package of the checkout must be in what was built, and on a GPU every backend must be usable."""
+    """Every package of the checkout must be in the build, and on a GPU every backend must be usable."""
 
     def judge(step: Step, status: int, output: str) -> None:
         want = {path.parent.relative_to(ROOT) for path in (ROOT / "road_kernels").rglob("__init__.py")}
@@ -107,49 +103,44 @@ def judge_build(cuda: bool) -> Callable[[Step, int, str], None]:
 
 
 def test_files(cuda: bool) -> list[Path]:
-    left_out = {path for pattern in ELSEWHERE for path in (ROOT / "tests").glob(pattern)}
-    files = [path for path in sorted((ROOT / "tests").glob("test_*.py")) if path not in left_out]
-    return files if cuda else [path for path in files if path.name in REHEARSED]
+    files = [path for folder in ON_DEVICE for path in sorted((TESTS / folder).glob("test_*.py"))]
+    return files if cuda else [TESTS / name for name in REHEARSED]
 
 
-def pytest_step(path: Path, backend: str, select: str | None, part: int = 0, parts: int = 1) -> Step:
-    name = f"{path.name} [{backend}]" + (f" {part + 1}/{parts}" if parts > 1 else "")
-    report = WORK / "reports" / f"{path.stem}-{backend}-{part}.xml"
+def pytest_step(path: Path, label: str, backends: Sequence[str], part: int = 0, parts: int = 1) -> Step:
+    name = f"{path.relative_to(TESTS)} [{label}]" + (f" {part + 1}/{parts}" if parts > 1 else "")
+    report = WORK / "reports" / f"{path.parent.name}-{path.stem}-{label}-{part}.xml"
     command = python("-m", "pytest", "-q", "-rN", "--tb=short", "-p", "no:cacheprovider", f"--junitxml={report}")
-    command += [str(path), *(["-k", select] if select else [])]
-    required = {"all": "python", "shim": "cuda_shim"}.get(backend, backend)
-    environment = {"ROAD_KERNELS_TEST_PART": f"{part}/{parts}", "ROAD_KERNELS_REQUIRE": required}
-    return Step(name, command, LIMIT, environment, judge_pytest(report))
+    command += [f"--part={part}/{parts}", *(f"--backend={backend}" for backend in backends), str(path)]
+    return Step(name, command, LIMIT, judge=judge_pytest(report))
+
+
+def steps_of(path: Path, processes: dict[str, Sequence[str]]) -> list[Step]:
+    steps = []
+    for label, backends in processes.items():
+        count = PARTS.get(str(path.relative_to(TESTS)), 1) if label == "triton" else 1
+        steps += [pytest_step(path, label, backends, part, count) for part in range(count)]
+    return steps
 
 
 def test_steps(cuda: bool) -> list[Step]:
-    """A process per file and backend: a device-side error ends one process, and no other test."""
-    gpu = []
+    """A process per file and backend, so that a device-side error ends only one of them."""
+    steps = []
     for path in sorted(HERE.glob("test_*.py")):
-        for name, select in (("triton", "triton"), ("cuda", "not triton")):
-            count = PARTS.get(path.name, 1) if cuda and name == "triton" else 1
-            gpu += [pytest_step(path, name, select, part, count) for part in range(count)]
-    shared = []
+        steps += steps_of(path, ONLY_ON_GPU if cuda else {"skipped": ()})
     for path in test_files(cuda):
-        parts = BACKENDS if "(backend" in path.read_text() else {"all": None}
-        parts = parts if cuda else {"shim": "cuda_shim"}
-        for backend, select in parts.items():
-            count = PARTS.get(path.name, 1) if backend == "triton" else 1
-            shared += [pytest_step(path, backend, select, part, count) for part in range(count)]
-    if cuda:  # where there is a GPU, CPU tensors must go on as before
-        on_cpu = pytest_step(ROOT / "tests" / "test_backends.py", "cpu", None)
-        on_cpu.name = "test_backends.py on the CPU"
-        on_cpu.environment = {"ROAD_KERNELS_TEST_DEVICE": "cpu", "ROAD_KERNELS_TEST_SHIM": "0"}
-        shared.append(on_cpu)
-    else:  # they skip themselves
-        for step in gpu:
-            step.environment["ROAD_KERNELS_REQUIRE"] = "python"
-    return gpu + shared
+        processes = BY_BACKEND if TAKES_BACKEND.search(path.read_text()) else WITHOUT_BACKEND
+        steps += steps_of(path, processes if cuda else {"shim": ("cuda_shim",)})
+    for name in ON_THE_CPU_TOO if cuda else ():  # on a GPU machine, CPU tensors must work as elsewhere
+        step = pytest_step(TESTS / name, "cpu", WITHOUT_BACKEND["all"])
+        step.environment = {"ROAD_KERNELS_TEST_DEVICE": "cpu"}
+        steps.append(step)
+    return steps
 
 
 def longest_first(steps: list[Step]) -> list[Step]:
-    """So that nothing long is left for the end: the checkers, tests that start processes, what Triton compiles."""
-    words = ("sanitizer", "assertions", "[triton]", "gpu_", "")
+    """So that nothing long is left for the end: checkers, tests that start processes, what Triton compiles."""
+    words = ("sanitizer", "assertions", "[triton]", "gpu/", "")
     return sorted(steps, key=lambda step: next(k for k, word in enumerate(words) if word in step.name))
 
 
@@ -161,7 +152,7 @@ def sanitizer_steps(cuda: bool) -> list[Step]:
     if checker is None:
         return [Step("sanitizer", None, detail="no compute-sanitizer on PATH or in the CUDA toolkit")]
     common = ["--error-exitcode", "86", "--print-limit", "20"]
-    # Without torch's caching allocator every tensor is an allocation of its own, with nothing of ours behind it.
+    # Without torch's caching allocator, every tensor is an allocation of its own, and reads past it are detected.
     environment = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     steps = [
         Step(
@@ -178,7 +169,7 @@ def sanitizer_steps(cuda: bool) -> list[Step]:
 
 
 def sweep_step(name: str, seconds: float, cuda: bool, results: Path, left: float) -> Step:
-    """A benchmark in what is left of the time: it starts no case later than that, and names those it leaves out."""
+    """A benchmark in the time that is left. It starts no case after that, and reports which ones it left out."""
     device = ["--device", "cuda", "--gpu-check"] if cuda else ["--device", "cpu", "--quick"]
     seconds = max(0, min(seconds, round(left) - 25))
     limits = ["--seconds", str(seconds), "--results", str(results)]
@@ -205,23 +196,25 @@ def main(argv: list[str] | None = None) -> int:
         (WORK / folder).mkdir(parents=True)
     sanitizers = os.path.dirname(find_tool("compute-sanitizer") or "")
     environment = {
-        # The build before the checkout, whose road_kernels is the source without its extension.
-        "PYTHONPATH": os.pathsep.join(map(str, (SITE, ROOT, ROOT / "tests", HERE))),
+        # The build comes before the checkout, whose road_kernels has no extension.
+        "PYTHONPATH": os.pathsep.join(map(str, (SITE, ROOT, TESTS, HERE))),
         "PYTHONSAFEPATH": "1",
-        # Where ninja is, if this Python was called by its path; and compute-sanitizer, for the tests that call it.
+        # With ninja, in case this Python was called by its path, and compute-sanitizer, which some tests call.
         "PATH": os.pathsep.join(filter(None, (os.path.dirname(sys.executable), os.environ.get("PATH"), sanitizers))),
-        # Home may be read-only, and what one process compiled serves the others.
+        # The home folder may be read-only, and processes share what one of them has compiled.
         "TRITON_CACHE_DIR": str(WORK / "triton"),
         "TORCHINDUCTOR_CACHE_DIR": str(WORK / "inductor"),
         "PYTHONUNBUFFERED": "1",
-        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # these tests need none of those that happen to be installed
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # which the tests do not need
         "ROAD_KERNELS_TEST_DEVICE": options.device,
         "OMP_NUM_THREADS": "2",
         "TORCHINDUCTOR_COMPILE_THREADS": "2",
         **({"ROAD_KERNELS_COMMIT": options.commit} if options.commit else {}),
     }
     runner = Runner(ROOT, WORK / "logs", environment, options.seconds)
-    chosen = lambda steps: [s for s in steps if not options.only or any(w in s.name for w in options.only)]  # noqa: E731
+
+    def chosen(steps: list[Step]) -> list[Step]:
+        return [step for step in steps if not options.only or any(word in step.name for word in options.only)]
 
     before = state_of_gpu()
     first, second = build_steps(cuda)

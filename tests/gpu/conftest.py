@@ -6,14 +6,16 @@ A test that takes `kernels` runs once per backend that has kernels of its own on
 from pathlib import Path
 
 import pytest
-from support.common import DEVICE, usable_backends
+from support.backends import DEVICE, usable_backends
 
 NATIVE = ("cuda", "triton")
 
 
 def pytest_generate_tests(metafunc):
     if "kernels" in metafunc.fixturenames:
-        metafunc.parametrize("kernels", [n for n in NATIVE if DEVICE != "cuda" or n in usable_backends()])
+        chosen = metafunc.config.getoption("backend") or NATIVE
+        usable = usable_backends() if DEVICE == "cuda" else NATIVE
+        metafunc.parametrize("kernels", [name for name in NATIVE if name in chosen and name in usable])
 
 
 def pytest_collection_modifyitems(items):

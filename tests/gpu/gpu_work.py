@@ -1,9 +1,10 @@
-"""The calls that the GPU tests look at, by name, and what the profiler and the allocator say about one."""
+"""The calls that the GPU tests make, by name, and what profiler and allocator report about one."""
 
 from dataclasses import dataclass
 
 import torch
-from support.common import DEVICE, apply, make_params, make_x, op_form
+from support.backends import DEVICE
+from support.problems import apply, make_params, make_x, op_form
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
@@ -25,7 +26,7 @@ WORK = FORWARD + BACKWARD
 
 @dataclass
 class Work:
-    """A call on tensors that stay where they are: what a CUDA graph captures."""
+    """A call on tensors that stay in place, as a CUDA graph captures it."""
 
     name: str
     kernels: str
@@ -65,16 +66,16 @@ def make_work(
 
 
 def make_ids(rows: int, adapters: int, seed: int = 0) -> torch.Tensor:
-    """Any order; -1, the first and the last adapter among them."""
+    """In random order; -1, the first and the last adapter are among them."""
     ids = torch.randint(-1, adapters, (rows,), generator=torch.Generator().manual_seed(seed), device="cpu")
     ids[:3] = torch.tensor([adapters - 1, -1, 0], device="cpu")
     return ids.to(DEVICE)
 
 
 def device_events(run) -> list[str]:
-    """The names of what one call does on the device: kernels, copies, fills, in order."""
+    """The names of what one call does on the device, in order: kernels, copies, fills."""
     run()
-    for _ in range(3):  # the first profile of a process may come back empty; no call of ours does nothing
+    for _ in range(3):  # the first profile of a process may be empty, and no call of ours does nothing
         torch.cuda.synchronize()
         with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
             run()
@@ -85,12 +86,12 @@ def device_events(run) -> list[str]:
 
 
 def is_torchs(name: str) -> bool:
-    """Kernels of PyTorch and of the libraries that it sorts and searches with."""
+    """Whether it is a kernel of PyTorch, or of the libraries with which it sorts and searches."""
     return any(part in name for part in ("at::", "at_cuda_detail", "cub::", "thrust::", "Memcpy", "Memset"))
 
 
 def requested_bytes(run) -> tuple[int, tuple[torch.Tensor, ...]]:
-    """What one call asks the caching allocator for, all in all, and its result."""
+    """The bytes that one call requests from the caching allocator in total, and its result."""
     run()
     torch.cuda.synchronize()
     count = lambda: torch.cuda.memory_stats()["requested_bytes.all.allocated"]  # noqa: E731

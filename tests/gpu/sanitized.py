@@ -1,4 +1,4 @@
-"""Every kernel once and more, on small shapes, for compute-sanitizer to watch. Nothing is compared: the tests do that.
+"""Runs every kernel on small shapes for compute-sanitizer. Compares nothing, which the tests do.
 
 PYTHONPATH=tests python tests/gpu/sanitized.py [BACKEND] [--few]
 """
@@ -7,7 +7,8 @@ import argparse
 
 import torch
 from gpu_work import WORK, make_work
-from support.common import DEVICE, DTYPES, FORMS, make_params, make_x
+from support.backends import DEVICE
+from support.problems import DTYPES, FORMS, make_params, make_x
 
 from road_kernels.backends import registry
 
@@ -15,7 +16,7 @@ ROWS, DIM = 37, 64
 
 
 def unaligned(t: torch.Tensor) -> torch.Tensor:
-    """The same numbers one element behind an aligned address: no vector loads."""
+    """The same numbers one element past an aligned address, which rules out vector loads."""
     return torch.cat((t.new_zeros(1), t.flatten()))[1:].view(t.shape)
 
 
@@ -41,7 +42,7 @@ def main() -> None:
                     work()
                     calls += 2
         if dtype == torch.bfloat16:
-            # More ids than a block puts in order; more than the 256 rows that a block of a full GPU takes at a time.
+            # More ids than a block sorts; on a full GPU, more than the 256 rows that a block stages at a time.
             for rows, dim in ((1500, DIM), (1 << 19 if DEVICE == "cuda" else 5000, 16)):
                 for name in WORK:
                     make_work(name, options.backend, "road_4", rows, dim, 16, dtype)()

@@ -1,4 +1,4 @@
-"""Steps of make gpu-check: each a command with a log and a time limit of its own, and what it came to."""
+"""Steps of make gpu-check: commands, each with a log, a time limit and a verdict."""
 
 import contextlib
 import os
@@ -31,18 +31,19 @@ class Step:
 
 
 class Runner:
-    """Runs steps, several at a time if they only test; none after the deadline. Logs go to ``folder``."""
+    """Runs steps, several at a time if asked to, and none after the deadline. Logs go to ``folder``."""
 
-    def __init__(self, root: Path, folder: Path, environment: dict[str, str], seconds: float):
+    def __init__(self, root: Path, folder: Path, environment: dict[str, str], seconds: float, least: float = 5):
         self.root, self.folder, self.environment = root, folder, environment
         self.deadline = time.monotonic() + seconds
+        self.least = least  # seconds: with less time left, a step is not worth starting
         self.done: list[Step] = []
 
     def left(self) -> float:
         return self.deadline - time.monotonic()
 
     def run(self, steps: Sequence[Step], at_once: int = 1, reserve: float = 0) -> None:
-        """Leaves ``reserve`` seconds of the time for what comes later."""
+        """Leaves ``reserve`` seconds for later steps."""
         self.done += steps
         with ThreadPoolExecutor(at_once) as pool:
             list(pool.map(lambda step: self._run(step, reserve), steps))
@@ -51,8 +52,8 @@ class Runner:
         if step.command is None:
             return
         limit = min(step.limit, self.left() - reserve)
-        if limit < 5:
-            # A benchmark, which nothing has to wait for, is left out; a test that did not run did not pass.
+        if limit < self.least:
+            # A benchmark is left out; a test that did not run has not passed.
             step.status, step.detail = "FAILED" if reserve else "left out", "no time left"
             return
         start = time.monotonic()
@@ -64,7 +65,7 @@ class Runner:
                 env={**os.environ, **self.environment, **step.environment},
                 stdout=out,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # so that a step that hangs goes with all its children
+                start_new_session=True,  # so that a step that hangs can be killed with all its children
             )
             try:
                 status = process.wait(limit)
@@ -81,16 +82,16 @@ class Runner:
         if step.judge:
             try:
                 step.judge(step, -1 if status is None else status, output)
-            except Exception as error:  # of one step, which must not keep the others from being judged
+            except Exception as error:  # must not keep the other steps from being judged
                 step.status, step.detail = "FAILED", f"{type(error).__name__} in what it wrote: {error}"[:200]
         print(f"{step.status:8} {step.seconds:6.1f} s  {step.name}  {step.detail[:120]}", flush=True)
 
 
 def end(process: subprocess.Popen) -> None:
-    """With all its children, also those that a process leaves behind that ended by itself."""
+    """Kills its children with it, also those that it left behind when it ended by itself."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    with contextlib.suppress(subprocess.TimeoutExpired):  # one that the driver does not let go must not hold us
+    with contextlib.suppress(subprocess.TimeoutExpired):  # the driver may not let it end
         process.wait(10)
 
 
@@ -100,13 +101,13 @@ def last_line(output: str) -> str:
 
 
 def judge_pytest(report: Path) -> Callable[[Step, int, str], None]:
-    """Counts from pytest's XML, and the failed tests with the first line of what they said."""
+    """Counts from pytest's XML, and the failed tests with the first line of their messages."""
 
     def judge(step: Step, status: int, output: str) -> None:
         if status == 5:  # nothing was selected
             step.status, step.detail = "ok", "no tests"
             return
-        if not report.exists():  # it died, or was stopped: the log has the tests up to there
+        if not report.exists():  # it crashed or was stopped: the log has the tests up to then
             step.status = "FAILED"
             step.detail = step.detail or last_line(output)
             return
@@ -127,7 +128,7 @@ OURS = re.compile(r"\bat .*\b(road::cuda::|rotate_kernel|backward_kernel|reduce_
 
 
 def judge_sanitizer(step: Step, status: int, output: str) -> None:
-    """By compute-sanitizer's summary, if all calls were made. What it finds in kernels of torch is said, not failed."""
+    """By compute-sanitizer's summary, if all calls were made. Errors in torch's kernels are reported, not failed."""
     summaries = re.findall(r"(?:ERROR|RACECHECK) SUMMARY: .*", output)
     calls = re.findall(r"\d+ calls of .*", output)
     reports = [line.strip("= \n")[:200] for line in output.splitlines() if line.startswith("=========")]

@@ -1,4 +1,4 @@
-"""What make gpu-check says at its end: a table of steps, the speeds beside their bars, and the same as JSON."""
+"""What make gpu-check reports at its end: a table of steps, speeds against their targets, and the same as JSON."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 SMI = ("name", "driver_version", "clocks.sm", "clocks.mem", "clocks.max.sm", "temperature.gpu", "power.draw")
-HOST_BARS = {  # host time over that of x + x in the same mode: (mode, provider) of benchmarks/dispatch.py
+HOST_TARGETS = {  # host time over that of x + x in the same mode: (mode, provider) of benchmarks/dispatch.py
     ("no gradients", "road_apply, cuda"): 1.9,
     ("records", "road_apply, cuda"): 2.2,
     ("forward and backward", "road_apply, cuda"): 1.6,
@@ -34,7 +34,7 @@ def state_of_gpu() -> dict:
 
 
 def machine(runner, options) -> dict:
-    """As the benchmarks record it, with nvcc."""
+    """The machine as the benchmarks record it, and nvcc."""
     environment = {**os.environ, **runner.environment}
     code = f"import json; from benchmarks.harness import record; print(json.dumps(record.machine({options.device!r})))"
     said = said_by(sys.executable, "-c", code, env=environment, cwd=runner.root)
@@ -43,24 +43,24 @@ def machine(runner, options) -> dict:
     return found | {"nvcc": nvcc and nvcc[1], "python": platform.python_version()}
 
 
-def host_bars(folder: Path) -> list[dict]:
+def host_targets(folder: Path) -> list[dict]:
     path = next(folder.glob("*/dispatch.json"), None)
     rows = json.loads(path.read_text())["rows"] if path else []
     plain = {row["mode"]: row["us"] for row in rows if row["provider"] == "x + x"}
     common = {"column": "x of x + x on the host", "at_least": False}
     found = []
     for row in rows:
-        bar, base = HOST_BARS.get((row["mode"], row["provider"])), plain.get(row["mode"])
-        if bar and base and row["us"]:
+        most, base = HOST_TARGETS.get((row["mode"], row["provider"])), plain.get(row["mode"])
+        if most and base and row["us"]:
             ratio = round(row["us"] / base, 2)
-            named = {"work": row["mode"], "backend": row["provider"], "required": bar, "measured": ratio}
-            found.append(named | common | {"met": ratio <= bar})
+            named = {"work": row["mode"], "backend": row["provider"], "required": most, "measured": ratio}
+            found.append(named | common | {"met": ratio <= most})
     return found
 
 
-def bars(folder: Path) -> list[dict]:
+def targets(folder: Path) -> list[dict]:
     path = next(folder.glob("*/gpu_bars_met.json"), None)
-    return (json.loads(path.read_text())["bars"] if path else []) + host_bars(folder)
+    return (json.loads(path.read_text())["bars"] if path else []) + host_targets(folder)
 
 
 def line_of(step) -> str:
@@ -68,12 +68,12 @@ def line_of(step) -> str:
 
 
 def group_of(step) -> str:
-    found = re.fullmatch(r"test_(gpu_)?.*\.py \[(\w+)\].*", step.name)
-    return f"tests {'on the GPU only ' if found[1] else ''}[{found[2]}]" if found else step.name
+    found = re.fullmatch(r"(\w+)/test_\w+\.py \[(\w+)\].*", step.name)
+    return f"tests {'on the GPU only ' if found[1] == 'gpu' else ''}[{found[2]}]" if found else step.name
 
 
 def grouped(steps) -> list[str]:
-    """One line for the tests of a backend, and one for every step that did not go well."""
+    """One line for all tests of a backend, and one for every step of them that failed."""
     lines, groups = [], {}
     for step in steps:
         groups.setdefault(group_of(step), []).append(step)
@@ -98,7 +98,7 @@ def failures(steps, most: int) -> list[str]:
     return [line[:220] for line in lines[:most]] + ([f"... {len(lines) - most} more"] if len(lines) > most else [])
 
 
-def bar_lines(found: list[dict]) -> list[str]:
+def target_lines(found: list[dict]) -> list[str]:
     return [
         f"{'met' if b['met'] else 'MISSED':7} {b['backend']:8} {b['work']}: {b['column']} {b['measured']} "
         f"({'>=' if b['at_least'] else '<='} {b['required']})"
@@ -107,8 +107,8 @@ def bar_lines(found: list[dict]) -> list[str]:
 
 
 def write_summary(runner, work: Path, options, before: dict, seconds: float) -> int:
-    """Prints the table, writes it and the JSON, and packs results and logs. 1 if something failed."""
-    found, results = bars(work / "results"), work / "results"
+    """Prints the table, writes it and the JSON, packs results and logs. Returns 1 if a step failed."""
+    found, results = targets(work / "results"), work / "results"
     failed = [step for step in runner.done if step.status == "FAILED"]
     about = machine(runner, options) | {"before": before, "after": state_of_gpu(), "seconds": round(seconds)}
     steps = [step.record() for step in runner.done]
@@ -116,7 +116,7 @@ def write_summary(runner, work: Path, options, before: dict, seconds: float) -> 
 
     head = f"{about.get('gpu', about['processor'])}, torch {about.get('torch')}, triton {about.get('triton')}, "
     head += f"nvcc {about['nvcc']}, driver {about.get('driver_version')}, commit {about.get('commit')}, {seconds:.0f} s"
-    body = ["", "Steps", *grouped(runner.done), "", "Speeds", *bar_lines(found)]
+    body = ["", "Steps", *grouped(runner.done), "", "Speeds", *target_lines(found)]
     bad = failures(runner.done, 40)
     body += ["", "Failures", *bad] if bad else []
     body += ["", f"{head}: {f'{len(failed)} steps FAILED' if failed else 'all steps ok'}"]

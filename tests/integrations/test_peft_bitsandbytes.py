@@ -1,11 +1,12 @@
-"""The 4-bit and 8-bit RoAd layers of PEFT on the kernels, with bitsandbytes on the CPU."""
+"""PEFT's 4-bit and 8-bit RoAd layers on the kernels, with bitsandbytes on the CPU."""
 
 import copy
 
 import pytest
 import torch
-from support.common import assert_close, f64, make_x
+from support.expected import assert_close, f64
 from support.peft_models import TwoLinears, expect_rotated, first, make_model, matrix_of
+from support.problems import make_x
 
 from road_kernels.integrations import peft as road_peft
 
@@ -92,7 +93,7 @@ def test_gradients(bits):
 
 
 def test_mixed_batch(bits):
-    """Which PEFT does not have for these layers."""
+    """PEFT itself has no mixed batches for these layers."""
     layer = first(quantized(bits, ("road_4", 64), ("road_1", 64)))
     x, names = make_x(4, 64, dtype=torch.bfloat16), ["A", "__base__", "B", "A"]
     with road_peft.enabled():
@@ -114,7 +115,7 @@ def test_merge_and_unmerge_as_peft_does(bits, safe, dtype):
     model = quantized(bits, ("road_4", 64), ("road_1", 2))
     model.base_model.set_adapter(["A", "B"])
     x = make_x(5, 64, dtype=dtype)
-    first(model)(x)  # bitsandbytes prepares its state in the first call, and casts the bias to x's dtype
+    first(model)(x)  # the first call prepares bitsandbytes' state and casts the bias to x's dtype
     other = copy.deepcopy(model)
     other.merge_adapter(safe_merge=safe)
     with road_peft.enabled():
@@ -122,13 +123,13 @@ def test_merge_and_unmerge_as_peft_does(bits, safe, dtype):
         model.merge_adapter(safe_merge=safe)
         assert first(model).merged_adapters == ["A", "B"]
     ours, theirs = dequantized(first(model)), dequantized(first(other))
-    # Rounding may move a weight that lies between two steps of the quantization to the other one.
+    # A weight between two quantization steps may be rounded to either.
     assert ((ours - theirs).abs() > 1e-6).float().mean() < 0.01
     bias, eps = first(model).base_layer.bias, torch.finfo(dtype).eps
     torch.testing.assert_close(bias, first(other).base_layer.bias, rtol=2 * eps, atol=2 * eps)
     before, matrix = f64(bias), matrix_of(first(model), "B") @ matrix_of(first(model), "A")
     with road_peft.enabled():
-        model.unmerge_adapter()  # PEFT fails here where the bias is not in the adapter's dtype
+        model.unmerge_adapter()  # PEFT itself fails here if the bias does not have the adapter's dtype
     assert first(model).merged_adapters == []
     assert abs(matrix @ f64(bias) - before).max() < 40 * eps
 

@@ -1,25 +1,16 @@
-"""RoAd layers of PEFT on the kernels: forward and backward with active adapters."""
+"""PEFT's RoAd layers on the kernels: forward and backward with one active adapter."""
 
 import pytest
 import torch
-from support.common import DEVICE, arithmetic_of, assert_close, make_x
+from support.backends import DEVICE
+from support.expected import arithmetic_of, assert_close
 from support.peft_models import VARIANTS, expect_rotated, first, in_float64, make_model, matrix_of
+from support.problems import make_x
 from torch.utils.checkpoint import checkpoint
 
 from road_kernels.integrations import peft as road_peft
-from road_kernels.integrations.peft import _forward
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-
-
-@pytest.fixture
-def calls(monkeypatch):
-    """The calls that reach the kernels, by name."""
-    made = []
-    for name in ("road_apply", "rotate"):
-        function = getattr(_forward, name)
-        monkeypatch.setattr(_forward, name, lambda *a, f=function, n=name, **kw: made.append(n) or f(*a, **kw))
-    return made
 
 
 @pytest.mark.parametrize("group_size", [2, 64])
@@ -58,7 +49,7 @@ def test_result_dtype_is_what_peft_promises(base, adapters):
         layer.cast_input_dtype_enabled = False
         yield layer(x).dtype
         layer.cast_input_dtype_enabled = True
-        if base != torch.float64:  # which autocast leaves alone
+        if base != torch.float64:  # which autocast does not touch
             with torch.autocast(DEVICE, dtype=torch.bfloat16):
                 yield layer(x).dtype
 
@@ -98,7 +89,7 @@ def test_gradients_are_those_of_peft_in_float64(variant):
 
 
 def saved_bytes(layer, x) -> int:
-    """What autograd keeps for the backward of one layer, without its parameters and its input."""
+    """Bytes that autograd saves for the backward of one layer, not counting its parameters and its input."""
     kept = {}
     known = {t.untyped_storage().data_ptr() for t in (*layer.parameters(), x)}
 
@@ -118,60 +109,9 @@ def test_training_in_bfloat16_keeps_two_bytes_per_output_element():
     layer = first(make_model(dtype=torch.bfloat16))
     x = make_x(1000, 16, dtype=torch.bfloat16)
     elements = 1000 * 128
-    assert saved_bytes(layer, x) >= 8 * elements  # PEFT: if this fails, the comparison in the docs is out of date
+    assert saved_bytes(layer, x) >= 8 * elements  # PEFT; if this fails, the comparison in the docs is out of date
     with road_peft.enabled():
         assert saved_bytes(layer, x) == 2 * elements
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_several_adapters_are_one_rotation_rounded_once(calls, dtype):
-    model = make_model(("road_1", 64), ("road_4", 64), ("road_2", 64), dtype=dtype)
-    model.base_model.set_adapter(["A", "C", "B"])
-    layer, x = first(model), make_x(5, 16, dtype=dtype)
-    with road_peft.enabled():
-        z = layer(x)
-    assert calls == ["rotate"]
-    assert_close(z, expect_rotated(layer.base_layer(x), *(matrix_of(layer, n) for n in "ACB")), torch.float32, units=12)
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_several_adapters_of_different_group_sizes(calls, dtype):
-    model = make_model(("road_1", 64), ("road_2", 2), ("road_1", 2), ("road_1", 64), dtype=dtype)
-    model.base_model.set_adapter(["A", "B", "C", "D"])
-    layer, x = first(model), make_x(5, 16, dtype=dtype)
-    with road_peft.enabled():
-        z = layer(x)
-    assert calls == ["rotate"] * 3
-    assert z.dtype == dtype
-    matrices = [matrix_of(layer, n) for n in "ABCD"]
-    assert_close(z, expect_rotated(layer.base_layer(x), *matrices), torch.float32, units=16)
-
-
-@pytest.mark.parametrize("active", ["A", "AB"])
-def test_float64_models_compute_in_float64_with_any_adapter(active):
-    model = make_model(("road_1", 64), ("road_4", 64), dtype=torch.float64)
-    model.base_model.set_adapter(list(active))
-    layer, x = first(model), make_x(5, 16, dtype=torch.float64)
-    for parameters in (layer.road_theta, layer.road_alpha):
-        parameters.to(torch.float32)
-    with road_peft.enabled():
-        z = layer(x)
-    want = expect_rotated(layer.base_layer(x), *(matrix_of(layer, n) for n in active))
-    assert_close(z, want, torch.float64, units=8)
-
-
-def test_several_adapters_are_trained_together():
-    model = make_model(("road_1", 64), ("road_4", 64), ("road_2", 2))
-    model.base_model.set_adapter(["A", "B", "C"])
-    exact = in_float64(model)
-    x, gz = make_x(7, 16), make_x(7, 128, seed=5)
-    exact(x.double()).backward(gz.double())
-    with road_peft.enabled():
-        model(x).backward(gz)
-    pairs = [(p, q) for p, q in zip(model.parameters(), exact.parameters(), strict=True) if p.requires_grad]
-    assert len(pairs) == 12
-    for p, q in pairs:
-        torch.testing.assert_close(p.grad.double(), q.grad, rtol=1e-4, atol=1e-5)
 
 
 def test_disabled_unknown_and_no_adapters_leave_the_base_layer():
@@ -250,13 +190,13 @@ def test_in_place_writes_over_the_output_of_the_base_layer():
             z = layer(x)
         assert z.data_ptr() == held.pop().data_ptr()
         assert torch.equal(z, want)
-        assert saved_bytes(layer, x) == layer(x).untyped_storage().nbytes()  # only what the next layer keeps anyway
+        assert saved_bytes(layer, x) == layer(x).untyped_storage().nbytes()  # the next layer saves it anyway
         layer(x).float().sum().backward()
         assert layer.road_theta["A"].grad.isfinite().all()
 
 
 def test_a_forward_that_was_wrapped_before_still_runs_on_the_kernels(calls):
-    """As hooks of accelerate do: the instance keeps PEFT's bound method."""
+    """As accelerate's hooks do: the instance keeps PEFT's bound method."""
     layer, x = first(make_model(dtype=torch.bfloat16)), make_x(4, 16, dtype=torch.bfloat16)
     before = layer.forward
     layer.forward = lambda *args, **kwargs: before(*args, **kwargs)

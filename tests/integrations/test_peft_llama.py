@@ -1,4 +1,4 @@
-"""A whole language model of transformers, tiny and random, with PEFT on the kernels."""
+"""A tiny Llama of transformers with random weights, with PEFT on the kernels."""
 
 import copy
 import filecmp
@@ -6,7 +6,7 @@ import filecmp
 import pytest
 import torch
 from peft import PeftModel, RoadConfig, get_peft_model
-from support.common import DEVICE
+from support.backends import DEVICE
 from support.peft_models import first, layers, randomize
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -68,7 +68,7 @@ def test_generate_with_mixed_adapters_is_what_each_gives_alone(prompts, dtype):
             alone["__base__"] = generate(model, prompts)
     for row, name in enumerate(NAMES):
         assert torch.equal(mixed[row], alone[name][row]), name
-    assert len({tuple(t[0].tolist()) for t in alone.values()}) == 4  # the adapters do differ
+    assert len({tuple(t[0].tolist()) for t in alone.values()}) == 4  # the adapters differ
 
 
 def test_enable_and_disable_between_tokens(prompts):
@@ -150,7 +150,7 @@ def test_compile(prompts):
         torch.testing.assert_close(compiled(prompts).logits, model(prompts).logits, rtol=1e-5, atol=1e-5)
 
 
-def test_an_adapter_deleted_and_another_under_its_name(prompts):
+def test_an_adapter_deleted_and_another_added_under_its_name(prompts):
     model = with_adapters().eval()
     with road_peft.enabled(), torch.no_grad():
         before = model(prompts, adapter_names=NAMES).logits

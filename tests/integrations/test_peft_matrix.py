@@ -1,10 +1,10 @@
-"""RoadMatrix, which stands for PEFT's dense matrix in the merge of its bitsandbytes layers."""
+"""RoadMatrix, which replaces PEFT's dense matrix when its bitsandbytes layers are merged."""
 
 import pytest
 import torch
 from peft.tuners.road.layer import _get_delta_weight
-from support.common import make_params, make_x
 from support.peft_models import VARIANTS
+from support.problems import make_params, make_x
 
 from road_kernels.integrations.peft._matrix import delta_weight
 

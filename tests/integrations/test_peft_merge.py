@@ -1,4 +1,4 @@
-"""Merging RoAd adapters of PEFT into their layers, and taking them out."""
+"""Merging PEFT's RoAd adapters into their layers, and unmerging them."""
 
 import copy
 import warnings
@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 from peft.tuners.road import layer as peft_road
-from support.common import DTYPES, arithmetic_of, assert_close, f64, make_x
+from support.expected import arithmetic_of, assert_close, f64
 from support.oracle import Result
 from support.peft_models import VARIANTS, TwoLinears, first, make_model, matrix_of
+from support.problems import DTYPES, make_x
 
 from road_kernels.integrations import peft as road_peft
 
@@ -46,14 +47,14 @@ def test_merge_is_rounded_once_and_unmerge_undoes_it(dtype, variant, group_size,
         assert_close(merged, expect_product(matrix, before), arithmetic_of(dtype))
     model.unmerge_adapter()
     assert layer.merged_adapters == []
-    # One rounding of the merged weight, times the norm of R^-1, and one of the result.
+    # The merged weight is rounded once, which the norm of R^-1 amplifies, and the result once.
     lost = (np.linalg.norm(np.linalg.inv(matrix), 2) + 1) * max(torch.finfo(dtype).eps, 2e-7)
     for after, before in zip(weights(layer), (weight, bias), strict=True):
         assert (f64(after) - f64(before)).__abs__().max() <= lost * abs(f64(before)).max()
 
 
 def test_no_square_matrix(monkeypatch):
-    """24576 features: PEFT would make 2.4 GB, several times."""
+    """24576 features, for which PEFT allocates 2.4 GB several times."""
     monkeypatch.setattr(peft_road, "_get_delta_weight", None)
     base = TwoLinears(2)
     base.first = torch.nn.Linear(16, 24576)
@@ -111,7 +112,7 @@ def test_safe_merge_refuses_before_anything_is_written(broken):
     assert torch.equal(layer.base_layer.weight, weight)
     assert torch.equal(layer.base_layer.bias, bias)
     assert not layer.merged
-    layer.merge()  # unsafe is unsafe
+    layer.merge()  # without safe_merge nothing is checked
     assert layer.merged
 
 
@@ -153,7 +154,7 @@ def test_same_warnings_and_errors_as_peft():
             said = [str(w.message) for w in caught]
         try:
             layer.merge(adapter_names="A")
-        except (TypeError, ValueError) as error:  # PEFT changed its mind about the type
+        except (TypeError, ValueError) as error:  # the type depends on PEFT's version
             said.append((type(error), str(error)))
         return said, layer.merged_adapters
 
@@ -200,7 +201,7 @@ def test_weights_of_other_layouts():
     model = make_model(("road_2", 64))
     layer = first(model)
     weight, bias = weights(layer)
-    layer.base_layer.weight.data = weight.t().contiguous().t()  # as a checkpoint of transposed weights is loaded
+    layer.base_layer.weight.data = weight.t().contiguous().t()  # as when a checkpoint of transposed weights is loaded
     layer.merge()
     assert_close(layer.base_layer.weight, expect_product(matrix_of(layer, "A"), weight), torch.float32)
     assert_close(layer.base_layer.bias, expect_product(matrix_of(layer, "A"), bias), torch.float32)

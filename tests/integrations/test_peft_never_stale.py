@@ -1,10 +1,12 @@
-"""Mixed batches after a parameter of an adapter changed: what was computed before must not come back."""
+"""Mixed batches after a change of an adapter's parameters must not use what was computed before it."""
 
 import pytest
 import torch
 from peft import set_peft_model_state_dict
-from support.common import DEVICE, assert_close, make_x
+from support.backends import DEVICE
+from support.expected import assert_close
 from support.peft_models import NAMES, config, expect_mixed, first, mixed_model, randomize
+from support.problems import make_x
 
 from road_kernels.integrations import peft as road_peft
 
@@ -15,7 +17,7 @@ def _on():
         yield
 
 
-# Every way to change a parameter that was found, with and without a trace in its version counter or its address.
+# Every way to change a parameter that we know of, whether its version counter or its address tells or not.
 def _by_optimizer(model, layer):
     for p in model.parameters():
         p.grad = torch.ones_like(p)
@@ -35,16 +37,16 @@ def _by_data(model, layer):
     layer.road_theta["B"].data = layer.road_theta["B"].data + 0.1
 
 
-def _by_data_twice(model, layer):  # the second tensor may get the address of the first
+def _by_data_twice(model, layer):  # the second tensor may be allocated where the first was
     for _ in range(2):
         layer.road_theta["B"].data = layer.road_theta["B"].data + 0.1
 
 
-def _through_data(model, layer):  # leaves no trace in version or address
+def _through_data(model, layer):  # changes neither version nor address
     layer.road_theta["B"].data.add_(0.1)
 
 
-def _through_numpy(model, layer):  # nor does a kernel that is not torch's
+def _through_numpy(model, layer):  # nor do writes by others than torch
     layer.road_theta["B"].detach().numpy()[:] += 0.1
 
 

@@ -1,4 +1,4 @@
-"""enable, disable, enabled: what they replace, and that they put it back."""
+"""enable, disable and enabled: what they replace in PEFT, and that they restore it."""
 
 import copy
 import io
@@ -9,8 +9,8 @@ import sys
 import pytest
 import torch
 from peft.tuners.road import layer as peft_road
-from support.common import make_x
 from support.peft_models import first, layers, make_model, randomize
+from support.problems import make_x
 
 from road_kernels.integrations import peft as road_peft
 from road_kernels.integrations.peft import _options, _switch, _versions
@@ -88,7 +88,7 @@ def test_models_made_before_during_and_after():
         during.load_state_dict(before.state_dict())
         torch.testing.assert_close(before(x), want, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(during(x), want, rtol=1e-5, atol=1e-6)
-    assert torch.equal(during(x), want)  # made while enabled, run by PEFT's own code after
+    assert torch.equal(during(x), want)  # made while enabled, then run by PEFT's own code
 
 
 @pytest.mark.parametrize("copied", ["deepcopy", "pickle", "torch.save"])
@@ -112,11 +112,11 @@ def test_copies_of_layers(copied):
         assert torch.equal(model(x, adapter_names=["A", "B", "__base__"]), want)
     torch.testing.assert_close(
         through(model)(x, adapter_names=["A", "B", "__base__"]), want, rtol=1e-5, atol=1e-6
-    )  # made by PEFT's code from a model that ran on ours: nothing of ours is in it
+    )  # copied by PEFT's code from a model that ran on ours: it holds nothing of ours
     assert vars(first(inside)).keys() == vars(first(make_model())).keys()
 
 
-def test_code_put_over_ours_is_not_lost():
+def test_disable_keeps_code_that_replaced_ours():
     road_peft.enable()
     ours = peft_road.Linear.forward
     peft_road.Linear.forward = lambda self, x: ours(self, x)
@@ -137,7 +137,7 @@ def test_switching_in_the_middle_of_training():
             if switching and step % 2:
                 road_peft.enable()
             loss = m(x).square().mean()
-            road_peft.disable()  # between forward and backward
+            road_peft.disable()  # backward runs after it
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -217,4 +217,4 @@ def test_compile_in_one_graph_and_switching_it():
         assert ops == [0, 2 * len(layers(model))]
         compiled(x).sum().backward()
     compiled(x)
-    assert len(ops) == 2  # PEFT's graph again, without another compilation
+    assert len(ops) == 2  # PEFT's graph again, without recompiling

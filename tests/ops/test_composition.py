@@ -1,8 +1,8 @@
-"""Two tasks in disjoint halves of the pairs of one layer, trained and used by the rows of one batch."""
+"""Two tasks in disjoint halves of one layer's pairs, trained and used by different rows of one batch."""
 
 import pytest
 import torch
-from support.common import make_params, make_x
+from support.problems import make_params, make_x
 
 import road_kernels as rk
 
@@ -19,7 +19,7 @@ def parameters(dtype=torch.float32):
 
 
 def bank_of(theta_a, alpha_a, theta_b, alpha_b):
-    """[3, D/2] tables: A's half, B's half, both; differentiable."""
+    """Tables [3, D/2] for A's half, B's half and both; differentiable."""
     a = rk.road_tables(theta_a, alpha_a, group_size=GROUP)
     b = rk.road_tables(theta_b, alpha_b, group_size=GROUP)
     adapters = (
@@ -44,7 +44,7 @@ def test_each_row_uses_its_own_range_at_its_own_position(backend):
     x = make_x(4, TOKENS, DIM)
     params = parameters()
     z = run(x, [ONLY_A, ONLY_B, BOTH, NONE], params, backend)
-    assert torch.equal(z[:, :-1], x[:, :-1])  # other positions, bit for bit
+    assert torch.equal(z[:, :-1], x[:, :-1])  # other positions pass through bit for bit
     assert torch.equal(z[0, -1, B_FEATURES], x[0, -1, B_FEATURES])
     assert torch.equal(z[1, -1, A_FEATURES], x[1, -1, A_FEATURES])
     assert torch.equal(z[3], x[3])
@@ -70,7 +70,7 @@ def test_gradients_reach_only_the_range_that_the_row_used(backend, ids, a_learns
 
 
 def test_both_at_once_trains_as_each_alone(backend):
-    """The halves are disjoint, so a step on a row that uses both is the two steps."""
+    """The halves are disjoint, so the gradient of a row that uses both consists of the two separate gradients."""
     x, gz = make_x(1, TOKENS, DIM), make_x(1, TOKENS, DIM, seed=3)
     params = parameters()
     together = torch.autograd.grad(run(x, [BOTH], params, backend), params, gz)
@@ -80,6 +80,7 @@ def test_both_at_once_trains_as_each_alone(backend):
         torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.numerical
 def test_gradcheck_through_the_bank(backend):
     x = make_x(3, TOKENS, DIM, dtype=torch.float64).requires_grad_()
     params = parameters(torch.float64)

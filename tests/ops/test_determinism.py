@@ -1,9 +1,9 @@
-"""Two runs are bitwise equal, at any number of threads, and a row does not depend on the other rows."""
+"""Runs are bitwise repeatable, at any number of threads, and a row does not depend on the rest of its batch."""
 
 import pytest
 import torch
-from support.common import DTYPES, FORMS, apply, make_params, make_x
 from support.gradients import everything
+from support.problems import DTYPES, FORMS, apply, make_params, make_x
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -16,7 +16,7 @@ def test_repeated_runs(backend, form):
 @pytest.mark.cpu_only
 @pytest.mark.parametrize("form", FORMS)
 def test_number_of_threads(form):
-    """The CPU kernels promise this; torch's own reductions in the python backend do not."""
+    """Guaranteed by the CPU kernels; torch's reductions, which the python backend uses, do not guarantee it."""
     threads = torch.get_num_threads()
     results = []
     try:

@@ -1,8 +1,8 @@
-"""Every refused input, with its message; nothing is written before a refusal."""
+"""Every bad input raises with its message, before anything is written."""
 
 import pytest
 import torch
-from support.common import apply, make_params, make_x
+from support.problems import apply, make_params, make_x
 
 import road_kernels as rk
 from road_kernels.ops import checks
@@ -14,7 +14,7 @@ BANK = make_params("road_1", 3, 8)
 IDS = torch.tensor([0, 2, -1, 1])
 META = {"device": "meta"}
 
-# name: (changes to the arguments of road_apply, the error, what its message says)
+# name: (changes to the arguments of road_apply, the error, a pattern of its message)
 SINGLE = {
     "x is no tensor": ({"x": [1.0, 2.0]}, TypeError, "x must be a torch.Tensor, got list"),
     "x is an integer tensor": ({"x": X.long()}, TypeError, r"x must be float16, .* got torch.int64"),
@@ -90,17 +90,17 @@ def check(function, arguments, error, message):
 
 
 @pytest.mark.parametrize(("change", "error", "message"), SINGLE.values(), ids=SINGLE.keys())
-def test_single(change, error, message):
+def test_bad_arguments_of_road_apply(change, error, message):
     check(rk.road_apply, {"x": X.clone(), "theta": THETA, "alpha": ALPHA, "group_size": 4, **change}, error, message)
 
 
 @pytest.mark.parametrize(("change", "error", "message"), BATCHED.values(), ids=BATCHED.keys())
-def test_batched(change, error, message):
+def test_bad_arguments_of_road_apply_batched(change, error, message):
     arguments = {"x": X.clone(), "theta": BANK[0], "alpha": BANK[1], "adapter_ids": IDS, "group_size": 4, **change}
     check(rk.road_apply_batched, arguments, error, message)
 
 
-def test_tables():
+def test_bad_tables():
     r1, r2 = torch.ones(8), torch.zeros(8)
     with pytest.raises(ValueError, match=r"r1 must be \[8\] or \[4\] for D = 8, got \[16\]"):
         rk.rotate(X, torch.ones(16), r2, group_size=4)
@@ -123,7 +123,7 @@ def test_ids_outside_the_bank(backend, bad, id_dtype):
     for inplace in (False, True):
         with pytest.raises(IndexError):
             apply(x, *params, "road_1", ids, group_size=4, inplace=inplace, backend=backend)
-    if backend != "cuda_shim":  # a device-side assertion stops a kernel that is already running
+    if backend != "cuda_shim":  # where a device-side assertion stops a kernel that is already writing
         assert torch.equal(x, X)
 
 
@@ -143,7 +143,7 @@ def test_a_leaf_that_requires_grad_is_not_written(backend):
     x = X.clone().requires_grad_()
     with pytest.raises(RuntimeError, match="leaf tensor that requires grad"):
         rk.road_apply(x, THETA, ALPHA, group_size=4, inplace=True, backend=backend)
-    with torch.no_grad():  # as torch's own in-place ops allow
+    with torch.no_grad():  # which torch's own in-place ops allow too
         rk.road_apply(x, THETA, ALPHA, group_size=4, inplace=True, backend=backend)
 
 
@@ -182,12 +182,12 @@ PACKED = {
 
 
 @pytest.mark.parametrize(("params", "variant", "group_size", "error", "message"), PACKED.values(), ids=PACKED.keys())
-def test_road_tables(params, variant, group_size, error, message):
+def test_bad_arguments_of_road_tables(params, variant, group_size, error, message):
     with pytest.raises(error, match=message):
         rk.road_tables(*params, variant=variant, group_size=group_size)
 
 
-def test_layers():
+def test_bad_layers():
     weight, bias = torch.ones(8, 5), torch.ones(8)
     with pytest.raises(ValueError, match=r"weight must be \[out, in\], got \[8\]"):
         rk.road_merge(bias, None, THETA, ALPHA, group_size=4)
@@ -201,18 +201,18 @@ def test_layers():
         rk.road_unmerge(weight, bias, THETA, alpha, group_size=4)
 
 
-def test_the_fast_check_and_the_explaining_one_agree(monkeypatch):
-    """csrc/binding/check.cpp must say no exactly where ops/checks.py raises: without it the same errors come."""
+def test_the_checks_in_cpp_and_in_python_agree(monkeypatch):
+    """csrc/binding/check.cpp must reject exactly what ops/checks.py rejects: without it the errors are the same."""
     monkeypatch.setattr(checks, "EXTENSION", None)
     for change, error, message in SINGLE.values():
-        test_single(change, error, message)
+        test_bad_arguments_of_road_apply(change, error, message)
     for change, error, message in BATCHED.values():
-        test_batched(change, error, message)
+        test_bad_arguments_of_road_apply_batched(change, error, message)
     rk.road_apply_batched(X, *BANK, IDS, group_size=4)
 
 
-def test_the_ops_themselves_stay_inside_memory():
-    """torch.ops.road_kernels called directly passes no Python check."""
+def test_the_torch_ops_check_their_arguments():
+    """torch.ops.road_kernels called directly goes through no check in Python, and must not read out of bounds."""
     op = torch.ops.road_kernels.rotate
     bad = {
         "narrow parameters": (X, THETA[:2], ALPHA[:2], None, "road_1", 4),

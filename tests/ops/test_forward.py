@@ -1,10 +1,11 @@
-"""Every backend against float64 from explicit blocks."""
+"""The forward pass on every backend against the float64 oracle."""
 
 import pytest
 import torch
-from support.common import DTYPES, FORMS, apply, arithmetic_of, assert_close, expect_forward, make_params, make_x
+from support.expected import arithmetic_of, assert_close, expect_forward
+from support.problems import DTYPES, FORMS, apply, make_params, make_x
 
-# Widths: the smallest, one that no vector width divides, a vector and its tail, PEFT's groups.
+# Widths: the smallest, one that no vector width divides, one with a vector and a tail, PEFT's groups.
 WIDTHS = {
     "smallest": (2, 2),
     "odd groups": (18, 6),
@@ -81,7 +82,7 @@ def test_identity_start_returns_x_bit_for_bit(backend, dtype, form, group_size):
     x = torch.tensor(EDGES, dtype=torch.float64).to(dtype)
     x = x[x.isfinite()]
     dim = 192
-    x = torch.cartesian_prod(x, x).flatten()  # every edge value beside every other
+    x = torch.cartesian_prod(x, x).flatten()  # every edge value paired with every other
     x = torch.cat([x, x.new_zeros(-len(x) % dim)]).view(-1, dim)
     n = make_params(form, None, dim)[0].shape[0]
     z = apply(x, torch.zeros(n), torch.ones(n), form, group_size=group_size, backend=backend)
@@ -89,21 +90,21 @@ def test_identity_start_returns_x_bit_for_bit(backend, dtype, form, group_size):
     assert torch.equal(z.view(bits), x.view(bits))
 
 
-def test_rows_without_an_adapter_pass_bit_for_bit(backend):
+def test_pass_through_rows_are_copied_bit_for_bit(backend):
     x = torch.tensor([[float("nan"), float("inf"), -0.0, 1e-45]])
     p, q = make_params("road_1", 1, 4)
     z = apply(x, p, q, "road_1", torch.tensor([-1]), group_size=2, backend=backend)
     assert torch.equal(z.view(torch.int32), x.view(torch.int32))
 
 
-def test_an_empty_bank_serves_rows_without_an_adapter(backend):
+def test_an_empty_bank_serves_pass_through_rows(backend):
     x = make_x(3, 8)
     z = apply(x, torch.empty(0, 4), torch.empty(0, 4), "road_1", torch.full((3,), -1), group_size=4, backend=backend)
     assert torch.equal(z, x)
 
 
 @pytest.mark.asserts_on_device
-def test_an_empty_bank_serves_no_other_rows(backend):
+def test_an_empty_bank_refuses_other_rows(backend):
     none, ids = torch.empty(0, 4), torch.tensor([-1, 0, -1])
     with pytest.raises(IndexError):
         apply(make_x(3, 8), none, none, "road_1", ids, group_size=4, backend=backend)

@@ -1,8 +1,9 @@
-"""inplace=True: the same numbers, written into x, and in training recovered from the output."""
+"""inplace=True: the same numbers, written into x; training recovers x from the output."""
 
 import pytest
 import torch
-from support.common import DTYPES, FORMS, apply, arithmetic_of, assert_close, expect_backward, make_params, make_x
+from support.expected import arithmetic_of, assert_close, expect_backward
+from support.problems import DTYPES, FORMS, apply, make_params, make_x
 
 from road_kernels.ops import aliasing
 
@@ -34,7 +35,7 @@ def test_gradients_from_the_output(backend, form, dtype, ids):
     apply(y, p, q, form, ids, group_size=12, inplace=True, backend=backend).backward(gz)
     gx, gp, gq = expect_backward(gz, x, p, q, form, 12, ids)
     assert_close(leaf.grad, gx, arithmetic_of(dtype))
-    # z was rounded to dtype, half an ulp, and the inverse enlarges that: 1.6 eps at worst here (road_4, bfloat16).
+    # z was rounded to dtype, by half an ulp, which the inverse amplifies: to 1.6 eps at worst here (road_4, bfloat16).
     lost = 2 * torch.finfo(dtype).eps
     assert_close(p.grad, gp, arithmetic_of(dtype), units=8, lost=lost)
     assert_close(q.grad, gq, arithmetic_of(dtype), units=8, lost=lost)
@@ -73,8 +74,9 @@ def test_a_tensor_saved_by_another_op_is_noticed(backend):
         square.sum().backward()
 
 
+@pytest.mark.numerical
 def test_a_slice_of_a_packed_projection(backend):
-    """An adapter on the v of q, k, v in one tensor: gradients reach the tensor as a whole."""
+    """An adapter on the v of a tensor that packs q, k and v: gradients reach the whole tensor."""
     qkv = make_x(4, 3, 24, dtype=torch.float64).requires_grad_()
     theta, alpha = (t.requires_grad_() for t in make_params("road_2", None, 8, dtype=torch.float64))
 
@@ -88,7 +90,7 @@ def test_a_slice_of_a_packed_projection(backend):
 
 
 def test_two_slices_of_one_tensor_in_training_are_refused_by_autograd(backend):
-    """Slices share a version counter, so the second write invalidates what the first saved, as with sigmoid_."""
+    """Slices share a version counter, so the second write invalidates what the first one saved, as with sigmoid_."""
     packed = make_x(4, 16)
     theta, alpha = (t.requires_grad_() for t in make_params("road_2", None, 8))
     for part in (packed[:, :8], packed[:, 8:]):
@@ -102,7 +104,7 @@ def test_two_slices_of_one_tensor_in_training_are_refused_by_autograd(backend):
     [lambda x: x.t(), lambda x: x[:, ::2], lambda x: x.view(2, 3, 2, 8).permute(2, 0, 1, 3)[..., 1:]],
     ids=["transposed", "every second column", "three strides"],
 )
-def test_layouts_that_no_kernel_walks(backend, make):
+def test_layouts_that_kernels_do_not_take(backend, make):
     base = make_x(6, 16) if make(torch.empty(12, 8)).dim() != 4 else make_x(12, 8)
     x = make(base) if make(base).shape[-1] % 2 == 0 else make(base)[..., :6]
     p, q = make_params("road_2", None, x.shape[-1])
@@ -117,7 +119,7 @@ def test_layouts_that_no_kernel_walks(backend, make):
 
 
 def bank_with_a_singular_block(form):
-    """Three adapters, in the second of which features (0, 2) cannot be told apart."""
+    """Three adapters; in the second one the block of features (0, 2) is singular."""
     p, q = make_params(form, 3, 8)
     if form.startswith("table"):
         p[1, 0] = q[1, 0] = 0.0
@@ -142,12 +144,12 @@ def test_singular_blocks_are_refused_before_any_write(backend, form):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_singular_blocks_that_nobody_divides_by(backend, form):
+def test_singular_blocks_are_allowed_where_nothing_is_divided(backend, form):
     p, q = bank_with_a_singular_block(form)
     x, used, unused = make_x(4, 8), torch.tensor([0, 2, 1, -1]), torch.tensor([0, 2, 2, -1])
     apply(x.clone(), p, q, form, unused, group_size=4, inplace=True, backend=backend).sum().backward()
     assert p.grad.isfinite().all()
-    # Nothing is divided by in inference, or for the angles of road_1.
+    # Inference divides by nothing, and neither do gradients of road_1's angles.
     with torch.no_grad():
         apply(x.clone(), p, q, form, used, group_size=4, inplace=True, backend=backend)
     if form == "road_1":
@@ -156,7 +158,7 @@ def test_singular_blocks_that_nobody_divides_by(backend, form):
 
 @pytest.mark.asserts_on_device
 def test_cancelling_determinant(backend):
-    """road_2 with orthogonal rows exchanged: r1_i r1_j + r2_i r2_j = 0 up to rounding."""
+    """road_2 with angles a quarter turn apart: r1_i r1_j + r2_i r2_j cancels to 0 up to rounding."""
     theta = torch.tensor([0.3, 0.3 + torch.pi / 2]).requires_grad_()
     with pytest.raises(ValueError, match="singular block"):
         apply(make_x(2, 2), theta, torch.ones(2), "road_2", group_size=2, inplace=True, backend=backend)
@@ -169,7 +171,7 @@ def test_cancelling_determinant(backend):
 )
 @pytest.mark.parametrize("extension", [True, False], ids=["extension", "no extension"])
 def test_what_autograd_cannot_record_is_refused_before_any_write(backend, make, extension, monkeypatch):
-    if not extension:  # where nobody built it, the check is made of PyTorch
+    if not extension:  # without it, the check is written in PyTorch
         monkeypatch.setattr(aliasing, "EXTENSION", None)
     theta, alpha = (t.requires_grad_() for t in make_params("road_1", None, 8))
     y = make(make_x(4, 8).requires_grad_())
@@ -186,7 +188,7 @@ def test_parameters_inside_x_are_refused(backend):
         with pytest.raises(ValueError, match="x shares memory with its parameters"):
             apply(x, p, q, "table", group_size=4, inplace=True, backend=backend)
     assert torch.equal(x, before)
-    packed = make_x(5, 8)  # beside each other in one storage is fine
+    packed = make_x(5, 8)  # next to each other in one storage is fine
     want = apply(packed[:3], packed[3], packed[4], "table", group_size=4, backend=backend)
     assert torch.equal(
         apply(packed[:3], packed[3], packed[4], "table", group_size=4, inplace=True, backend=backend), want
@@ -194,7 +196,7 @@ def test_parameters_inside_x_are_refused(backend):
 
 
 def test_tiny_scales_and_unused_singular_adapters(backend):
-    """alpha^2 underflows in float32, and the padding of a bank is singular: neither may turn a gradient into NaN."""
+    """alpha^2 underflows in float32, and unused slots of a bank are singular: neither may make a gradient NaN."""
     x, gz, ids = make_x(3, 8), make_x(3, 8, seed=5), torch.tensor([1, -1, 1])
     theta, alpha = make_params("road_2", 3, 8)
     alpha[0] = alpha[2] = 0
@@ -224,7 +226,7 @@ def test_road_1_angles_need_no_inverse(backend):
 
 @pytest.mark.asserts_on_device
 def test_parallel_rows(backend):
-    """One coefficient is near 0, so nothing cancels, and yet the rows of the block are the same to float32."""
+    """One coefficient is near 0, so nothing cancels, and yet the rows of the block are parallel in float32."""
     theta = torch.tensor([1.5707964, 0.0]).requires_grad_()
     with pytest.raises(ValueError, match="singular block"):
         apply(make_x(2, 2), theta, torch.ones(2), "road_2", group_size=2, inplace=True, backend=backend)

@@ -1,8 +1,9 @@
-"""Strides, offsets, empty and expanded tensors: the numbers of contiguous ones, and not a byte written beside them."""
+"""Strides, offsets, empty and expanded tensors: same numbers as contiguous ones, and no byte written outside."""
 
 import pytest
 import torch
-from support.common import DTYPES, FORMS, apply, make_params, make_x, same
+from support.expected import same
+from support.problems import DTYPES, FORMS, apply, make_params, make_x
 
 LAYOUTS = {
     "column slice": lambda: make_x(4, 5, 36)[..., 12:24],
@@ -39,8 +40,8 @@ def test_any_strides(backend, layout):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("offset", [0, 1, 3, 7])
 @pytest.mark.parametrize(("dim", "group_size"), [(64, 64), (64, 2), (70, 2), (18, 6)], ids=str)
-def test_canaries(backend, dtype, offset, dim, group_size):
-    """In place on rows inside a larger buffer, at every alignment: what is around them stays as it was."""
+def test_in_place_writes_nothing_outside_its_rows(backend, dtype, offset, dim, group_size):
+    """In place on rows of a larger buffer, at every alignment: the elements around them keep their values."""
     gap = 5
     buffer = torch.full((3 * (dim + gap) + offset,), 7.0, dtype=dtype)
     x = buffer[offset:].view(3, dim + gap)[:, :dim]
@@ -79,7 +80,7 @@ def test_gradients_of_any_layout(backend, form, make):
 
 
 class Contiguous(torch.autograd.Function):
-    """Hands on a gradient that is laid out plainly."""
+    """Makes the gradient contiguous."""
 
     @staticmethod
     def forward(ctx, z):
@@ -124,7 +125,7 @@ def test_strided_parameters_and_ids(backend, form):
 
 
 def test_more_than_two_to_the_31_elements(backend):
-    """Offsets beyond int32: one expanded row, so that the input takes no memory, and rows that pass unread in place."""
+    """Offsets beyond int32. All rows but the first and last pass through, in place, without being read or written."""
     if backend == "python":
         pytest.skip("plain PyTorch indexes with 64 bits by itself; its temporaries here would take 40 GB")
     rows, dim = 2**31 // 1024 + 3, 1024

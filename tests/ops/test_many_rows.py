@@ -1,22 +1,24 @@
-"""Rows enough that a kernel walks many of them with one adapter, and ids enough that it must put them in order."""
+"""Enough rows that a thread walks many with one adapter, and enough ids that sorting them takes several tiles."""
 
 import pytest
 import torch
-from support.common import DEVICE, FORMS, apply, assert_close, expect_backward, expect_forward, make_params, make_x
+from support.backends import DEVICE
+from support.expected import assert_close, expect_backward, expect_forward
+from support.problems import FORMS, apply, make_params, make_x
 
 ADAPTERS = 4
-# By width. A thread of an H200, which holds 1584 blocks of a forward and 396 of a backward, takes several rows at once
-# then, and of the widths that have 450,000 rows a block takes more than the 256 whose addresses it notes at a time.
+# Rows by width. An H200, which holds 1584 blocks of a forward and 396 of a backward, then has several rows in flight in
+# a thread; at the widths with 450,000 rows, a block has more than the 256 rows whose addresses it stages at a time.
 ON_CPU = {16: 5000, 18: 5000, 64: 5000, 1088: 2300}
 ON_GPU = {16: 450_000, 18: 450_000, 64: 450_000, 1088: 20_000}
 FORWARD_ROWS = ON_CPU if DEVICE == "cpu" else ON_GPU
 BACKWARD_ROWS = 1500 if DEVICE == "cpu" else 110_000
-COMPARED = 5000  # rows, drawn where there are more
-UNITS = 2  # roundings of the arithmetic: 1.1 at most were measured (python), 1.0 on the kernels
+COMPARED = 5000  # rows, a random sample where there are more
+UNITS = 2  # roundings of the arithmetic: at most 1.1 were measured on python, 1.0 on the kernels
 
 
 def runs(rows: int) -> torch.Tensor:
-    """Adapters in runs of 1, 2, 3, ... rows, runs without an adapter among them."""
+    """Ids in runs of 1, 2, 3, ... rows, some of them runs of pass-through rows."""
     lengths = torch.arange(1, int((2 * rows) ** 0.5) + 2)
     ids = torch.repeat_interleave(torch.arange(len(lengths)) % (ADAPTERS + 1) - 1, lengths)
     return ids[:rows]
@@ -41,7 +43,7 @@ def test_forward_over_runs(backend, dim, group_size, dtype, form, inplace):
 @pytest.mark.parametrize("batched", [False, True], ids=["single", "per request"])
 @pytest.mark.parametrize("group_size", [2, 16])
 def test_slices_of_requests(backend, group_size, batched):
-    """Two strides for the rows: the tokens after the first 3 of every request."""
+    """Rows with two strides: the tokens after the first 3 of every request."""
     x, gz = (make_x(6, 500, 48, dtype=torch.bfloat16, seed=seed)[:, 3:] for seed in (0, 5))
     ids = torch.tensor([2, -1, 0, 3, 3, 0]) if batched else None
     p, q = make_params("road_1", ADAPTERS if batched else None, 48)
@@ -63,11 +65,11 @@ ORDERS = {
 }
 
 
-# Around one block of ids, one tile, and the most that the kernels put in order themselves.
+# Around one block of ids, one tile, and the most that the kernels sort themselves.
 @pytest.mark.parametrize("count", [1, 127, 128, 129, 512, 513, 4096, 4097])
 @pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
 def test_every_row_counts_for_its_own_adapter(backend, order, count):
-    """Small whole numbers: float32 sums of them are exact, whatever their order."""
+    """Small integers, whose float32 sums are exact in any order."""
     adapters = 300 if count in (129, 513) else 7
     id_dtype = torch.int32 if count % 2 else torch.int64
     x, gz = (torch.randint(-4, 5, (count, 2)).float() for _ in range(2))

@@ -1,9 +1,10 @@
-"""Change of magnitude and angular displacement, per token."""
+"""magnitude_change and angular_displacement, per token."""
 
 import numpy as np
 import pytest
 import torch
-from support.common import f64, make_params, make_x
+from support.expected import f64
+from support.problems import make_params, make_x
 
 import road_kernels as rk
 
@@ -42,7 +43,7 @@ def test_large_values_zeros_and_gradients():
     assert theta.grad.abs().min() > 0 and alpha.grad.abs().min() > 0
 
 
-def test_refused():
+def test_bad_arguments():
     with pytest.raises(ValueError, match=r"one shape .* got \[2, 4\] and \[2, 5\]"):
         rk.magnitude_change(torch.ones(2, 4), torch.ones(2, 5))
     with pytest.raises(TypeError, match="x0 must be float16"):

@@ -1,10 +1,12 @@
-"""Merging an adapter into its layer and taking it out again, natively and in PyTorch."""
+"""Merging an adapter into its layer and unmerging it, on every backend."""
 
 import numpy as np
 import pytest
 import torch
 from support import oracle
-from support.common import DEVICE, DTYPES, arithmetic_of, assert_close, f64, make_params, make_x
+from support.backends import DEVICE
+from support.expected import arithmetic_of, assert_close, f64
+from support.problems import DTYPES, make_params, make_x
 
 import road_kernels as rk
 from road_kernels.ops import schemas
@@ -13,7 +15,7 @@ VARIANTS = ("road_1", "road_2", "road_4")
 
 
 def expect(weight, theta, alpha, variant, group_size):
-    """R W with the magnitude of what was added up, for the error bound."""
+    """R W, with the magnitude for the error bound."""
     rows = weight.shape[0]
     r1, r2 = oracle.tables(f64(theta), f64(alpha), variant, rows, group_size)
     matrix = oracle.matrix(oracle.expand(r1, rows, group_size), oracle.expand(r2, rows, group_size), group_size)
@@ -46,7 +48,7 @@ def test_merge(backend, dtype, variant, group_size, columns):
 
 
 def layouts():
-    """Weights [24, 40] that are not plain: name, and a function that makes the view and its whole storage."""
+    """Weights [24, 40] that are not contiguous: functions that return the view and its storage."""
 
     def make(shape, view):
         storage = make_x(*shape)
@@ -65,7 +67,7 @@ def layouts():
 
 
 @pytest.mark.parametrize("layout", layouts())
-def test_layouts_and_nothing_beside_the_weight_is_written(backend, layout):
+def test_any_strides_and_nothing_is_written_outside_the_weight(backend, layout):
     weight, storage = layouts()[layout]()
     theta, alpha = make_params("road_2", None, 24)
     want = expect(weight, theta, alpha, "road_2", 6)
@@ -98,7 +100,7 @@ def test_unmerge_undoes_it_up_to_one_rounding_each(backend, dtype, variant, inpl
     parameters = (*make_params(variant, None, 24), variant, 6)
     layer = merge(weight.clone(), bias.clone(), parameters, backend, inplace=inplace)
     back, back_bias = merge(*layer, parameters, backend, unmerge=True, inplace=inplace)
-    # Blocks of make_params have a condition below 8.
+    # Blocks of make_params have condition numbers below 8.
     rounding = torch.finfo(dtype).eps if dtype != torch.float64 else 1e-15
     torch.testing.assert_close(back, weight, rtol=8 * rounding, atol=16 * rounding)
     torch.testing.assert_close(back_bias, bias, rtol=8 * rounding, atol=16 * rounding)
@@ -112,14 +114,14 @@ def test_identity_leaves_every_bit(backend):
         assert torch.equal(merged.view(torch.int16), weight.view(torch.int16))
 
 
-def test_a_merged_layer_does_the_adapters_work(backend):
+def test_a_merged_layer_equals_layer_and_adapter(backend):
     layer, x = torch.nn.Linear(16, 24), make_x(3, 16)
     theta, alpha = make_params("road_4", None, 24)
     want = rk.road_apply(layer(x), theta, alpha, variant="road_4", group_size=8, backend=backend)
     weight, bias = merge(layer.weight, layer.bias, (theta, alpha, "road_4", 8), backend)
     assert not weight.requires_grad
     torch.testing.assert_close(torch.nn.functional.linear(x, weight, bias), want, rtol=1e-5, atol=1e-5)
-    # Into the parameters themselves, which stay what they are and count the write.
+    # In place into the parameters themselves, which stay leaves and count the write.
     parameter, version = layer.weight, layer.weight._version
     merge(layer.weight, layer.bias, (theta, alpha, "road_4", 8), backend, inplace=True)
     assert layer.weight is parameter and parameter.requires_grad and parameter.is_leaf and parameter._version > version
@@ -138,7 +140,7 @@ def test_a_singular_block_is_refused_and_nothing_written(backend, inplace):
 
 
 @pytest.mark.parametrize("unmerge", [False, True])
-def test_refused(unmerge):
+def test_bad_arguments(unmerge):
     theta, alpha = make_params("road_1", None, 24)
     parameters = (theta, alpha, "road_1", 6)
     cases = [
@@ -166,10 +168,10 @@ def test_refused(unmerge):
 
 
 @pytest.mark.parametrize("columns_adjacent", [False, True])
-def test_the_ops_keep_torchs_rules(columns_adjacent):
+def test_opcheck(columns_adjacent):
     weight = make_x(40, 24).t() if columns_adjacent else make_x(24, 40)
     for r1, r2 in (make_params("table", None, 24), make_params("table_half", None, 24)):
-        utils = ("test_schema", "test_faketensor")  # there is no gradient to test
+        utils = ("test_schema", "test_faketensor")  # the ops have no gradient
         torch.library.opcheck(schemas.merge, (weight, r1, r2, 6), test_utils=utils)
         torch.library.opcheck(schemas.merge_, (weight.clone(), r1, r2, 6), test_utils=utils)
 

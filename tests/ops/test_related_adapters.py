@@ -1,10 +1,10 @@
-"""IA3, SSF, OFT and the butterfly through the op, each against its own definition in float64."""
+"""IA3, SSF, OFT and the butterfly as tables of the op, each against its own definition in float64."""
 
 import math
 
 import pytest
 import torch
-from support.common import make_x
+from support.problems import make_x
 
 import road_kernels as rk
 from road_kernels import neighbours
@@ -67,7 +67,7 @@ def givens(i, j, angle, scale):
 
 
 def dense_butterfly(theta, alpha):
-    """The product of all Givens rotations, stage by stage: features 2^s apart in blocks of 2^(s + 1)."""
+    """The product of all Givens rotations; stage s pairs features 2^s apart in blocks of 2^(s + 1)."""
     result = torch.eye(DIM, dtype=torch.float64)
     for stage, (angles, scales) in enumerate(zip(theta.tolist(), alpha.tolist(), strict=True)):
         step, pair = 2**stage, 0
@@ -112,7 +112,7 @@ def test_gradients_of_the_butterfly():
     assert torch.autograd.gradcheck(neighbours.butterfly, (x, theta, alpha))
 
 
-def test_refused():
+def test_bad_arguments():
     x = make_x(5, DIM)
     with pytest.raises(ValueError, match=r"theta must be \[S, D/2\], got \[8\]"):
         neighbours.butterfly(x, torch.zeros(8))

@@ -1,10 +1,11 @@
-"""road_tables."""
+"""road_tables against the oracle, and rotating with its tables against rotating with the parameters."""
 
 import numpy as np
 import pytest
 import torch
 from support import oracle
-from support.common import DTYPES, f64, make_params, make_x
+from support.expected import f64
+from support.problems import DTYPES, make_params, make_x
 
 import road_kernels as rk
 from road_kernels.backends import registry
@@ -101,7 +102,7 @@ def test_tables_are_float32_or_wider(dtype):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_ready_tables_do_what_the_parameters_do(backend, variant):
+def test_rotating_with_tables_equals_rotating_with_parameters(backend, variant):
     x = make_x(4, 5, 24)
     theta, alpha = (t.requires_grad_() for t in make_params(variant, 3, 24))
     ids = torch.tensor([2, 0, -1, 1])

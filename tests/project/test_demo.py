@@ -1,4 +1,4 @@
-"""The demonstration runs as README says."""
+"""The demo runs as README says."""
 
 import re
 import subprocess

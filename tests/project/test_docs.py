@@ -1,4 +1,4 @@
-"""The Python of README.md and docs/ runs as printed, their links lead somewhere, and the examples run."""
+"""The Python blocks of README.md and docs/ run as printed, their links resolve, and examples/serving_loop.py runs."""
 
 import re
 import subprocess
@@ -32,7 +32,7 @@ def test_pages_have_blocks(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_somewhere(page):
+def test_links_resolve(page):
     for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
         assert "://" in target or (page.parent / target).exists(), target
 

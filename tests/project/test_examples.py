@@ -1,4 +1,4 @@
-"""The examples: what they read and hold out, what they measure with, and both programs from end to end."""
+"""The examples: their data, how they split it, what they measure, and both programs from end to end."""
 
 import io
 import json
@@ -11,14 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
+from examples import reporting
+from examples.composition import halves
+from examples.composition import report as composition_report
+from examples.sentiment import data, fetch, memory, train
+from examples.sentiment import report as sentiment_report
 
-from examples import reporting  # noqa: E402
-from examples.composition import halves  # noqa: E402
-from examples.composition import report as composition_report  # noqa: E402
-from examples.sentiment import data, fetch, memory, train  # noqa: E402
-from examples.sentiment import report as sentiment_report  # noqa: E402
+ROOT = Path(__file__).parents[2]
 
 
 def tar_of(files):
@@ -48,7 +47,7 @@ def test_reads_the_files_out_of_the_nested_archive(tmp_path):
     snippets = data.read(sdist_of(GOOD, tmp_path))
     assert tuple(snippets) == data.DOMAINS
     want = [data.Snippet("no picture.", -0.9, "1"), data.Snippet("a  fine café", 1.5, "2")]
-    assert snippets["news"] == want  # the snippet without a word is left out
+    assert snippets["news"] == want  # the snippet without words is left out
 
 
 def test_refuses_an_archive_with_a_file_missing(tmp_path):
@@ -123,7 +122,7 @@ def test_a_damaged_archive_is_refused(tmp_path):
         fetch.sdist(tmp_path)
 
 
-def test_no_network_is_said_and_leaves_nothing_behind(tmp_path, monkeypatch):
+def test_without_a_network_it_says_so_and_leaves_nothing_behind(tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "nothing"))
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
@@ -218,6 +217,7 @@ def quick(example, out):
     return run.stdout, json.loads(path.read_text())
 
 
+@pytest.mark.slow
 def test_sentiment_runs(tmp_path):
     printed, result = quick("sentiment", tmp_path)
     assert sentiment_report.text(result) in printed
@@ -233,6 +233,7 @@ def test_sentiment_runs(tmp_path):
     assert kept["RoAd1 on our kernels, in place"] < kept["RoAd1 on our kernels"] < kept["RoAd1, PEFT's own code"]
 
 
+@pytest.mark.slow
 def test_composition_runs(tmp_path):
     printed, result = quick("composition", tmp_path)
     assert composition_report.text(result) in printed

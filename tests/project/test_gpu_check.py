@@ -1,4 +1,4 @@
-"""The runner of make gpu-check: whatever a step does, the others run and the summary is written."""
+"""make gpu-check without a GPU: whatever a step does, the others run; which tests it runs; what it concludes."""
 
 import sys
 import time
@@ -28,12 +28,13 @@ def test_a_judge_that_fails_fails_its_step_only(runner):
     assert "ValueError" in steps[0].detail and "no number" in steps[0].detail
 
 
-def test_a_step_ends_with_its_children(runner, tmp_path):
-    """By its limit or by itself, it leaves nobody behind to hold the GPU."""
+def test_a_step_ends_with_its_children(tmp_path):
+    """By its limit or by itself, it leaves no process behind that holds the GPU."""
+    runner = Runner(tmp_path, tmp_path, {}, seconds=60, least=0)
     late = tmp_path / "late"
-    child = f"import time; time.sleep(2); open({str(late)!r}, 'w')"
+    child = f"import time; time.sleep(0.7); open({str(late)!r}, 'w')"
     steps = [
-        Step("hangs", python("import time; time.sleep(60)"), limit=5.5),
+        Step("hangs", python("import time; time.sleep(60)"), limit=2),  # longer than the child would take
         Step("leaves a child", python(f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {child!r}])")),
         Step("dies", python("import os; os.abort()")),
     ]
@@ -53,7 +54,7 @@ def test_no_time_left(tmp_path):
     assert (tested.status, measured.status) == ("FAILED", "left out")
 
 
-def test_counts_of_pytest(tmp_path):
+def test_verdict_on_pytest(tmp_path):
     report = tmp_path / "r.xml"
     report.write_text(
         '<testsuites><testsuite><testcase name="a"/><testcase name="b"><failure message="one\ntwo"/></testcase>'
@@ -85,21 +86,29 @@ SANITIZER = {
 
 
 @pytest.mark.parametrize(("output", "status", "want"), SANITIZER.values(), ids=SANITIZER)
-def test_what_a_checker_says(output, status, want):
+def test_verdicts_on_compute_sanitizer(output, status, want):
     step = Step("s", None)
     judge_sanitizer(step, status, output)
     assert step.status == want
 
 
-def test_what_takes_long_comes_first_and_every_file_is_tested():
+def test_every_folder_of_tests_is_on_the_device_or_is_not():
+    here = Path(check.__file__).parents[1]
+    folders = {path.name for path in here.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert folders == {*check.ON_DEVICE, *check.NOT_ON_DEVICE, "gpu"}
+
+
+def test_every_file_is_tested_and_what_takes_long_comes_first():
     steps = check.longest_first(check.test_steps(cuda=True) + check.sanitizer_steps(cuda=True))
     names = [s.name for s in steps]
+    assert len(set(names)) == len(names)
     assert "sanitizer" in names[0] and "[triton]" not in names[-1]
     tested = {n.split()[0] for n in names}
-    here = Path(__file__).parents[1]
-    assert {p.name for p in (here / "gpu").glob("test_*.py")} <= tested
-    assert {p.name for p in check.test_files(cuda=True)} <= tested
-    for n in names:  # parts are whole
+    here = Path(check.__file__).parents[1]
+    wanted = {path for folder in (*check.ON_DEVICE, "gpu") for path in (here / folder).glob("test_*.py")}
+    assert {str(path.relative_to(here)) for path in wanted} <= tested
+    assert {*check.PARTS, *check.REHEARSED, *check.ON_THE_CPU_TOO} <= tested
+    for n in names:  # all parts of a file are there
         if " 1/" in n:
             count = int(n.rpartition("/")[2])
             assert all(f"{n[: n.rindex(' ')]} {k}/{count}" in names for k in range(1, count + 1))

@@ -1,4 +1,4 @@
-"""Wheels from a clean copy of the sources, and what a broken or missing extension says."""
+"""Wheels built from a clean copy of the sources, and the warnings of a missing or broken extension."""
 
 import os
 import shutil
@@ -12,6 +12,7 @@ import torch
 
 import road_kernels as rk
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 SOURCES = (
     "csrc",
@@ -24,7 +25,7 @@ SOURCES = (
     "LICENSE",
 )
 
-# Used from the wheel at sys.argv[1], from a folder without the project.
+# Imports from the unpacked wheel at sys.argv[1], in a folder without the project.
 USE = """
 import sys, warnings
 sys.path.insert(0, sys.argv[1])
@@ -80,7 +81,7 @@ def use(wheel_or_folder: Path, folder: Path) -> tuple[str, str, list[str]]:
 
 @pytest.fixture(scope="module")
 def pure_wheel(tmp_path_factory):
-    """Built where there is no compiler: only git and the shell tools that pip needs are on PATH."""
+    """Built without a compiler: nothing is on PATH."""
     folder = tmp_path_factory.mktemp("pure")
     return build_wheel(folder, PATH=str(folder), CXX="", CC="")
 
@@ -102,7 +103,7 @@ def test_asked_for_and_impossible(tmp_path):
 
 @pytest.mark.skipif(rk.backend_info()["build"] is None, reason="no compiled extension here")
 def test_with_a_compiler(tmp_path):
-    """The wheel as a user builds it, about a minute; then the same wheel under another torch, and cut short."""
+    """The wheel as a user builds it; then the same one under another torch, and with a damaged library."""
     wheel = build_wheel(tmp_path, ROAD_KERNELS_BUILD="1")
     assert wheel.stat().st_size < 1_000_000
     choice, reason, warnings = use(wheel, tmp_path)

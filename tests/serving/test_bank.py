@@ -1,11 +1,12 @@
-"""AdapterBank: what is in the slots, who is found where, and what a write leaves alone."""
+"""AdapterBank: what a slot contains, how names and layers are found, and what a write leaves unchanged."""
 
 import numpy as np
 import pytest
 import torch
 from support import oracle
 from support.bank_cases import WIDTHS, G, contents, make_adapter, make_bank, unchanged
-from support.common import assert_close, expect_forward, f64, make_x
+from support.expected import assert_close, expect_forward, f64
+from support.problems import make_x
 
 import road_kernels as rk
 from road_kernels import Adapter, AdapterBank, BankFullError
@@ -14,12 +15,12 @@ VARIANTS = ("road_1", "road_2", "road_4")
 
 
 def on_cpu(adapter, layer):
-    """Where a bank computes its tables; a GPU's sines differ in their last places."""
+    """On the CPU, where a bank computes its tables; a GPU's sines differ in the last digits."""
     return tuple(t.cpu() for t in adapter.layers[layer])
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_slot_does_what_the_parameters_do(backend, variant):
+def test_rotating_with_a_slot_equals_rotating_with_the_parameters(backend, variant):
     bank, adapter = make_bank(compact=variant == "road_1"), make_adapter(variant=variant)
     bank.load("other", make_adapter(2, variant))
     slot = bank.load("anna", adapter)
@@ -32,7 +33,7 @@ def test_a_slot_does_what_the_parameters_do(backend, variant):
         for inplace in (False, True):
             y = x.clone()
             z = bank.rotate(layer, y, ids, inplace=inplace, backend=backend)
-            # Tables hold a rounding of their own: an ulp of r1 and r2 besides those of the sum.
+            # Tables are rounded once themselves: an ulp of r1 and r2 on top of the rounding of the sum.
             assert_close(z, want, torch.float32, units=6.0)
             assert torch.equal(z[1], x[1])
             assert torch.equal(y, z if inplace else x)
@@ -97,7 +98,7 @@ def test_writing_a_slot_changes_no_other(backend):
     bank.replace("carl", make_adapter(4, "road_4"))
     bank.evict("carl")
     assert all(map(torch.equal, results(), want))
-    assert unchanged(bank, before)  # the slots that carl had are the identity again
+    assert unchanged(bank, before)  # carl's former slots are the identity again
 
 
 def test_nothing_is_ever_reallocated():
@@ -178,7 +179,7 @@ def test_layers_are_found_by_the_end_of_their_names(outside):
         "many unknown": (("q",), tuple("abcde"), "'a', 'b', 'c' and 2 more"),
     }.values(),
 )
-def test_layers_without_one_place_are_refused(bank_layers, adapter_layers, message):
+def test_ambiguous_and_unknown_layers_are_refused(bank_layers, adapter_layers, message):
     bank = AdapterBank(dict.fromkeys(bank_layers, 16), 1, group_size=G)
     with pytest.raises(ValueError, match=message):
         bank.load("anna", make_adapter(widths=dict.fromkeys(adapter_layers, 16)), partial=True)
@@ -229,4 +230,4 @@ def test_compile():
     assert torch.equal(compiled(x, ids), step(x, ids))
     bank.load("ben", make_adapter(2))
     ids = bank.ids(["ben", "anna"])
-    assert torch.equal(compiled(x, ids), step(x, ids))  # the same graph reads the new slot
+    assert torch.equal(compiled(x, ids), step(x, ids))  # the compiled graph reads the new slot

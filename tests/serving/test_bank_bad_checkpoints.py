@@ -1,4 +1,4 @@
-"""Checkpoints that are refused, with the message, and that the bank is then as it was."""
+"""Bad checkpoints raise with their message and leave the bank unchanged."""
 
 import pickle
 import shutil
@@ -10,6 +10,7 @@ from support.bank_cases import WIDTHS, contents, make_adapter, make_bank, unchan
 
 from road_kernels import Adapter
 
+pytestmark = pytest.mark.cpu_only  # where checkpoints are read
 safetensors = pytest.importorskip("safetensors.torch", reason="reading checkpoints needs safetensors")
 
 
@@ -49,7 +50,7 @@ def pickled(folder):
 
 THETA = "base_model.model.layers.1.down.road_theta"
 
-# name: (what is done to a good folder, the error, what its message says)
+# name: (what is done to a good folder, the error, a pattern of its message)
 BAD = {
     "no folder": (shutil.rmtree, FileNotFoundError, "is not a folder: a RoAd checkpoint is one that holds"),
     "no config": (lambda f: (f / "adapter_config.json").unlink(), FileNotFoundError, "has no adapter_config.json"),
@@ -133,7 +134,7 @@ BAD = {
 
 @pytest.mark.parametrize("what", ["load", "replace"])
 @pytest.mark.parametrize("name", BAD)
-def test_bad_checkpoints_leave_the_bank_as_it_was(name, what, tmp_path):
+def test_bad_checkpoints_leave_the_bank_unchanged(name, what, tmp_path):
     spoil, error, message = BAD[name]
     folder = write_checkpoint(tmp_path / "checkpoint")
     bank = make_bank()

@@ -1,4 +1,4 @@
-"""PEFT's RoAd checkpoints are read to the bit."""
+"""PEFT's RoAd checkpoints are read bit for bit."""
 
 import contextlib
 import copy
@@ -7,16 +7,17 @@ import functools
 import pytest
 import torch
 from support.bank_cases import WIDTHS, G, contents, make_adapter, make_bank, unchanged, write_checkpoint
-from support.common import make_x
+from support.problems import make_x
 
 from road_kernels import Adapter, AdapterBank
 
+pytestmark = pytest.mark.cpu_only  # where checkpoints are read
 pytest.importorskip("safetensors", reason="reading checkpoints needs safetensors")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("variant", ["road_1", "road_2", "road_4"])
-def test_a_checkpoint_is_read_to_the_bit(tmp_path, variant, dtype):
+def test_a_checkpoint_is_read_bit_for_bit(tmp_path, variant, dtype):
     adapter = make_adapter(variant=variant, dtype=dtype)
     for folder in (
         write_checkpoint(tmp_path / "a", adapter),
@@ -54,7 +55,7 @@ class Model(torch.nn.Module):
     def __init__(self):
         super().__init__()
         self.blocks = torch.nn.ModuleList([Block(), Block()])
-        self.head = torch.nn.Linear(128, 10)  # for modules_to_save; not part of what is compared
+        self.head = torch.nn.Linear(128, 10)  # for modules_to_save; not compared
 
     def forward(self, x):
         return self.blocks[1](self.blocks[0](x)[..., :64])
@@ -63,7 +64,7 @@ class Model(torch.nn.Module):
 @pytest.mark.parametrize("group_size", [2, 64])
 @pytest.mark.parametrize("variant", ["road_1", "road_2", "road_4"])
 def test_adapters_that_peft_saved(tmp_path, variant, group_size):
-    """Served mixed from the bank they give what PEFT's own model gives with each of them."""
+    """A mixed batch served from the bank equals PEFT's own model with each adapter in turn."""
     peft = pytest.importorskip("peft", reason="compares with PEFT itself")
     if not hasattr(peft, "RoadConfig"):
         pytest.skip(f"PEFT {peft.__version__} has no RoAd")

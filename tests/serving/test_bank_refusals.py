@@ -1,4 +1,4 @@
-"""What AdapterBank and Adapter refuse, with the message, and that the bank is then as it was."""
+"""Bad arguments of AdapterBank and Adapter raise with their message and leave the bank unchanged."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def without(layer):
 
 WIDE = {**LAYERS, "layers.1.down": (torch.zeros(12), torch.ones(12))}
 
-# name: (the adapter, the error, what its message says)
+# name: (the adapter, the error, a pattern of its message)
 BAD = {
     "a missing layer": (
         lambda: Adapter(without("layers.1.down"), group_size=G),
@@ -58,7 +58,7 @@ BAD = {
 
 @pytest.mark.parametrize("what", ["load", "replace"])
 @pytest.mark.parametrize("name", BAD)
-def test_bad_adapters_leave_the_bank_as_it_was(name, what, tmp_path, monkeypatch):
+def test_bad_adapters_leave_the_bank_unchanged(name, what, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     make, error, message = BAD[name]
     bank = make_bank()
@@ -68,7 +68,7 @@ def test_bad_adapters_leave_the_bank_as_it_was(name, what, tmp_path, monkeypatch
         getattr(bank, what)({"load": "ben", "replace": "anna"}[what], make())
     assert unchanged(bank, before)
     assert (bank.names, bank.free) == (names, 2)
-    bank.load("carl", make_adapter(6))  # and it still works
+    bank.load("carl", make_adapter(6))  # the bank still works
     bank.replace("anna", make_adapter(7))
 
 
@@ -198,7 +198,7 @@ def test_bad_calls():
         (lambda: bank.tables("q"), KeyError, "no layer 'q' in this bank: it has 'layers.0.down', 'layers.0.qkv'"),
         (lambda: bank.rotate("q", torch.ones(1, 24), out[:1]), KeyError, "no layer 'q'"),
         (lambda: bank.rotate("layers.0.qkv", torch.ones(2, 16), out), ValueError, "r1 must be"),
-        *(  # on a GPU an assertion on the device
+        *(  # a device-side assertion on a GPU
             [
                 (
                     lambda: bank.rotate("layers.0.qkv", torch.ones(2, 24), out),
@@ -219,4 +219,4 @@ def test_bad_calls():
     with pytest.raises(ValueError, match="N >= 3"), bank.hold(["anna"] * 3, out=out):
         pass
     bank.evict("anna")
-    assert bank.free == 3  # the refused holds hold nothing
+    assert bank.free == 3  # the refused calls of hold pinned nothing

@@ -1,9 +1,9 @@
-"""What the tests of AdapterBank share: a bank of four layers, adapters and checkpoints for it, all its tables."""
+"""A bank of four layers, adapters and checkpoints that fit it, and a copy of all its tables."""
 
 import json
 
 import torch
-from support.common import make_params
+from support.problems import make_params
 
 from road_kernels import Adapter, AdapterBank
 
@@ -24,7 +24,7 @@ def make_bank(capacity=3, **kw) -> AdapterBank:
 
 
 def contents(bank) -> list[torch.Tensor]:
-    """A copy of every table."""
+    """A copy of every table of the bank."""
     return [table.clone() for layer in bank.widths for table in bank.tables(layer)]
 
 
@@ -36,9 +36,9 @@ CONFIG = {"peft_type": "ROAD", "variant": "road_1", "group_size": G, "target_mod
 
 
 def write_checkpoint(folder, adapter=None, config=(), extra=None, prefix="base_model.model."):
-    """A folder as PEFT's save_pretrained writes it; test_adapters_that_peft_saved holds it to that."""
+    """A folder as PEFT's save_pretrained writes it, which test_adapters_that_peft_saved checks."""
     adapter = adapter or make_adapter()
-    from safetensors.torch import save_file  # not every test of a bank needs it
+    from safetensors.torch import save_file  # only tests of checkpoints need it
 
     folder.mkdir(exist_ok=True)
     given = {**CONFIG, "variant": adapter.variant, "group_size": adapter.group_size, **dict(config)}

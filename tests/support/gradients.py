@@ -1,11 +1,12 @@
-"""Running a backward pass, and comparing its gradients with the expected ones."""
+"""Runs a backward pass and compares its gradients with the expected ones."""
 
 import torch
-from support.common import apply, arithmetic_of, assert_close, make_params, make_x
+from support.expected import arithmetic_of, assert_close
+from support.problems import apply, make_params, make_x
 
 
 def run(x, p, q, form, gz, ids=None, wanted=(True, True, True), **kw):
-    """Gradients of x, p and q; None for those that are not wanted."""
+    """Gradients of x, p and q; None where not wanted."""
     leaves = [t.clone().requires_grad_(w) for t, w in zip((x, p, q), wanted, strict=True)]
     apply(*leaves, form, ids, **kw).backward(gz)
     return [t.grad for t in leaves]

@@ -1,7 +1,7 @@
-"""RoAd in float64 from explicit 2x2 blocks in numpy: independent of python_fallback, slow, and easy to check by eye.
+"""RoAd in float64 from explicit 2x2 blocks in numpy: independent of python_fallback, slow, easy to check by eye.
 
-Every result comes with its magnitude: the same sums with every term made positive. Rounding errors are bounded by a
-few units of that, whatever cancels in the result itself.
+Every result comes with its magnitude, the same sums with every term made positive. Rounding errors are bounded by a few
+units of the magnitude, however much cancels in the result itself.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ def pairs(dim: int, group_size: int) -> list[tuple[int, int]]:
 
 
 def param_index(variant: str, dim: int, group_size: int, feature: int) -> tuple[int, int]:
-    """Where the angle of r1 and the angle of r2 of a feature are in the flat packing."""
+    """Positions in the flat packing of the angles behind r1 and r2 of a feature."""
     group, k = divmod(feature, group_size)
     if variant == "road_1":
         index = group * (group_size // 2) + k % (group_size // 2)
@@ -26,7 +26,7 @@ def param_index(variant: str, dim: int, group_size: int, feature: int) -> tuple[
 
 
 def tables(theta, alpha, variant: str, dim: int, group_size: int):
-    """r1, r2 of full width, from theta and alpha of one adapter."""
+    """r1 and r2 at full width, from theta and alpha of one adapter."""
     at = [param_index(variant, dim, group_size, f) for f in range(dim)]
     r1 = np.array([alpha[a] * np.cos(theta[a]) for a, _ in at])
     r2 = np.array([alpha[b] * np.sin(theta[b]) for _, b in at])
@@ -78,7 +78,7 @@ def forward(x, p, q, ids, form: str, group_size: int) -> Result:
 
 
 def backward(gz, x, p, q, ids, form: str, group_size: int) -> tuple[Result, Result, Result]:
-    """Gradients of x, p and q, where gz is that of z."""
+    """Gradients of x, p and q, where gz is the gradient of z."""
     dim = x.shape[1]
     gx = Result(gz.copy(), np.zeros_like(gz))
     gp, gq = (Result(np.zeros_like(p), np.zeros_like(p)) for _ in range(2))
@@ -98,7 +98,7 @@ def backward(gz, x, p, q, ids, form: str, group_size: int) -> tuple[Result, Resu
 
 
 def _chain(form, p, q, dim, group_size, f):
-    """(parameter, d r1 / d it, d r2 / d it, its index) for the parameters of feature f."""
+    """(parameter, d r1 / d parameter, d r2 / d parameter, index) for every parameter of feature f."""
     if form == "table":
         at = f if len(p) == dim else param_index("road_1", dim, group_size, f)[0]
         return [("p", 1.0, 0.0, at), ("q", 0.0, 1.0, at)]

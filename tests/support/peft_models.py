@@ -1,11 +1,12 @@
-"""What the tests of the PEFT integration share: small models with adapters, and the float64 answer for a layer."""
+"""Small models with PEFT's RoAd adapters, and the float64 answer for a layer."""
 
 import copy
 
 import torch
 from peft import RoadConfig, get_peft_model
 from support import oracle
-from support.common import f64, param_width
+from support.expected import f64
+from support.problems import param_width
 from torch import nn
 
 VARIANTS = ("road_1", "road_2", "road_4")
@@ -26,7 +27,7 @@ def config(variant="road_1", group_size=64, targets=("first", "second")) -> Road
 
 
 def randomize(model: nn.Module) -> nn.Module:
-    """Angles and scales away from the identity, with well conditioned blocks."""
+    """Sets angles and scales away from the identity, with well conditioned blocks."""
     with torch.no_grad():
         for name, p in model.named_parameters():
             if "road_theta" in name:
@@ -67,14 +68,14 @@ def matrix_of(layer, name):
 
 
 def expect_rotated(h: torch.Tensor, *matrices) -> oracle.Result:
-    """h [..., D] through the matrices in turn, with the magnitude that rounding errors are measured by."""
+    """h [..., D] through the matrices in turn, with the magnitude that scales the rounding errors."""
     value, magnitude = f64(h), abs(f64(h))
     for m in matrices:
         value, magnitude = value @ m.T, magnitude @ abs(m).T
     return oracle.Result(value, magnitude)
 
 
-# A mixed batch: sample b wants adapter NAMES[b].
+# A mixed batch: sample b uses adapter NAMES[b].
 BASE = "__base__"
 NAMES = ["A", "C", BASE, "B", "A", "D"]
 ADAPTERS = (("road_1", 64), ("road_2", 64), ("road_4", 64), ("road_1", 64))

@@ -1,4 +1,4 @@
-"""Compiles the launches that road_kernels/triton/prepare.py makes ready, for any GPU and without one."""
+"""Compiles the launches that road_kernels/triton/prepare.py prepares, for any GPU, without having one."""
 
 import collections
 import re
@@ -21,7 +21,7 @@ _NAMES = {
 def compile_launch(launch, dtypes: list[torch.dtype], target: str, aligned: bool = True, small: bool = False):
     """What launch(*tensors) would compile for tensors of these dtypes on 16-byte boundaries (or not).
 
-    small: in storages of less than 2 GB each, which Triton's AMD backend reaches by buffer instructions.
+    small: each in a storage of less than 2 GB, which Triton's AMD backend accesses with buffer instructions.
     """
     import triton
     from triton.backends.compiler import GPUTarget
@@ -69,8 +69,8 @@ class Sass:
 
 
 def _row_loop_changes_layout(ttgir: str) -> bool:
-    """Whether an innermost loop converts a tensor's layout, which is a trip through shared memory for every row."""
-    depth, loops = 0, []  # (depth of the braces where a loop began, whether it holds another, its lines)
+    """Whether an innermost loop converts a tensor's layout: a round trip through shared memory for every row."""
+    depth, loops = 0, []  # (brace depth where a loop began, whether it contains another, its lines)
     innermost = []
     for line in ttgir.splitlines():
         if re.search(r"\b(scf\.for|scf\.while)\b", line):

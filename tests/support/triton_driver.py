@@ -1,4 +1,4 @@
-"""A Triton driver that compiles for an H100, loads nothing, and notes down launches instead of making them."""
+"""A Triton driver that compiles for an H100, loads nothing, and records launches instead of making them."""
 
 from types import SimpleNamespace
 
@@ -14,7 +14,7 @@ KERNELS = "rotate_kernel", "backward_kernel", "reduce_kernel", "sort_rows_kernel
 class RecordingDriver:
     def __init__(self):
         self.launches = []  # (name of the kernel, grid, its arguments)
-        self.loaded = []  # names of the kernels, once per compiled variant
+        self.loaded = []  # names of kernels, one entry per compiled variant
         self.utils = SimpleNamespace(
             load_binary=self._load,
             unload_module=lambda module: None,
@@ -43,7 +43,7 @@ class RecordingDriver:
 
 @pytest.fixture
 def recorder(monkeypatch):
-    """Calls of road_kernels.triton.ops on CPU tensors, planned for an H100, reach a RecordingDriver."""
+    """Calls of road_kernels.triton.ops on CPU tensors are planned for an H100 and reach a RecordingDriver."""
     recording = RecordingDriver()
     monkeypatch.setattr(driver, "_active", recording)
     monkeypatch.setattr(prepare, "_device", lambda index, warps: (warps, 132, 32))

@@ -1,17 +1,18 @@
-"""Triton's interpreter (TRITON_INTERPRET=1), made fit to stand for a GPU in the tests that every backend runs."""
+"""Triton's interpreter (TRITON_INTERPRET=1), fixed up to stand in for a GPU in the tests that every backend runs."""
 
 import os
 
 import numpy as np
+import pytest
 import torch
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
-# The interpreter takes some 50 us an operation of a program. tests/test_triton_kernels.py has what these are about.
+# The interpreter takes about 50 us per operation of a program. tests/backends/test_triton_interpreter.py has smaller
+# versions of what is skipped.
+_NUMERICAL = "numerical derivatives call the op a thousand times"
 _TOO_LONG = {
-    "test_func[triton-batched": "numerical derivatives call the op a thousand times",
-    "test_gradcheck": "numerical derivatives call the op a thousand times",
-    "test_a_slice_of_a_packed_projection": "numerical derivatives call the op a thousand times",
+    "test_torch_func[triton-batched": _NUMERICAL,
     "test_sums_over_many_rows[triton-batched": "3000 rows",
     "test_repeated_runs": "1500 rows",
     "test_forward_over_runs": "2300 rows and more",
@@ -22,19 +23,29 @@ _TOO_LONG = {
 }
 
 
-def too_long(test: str) -> str | None:
-    """Why a test of every backend is left out in the interpreter, or None."""
-    reasons = (reason for name, reason in _TOO_LONG.items() if test.startswith(name) and "[triton" in test)
-    return next(reasons, None) if INTERPRETED else None
+_SLOW = ("test_many_adapters_and_rows", "test_forward_and_backward")  # 10 to 20 s here, below 4 s on other backends
+
+
+def mark(item: pytest.Item) -> None:
+    """Skips a test that would take minutes in the interpreter, and marks as slow one that takes long in it only."""
+    if not INTERPRETED or "[triton" not in item.name:
+        return
+    reasons = [reason for name, reason in _TOO_LONG.items() if item.name.startswith(name)]
+    if item.get_closest_marker("numerical"):
+        reasons.append(_NUMERICAL)
+    for reason in reasons:
+        item.add_marker(pytest.mark.skip(reason=f"too long for Triton's interpreter: {reason}"))
+    if item.name.startswith(_SLOW):
+        item.add_marker(pytest.mark.slow)
 
 
 def mend() -> None:
-    """Converts bfloat16 as GPUs do, and calls device functions without a detour.
+    """Makes the interpreter convert bfloat16 as GPUs do, and call device functions without patching again.
 
-    The interpreter (3.6 to 3.9) makes a bfloat16 by cutting off the lower half of a float32, where GPUs round to
-    nearest even, and loses subnormal ones on the way back: no tolerance should have to allow for that. And it searches
-    triton.language for what to patch at every call of a device function, instead of once per launch and module, which
-    took nine tenths of a small kernel's time.
+    The interpreter (3.6 to 3.9) truncates a float32 to bfloat16, where GPUs round to nearest even, and loses subnormal
+    numbers when it converts back; no tolerance should have to allow for that. It also searches triton.language for what
+    to patch at every call of a device function, instead of once per launch and module, which took nine tenths of the
+    time of a small kernel.
     """
     import triton.language as tl
     from triton.runtime import interpreter
@@ -45,19 +56,19 @@ def mend() -> None:
         types = src.dtype.scalar, dst_type.scalar
         data = np.ascontiguousarray(src.data)
         if types == (tl.float32, tl.bfloat16):
-            rounded = torch.from_numpy(data.copy()).to(torch.bfloat16)  # a copy: numpy's may be read-only
+            rounded = torch.from_numpy(data.copy()).to(torch.bfloat16)  # a copy, because numpy's may be read-only
             return interpreter.TensorHandle(rounded.view(torch.int16).numpy().view(np.uint16), tl.bfloat16)
         if types == (tl.bfloat16, tl.float32):
             return interpreter.TensorHandle((data.astype(np.uint32) << 16).view(np.float32), tl.float32)
         return cast(self, src, dst_type)
 
     interpreter.InterpreterBuilder.cast_impl = cast_bfloat16
-    # The backend compiles without checks of 32-bit integers, which took a third of the rest.
+    # Overflow checks of 32-bit integers, which our compiled kernels do without, took a third of the rest.
     interpreter.interpreter_builder.options = interpreter.InterpreterOptions(sanitize_overflow=False)
 
     patch_tensor = interpreter._patch_lang_tensor
 
-    def patch_tensor_and_index(tensor, scope):  # 3.6 converts arrays of one element, which NumPy 2.5 refuses
+    def patch_tensor_and_index(tensor, scope):  # 3.6 calls int() on arrays with one element, which NumPy 2.5 refuses
         patch_tensor(tensor, scope)
         scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.squeeze()))
 
@@ -65,7 +76,7 @@ def mend() -> None:
     launch, patched = interpreter.GridExecutor.__call__, set()
 
     def launch_anew(self, *args, **kwargs):
-        patched.clear()  # what a launch patches it restores
+        patched.clear()  # a launch undoes its patches at the end
         return launch(self, *args, **kwargs)
 
     def call(self, *args, **kwargs):

@@ -1,16 +1,23 @@
-"""The CUDA kernels on the host (cuda_shim.h), as one more backend for the tests that every backend runs."""
+"""The CUDA kernels compiled for the host (cuda_shim.h), as one more backend for the tests that every backend runs.
 
+``make shim`` builds it before the tests, through ``python -m support.cuda_shim``.
+"""
+
+import contextlib
 import functools
 import os
 import platform
+from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 from torch.utils.cpp_extension import load
 
 from road_kernels.ops import formula
 
 ROOT = Path(__file__).parents[3]
+CUDA = ROOT / "csrc" / "cuda"
+BINDING = ("csrc/binding/arguments.cpp", "csrc/binding/check.cpp", "csrc/binding/cuda.cpp")
 SANITIZE = os.environ.get("ROAD_SHIM_SANITIZE") == "1"
 # Small tests have more threads than ROAD_MOST_SMALL: they run the 64-bit row numbers too.
 FLAGS = ["-DROAD_CUDA_SHIM", "-DROAD_MOST_SMALL=4096", "-g0", "-O1", "-Wno-psabi", "-Wno-unknown-pragmas"]
@@ -22,30 +29,45 @@ def unavailable() -> str | None:
 
 
 @functools.cache  # called again in a process, load() may compile again
-def build():
+def build() -> ModuleType:
     """The module, compiled into build/ the first time and when a source changed."""
     folder = ROOT / "build" / ("cuda_shim_sanitized" if SANITIZE else "cuda_shim")
     folder.mkdir(parents=True, exist_ok=True)
     extra = SANITIZERS if SANITIZE else []
-    return load(
-        "road_cuda_shim",
-        [
-            str(ROOT / path)
-            for path in (
-                "tests/support/cuda_shim/kernels.cpp",
-                "csrc/binding/cuda.cpp",
-                "csrc/binding/arguments.cpp",
-                "csrc/binding/check.cpp",
-            )
-        ],
-        extra_cflags=FLAGS + extra,
-        extra_ldflags=extra,
-        extra_include_paths=[str(ROOT / path) for path in ("tests/support/cuda_shim", "csrc")],
-        build_directory=str(folder),
-    )
+    with without_preloading():
+        return load(
+            "road_cuda_shim",
+            [*kernel_sources(folder), *(str(ROOT / path) for path in BINDING)],
+            extra_cflags=FLAGS + extra,
+            extra_ldflags=extra,
+            extra_include_paths=[str(ROOT / path) for path in ("tests/support/cuda_shim", "csrc")],
+            build_directory=str(folder),
+        )
 
 
-def backend():
+def kernel_sources(folder: Path) -> list[str]:
+    """One C++ file per .cu, so that they compile in parallel and each on its own, as nvcc does it."""
+    sources = []
+    for kernels in sorted(CUDA.glob("*.cu")):
+        source, code = folder / f"{kernels.stem}_kernels.cpp", f'#include "cuda/{kernels.name}"\n'
+        if not source.exists() or source.read_text() != code:  # rewriting it would recompile it
+            source.write_text(code)
+        sources.append(str(source))
+    return sources
+
+
+@contextlib.contextmanager
+def without_preloading() -> Iterator[None]:
+    """Under the sanitizers of this process the compiler takes twice as long and three times the memory."""
+    preloaded = os.environ.pop("LD_PRELOAD", None)
+    try:
+        yield
+    finally:
+        if preloaded is not None:
+            os.environ["LD_PRELOAD"] = preloaded
+
+
+def backend() -> SimpleNamespace:
     module = build()
 
     def rotate_(x, p, q, adapter_ids, form, group_size, check_invertible, overlap=False):

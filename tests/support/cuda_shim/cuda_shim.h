@@ -1,7 +1,10 @@
 // Runs CUDA kernels on the host, to test them without a GPU: blocks one after the other, a block's threads as fibers
-// that switch at barriers.  A thread that leaves while others wait at a barrier is an error, and so is a barrier that
-// only some threads reach.  With ROAD_SHIM_REVERSE=1 the threads of a block run in reverse order, which shows a missing
-// barrier that the usual order hides.  What it cannot show: other races, memory order, anything about speed.
+// that switch at barriers.  It is an error if a thread returns while others wait at a barrier.  With
+// ROAD_SHIM_REVERSE=1 the threads of a block run in reverse order, which exposes missing barriers that the usual order
+// hides.  It cannot show other races, memory ordering, or anything about speed.
+//
+// Every .cu file is a translation unit of its own.  They share one scheduler and one set of thread and block indices:
+// inline variables, and a static in an inline function.  __shared__ is a static of its kernel's instance.
 #pragma once
 
 #include <cmath>
@@ -42,7 +45,7 @@ enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1 };
 enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount };
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
-// Few, so that small tests have more rows than blocks.
+// Few, so that small tests have more rows than there are blocks.
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) { return *value = 1, cudaSuccess; }
 
 namespace shim {
@@ -113,10 +116,10 @@ struct Device {
 
   void start(Fiber& f) {
     f.done = false;
-    ASAN_UNPOISON_MEMORY_REGION(f.stack.get(), Fiber::kStack);  // the frames of the last thread were never left
+    ASAN_UNPOISON_MEMORY_REGION(f.stack.get(), Fiber::kStack);  // the last thread never returned from its frames
     auto top = reinterpret_cast<uintptr_t>(f.stack.get() + Fiber::kStack) & ~uintptr_t{15};
     auto** sp = reinterpret_cast<void**>(top);
-    *--sp = nullptr;  // keeps the stack as the ABI wants it at a function's entry
+    *--sp = nullptr;  // aligns the stack as the ABI requires at a function's entry
     *--sp = reinterpret_cast<void*>(&enter);
     for (int k = 0; k < 6; ++k) *--sp = nullptr;
     f.pointer = sp;
@@ -193,7 +196,7 @@ inline int __syncthreads_count(bool mine) {
   const int result = d.votes;
   __syncthreads();
   d.votes = 0;
-  __syncthreads();  // nobody goes on to whatever comes next before all have said so
+  __syncthreads();  // no thread goes on before the votes are cleared
   return result;
 }
 inline bool __syncthreads_or(bool mine) { return __syncthreads_count(mine) > 0; }

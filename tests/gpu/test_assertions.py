@@ -1,4 +1,4 @@
-"""Refusals that are assertions on the device, each in a process of its own, since they end it."""
+"""Errors that are device-side assertions, each in a process of its own, because they end it."""
 
 import functools
 import os
@@ -9,23 +9,21 @@ from concurrent.futures import ThreadPoolExecutor
 
 import asserting
 import pytest
-from support.common import DEVICE, usable_backends
 
-BACKENDS = [n for n in ("cuda", "triton", "python") if DEVICE != "cuda" or n in usable_backends()]
 CHECKER = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
 CHECKED = ("one too many", "beyond int32", "backward, far below")
 SINGULAR = ("zero alpha in place", "singular block in place")
 
 
 @functools.cache
-def ended(by: str, checked: bool = False) -> dict[str, subprocess.CompletedProcess]:
-    """How the process of each case ended. Starting one takes seconds, so they run beside each other."""
-    # Without torch's caching allocator what lies behind the bank belongs to nobody.
+def ended(backend: str, checked: bool = False) -> dict[str, subprocess.CompletedProcess]:
+    """How the process of each case ended. They run in parallel, because starting one takes seconds."""
+    # Without torch's caching allocator, the memory past the bank belongs to no tensor.
     environment = os.environ | ({"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"} if checked else {})
     command = [*([CHECKER, "--tool", "memcheck"] if checked else []), sys.executable, asserting.__file__]
 
     def run(case):
-        return subprocess.run([*command, case, by], env=environment, capture_output=True, text=True, timeout=140)
+        return subprocess.run([*command, case, backend], env=environment, capture_output=True, text=True, timeout=140)
 
     cases = CHECKED if checked else asserting.CASES
     with ThreadPoolExecutor(5) as pool:
@@ -33,18 +31,17 @@ def ended(by: str, checked: bool = False) -> dict[str, subprocess.CompletedProce
 
 
 @pytest.mark.parametrize("case", asserting.CASES)
-@pytest.mark.parametrize("by", BACKENDS)
-def test_the_process_ends_with_an_assertion(by, case):
-    process = ended(by)[case]
+def test_the_process_ends_with_an_assertion(backend, case):
+    process = ended(backend)[case]
     said = process.stdout + process.stderr
     assert process.returncode != 0 and "no assertion came" not in said, said
     assert "device-side assert" in said, said[-2000:]
     assert "illegal memory access" not in said
-    if by == "cuda" and case in SINGULAR:
+    if backend == "cuda" and case in SINGULAR:
         assert "road_kernels: inplace=True recovers the input from the output, but a block is singular" in said, said[
             -2000:
         ]
-    if by != "python" and case not in SINGULAR:
+    if backend != "python" and case not in SINGULAR:
         assert "road_kernels: adapter_ids holds an id outside -1 .. A-1" in said, said[-2000:]
 
 

@@ -1,9 +1,9 @@
-"""More than 2^31 elements: offsets of 64 bits, forward and backward, aligned and not."""
+"""More than 2^31 elements: 64-bit offsets, forward and backward, aligned and not."""
 
 import pytest
 import torch
 from gpu_work import make_ids
-from support.common import make_params
+from support.problems import make_params
 
 import road_kernels as rk
 from road_kernels.backends import registry
@@ -22,7 +22,7 @@ def memory():
 
 
 def random_rows(offset: int) -> torch.Tensor:
-    """[ROWS, DIM] bfloat16, `offset` elements behind an address that is aligned."""
+    """[ROWS, DIM] bfloat16, `offset` elements past an aligned address."""
     buffer = torch.empty(offset + ROWS * DIM, dtype=torch.bfloat16)
     x = buffer[offset:].view(ROWS, DIM)
     for part in x.split(CHUNK):
@@ -59,7 +59,7 @@ def test_forward_and_backward(kernels, batched, offset):
         for total, g in zip(sums, part_grads, strict=True):
             total += g
     for got, want in zip(grads, sums, strict=True):
-        # Sums of random signs grow like the root of their number; 3e-5 of that is above what float32 partial sums lose.
+        # Sums of random signs grow like the root of their number; float32 partial sums lose less than 3e-5 of that.
         torch.testing.assert_close(got.double(), want, rtol=1e-4, atol=3e-5 * (2 * ROWS) ** 0.5)
 
 

@@ -1,21 +1,32 @@
-"""The Triton kernels in Triton's interpreter, beside the tests that every backend runs: make test-triton."""
+"""The Triton kernels in Triton's interpreter: what the tests that every backend runs leave out or skip there."""
 
 import pytest
 import torch
-from support.common import apply, assert_close, expect_backward, expect_forward, make_params, make_x
+from support.expected import assert_close, expect_backward, expect_forward
 from support.gradients import check, everything, run
+from support.problems import apply, make_params, make_x
 from support.triton_interpreter import INTERPRETED
 
 import road_kernels as rk
 from road_kernels.ops import schemas
 
-pytestmark = pytest.mark.skipif(not INTERPRETED, reason="needs a process of its own with TRITON_INTERPRET=1")
+pytestmark = [
+    pytest.mark.backend("triton"),
+    pytest.mark.cpu_only,
+    pytest.mark.skipif(not INTERPRETED, reason="needs a process of its own with TRITON_INTERPRET=1"),
+]
+
+
+def test_calls_on_cpu_tensors_reach_it_by_its_name_only():
+    x, (theta, alpha) = make_x(2, 64), make_params("road_1", None, 64)
+    assert rk.backend_info()["automatic"]["cpu"] != "triton"
+    assert torch.equal(rk.road_apply(x, theta, alpha, backend="triton"), rk.road_apply(x, theta, alpha))
 
 
 @pytest.mark.parametrize("form", ["road_1", "road_4"])
 @pytest.mark.parametrize("batched", [False, True], ids=["single", "batched"])
 def test_partial_sums_of_several_programs(form, batched):
-    """More rows than a program has, adapters that end inside one, -1 rows in front of them all."""
+    """More rows than one program takes, adapters that end inside one, and pass-through rows, which sort first."""
     x, gz = make_x(90, 16), make_x(90, 16, seed=5)
     p, q = make_params(form, 5 if batched else None, 16)
     ids = torch.tensor([3] * 50 + [0] * 20 + [-1] * 15 + [1, 4, 4, 0, 3])[torch.randperm(90)] if batched else None
@@ -32,7 +43,7 @@ def test_repeated_runs_are_bitwise_equal(form):
 @pytest.mark.parametrize("inplace", [False, True], ids=["out of place", "in place"])
 @pytest.mark.parametrize(("form", "batched"), [("road_1", True), ("road_4", False), ("table", True)], ids=str)
 def test_derivative_along_a_direction(form, batched, inplace):
-    """What gradcheck asks of every element, of one random direction: in float64, against central differences."""
+    """What gradcheck does for every element, along one random direction: float64 against central differences."""
     point = [make_x(3, 2, 8, dtype=torch.float64), *make_params(form, 3 if batched else None, 8, dtype=torch.float64)]
     direction = [make_x(*t.shape, dtype=torch.float64, seed=7 + k) for k, t in enumerate(point)]
     gz, ids = make_x(3, 2, 8, dtype=torch.float64, seed=3), torch.tensor([2, -1, 0]) if batched else None
@@ -54,7 +65,7 @@ def test_derivative_along_a_direction(form, batched, inplace):
 @pytest.mark.parametrize("ids", [None, torch.tensor([1, -1, 0])], ids=["single", "batched"])
 @pytest.mark.parametrize("group_size", [2, 4])
 def test_offsets_beyond_32_bits(ids, group_size):
-    """Rows 2^30 + 8 elements apart in address space that is touched at three places only."""
+    """Rows 2^30 + 8 elements apart, in address space of which three places are touched."""
     stride = 2**30 + 8
     buffer = torch.empty(2 * stride + 8, dtype=torch.bfloat16)
     x = buffer.as_strided((3, 8), (stride, 1))
@@ -62,7 +73,7 @@ def test_offsets_beyond_32_bits(ids, group_size):
     p, q = make_params("road_1", None if ids is None else 2, 8)
     want = expect_forward(x, p, q, "road_1", group_size, ids)
     assert_close(apply(x, p, q, "road_1", ids, group_size=group_size, backend="triton"), want, torch.float32)
-    from road_kernels.triton import ops  # the op itself: backward through autograd would start from a copy of x
+    from road_kernels.triton import ops  # the op itself, as backward through autograd would start from a copy of x
 
     gz = make_x(3, 8, dtype=torch.bfloat16, seed=3)
     grads = ops.rotate_backward(gz, x, p, q, ids, "road_1", group_size, False, [True, True, True])
@@ -83,14 +94,14 @@ ORDERED = {
     "one fewer than a tile": [(7 * k) % 32 - 1 for k in range(511)],
     "a tile": [(7 * k) % 32 - 1 for k in range(512)],
     "one more than a tile": [(7 * k) % 32 - 1 for k in range(513)],
-    "the most": [(7 * k * k) % 32 - 1 for k in range(4096)],
     "more than the most": [(7 * k * k) % 32 - 1 for k in range(4097)],
 }
+THE_MOST = pytest.param([(7 * k * k) % 32 - 1 for k in range(4096)], id="the most", marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64], ids=str)
-@pytest.mark.parametrize("ids", ORDERED.values(), ids=ORDERED)
-def test_ordering_is_a_stable_sort(ids, dtype):
+@pytest.mark.parametrize("ids", [*(pytest.param(ids, id=name) for name, ids in ORDERED.items()), THE_MOST])
+def test_sort_rows_is_a_stable_sort(ids, dtype):
     from road_kernels.triton import ops
 
     ids = torch.tensor(ids, dtype=dtype)
@@ -100,8 +111,8 @@ def test_ordering_is_a_stable_sort(ids, dtype):
     assert torch.equal(starts, torch.searchsorted(want_ids, torch.arange(32)))
 
 
-def test_ordering_keeps_ids_outside_the_bank_apart():
-    """For check_ids to report. Every id is written once, those of the bank lie where starts says."""
+def test_sort_rows_keeps_ids_outside_the_bank_apart():
+    """For check_ids to report. Every id is written once, and those of the bank are where starts says."""
     from road_kernels.triton import ops
 
     far = torch.iinfo(torch.int64)
@@ -116,7 +127,7 @@ ANGLES += [5.0e4, 6.5331e12, -3.0e20, 2.0e30, 3.4e38, 16367173 * 2.0**72]  # the
 
 
 def test_sine_and_cosine_of_any_angle():
-    """x = (1, 0) gives alpha (cos, sin), in one tile with and without large angles."""
+    """x = (1, 0) gives alpha (cos, sin), in a tile that has large angles and in one that has none."""
     for angles in (ANGLES, ANGLES[:8]):
         theta = torch.tensor(angles, dtype=torch.float32)
         z = apply(torch.tensor([1.0, 0.0]).repeat(len(theta)), theta, torch.ones_like(theta), "road_1", group_size=2,
@@ -129,8 +140,8 @@ def test_sine_and_cosine_of_any_angle():
         assert z.isnan().tolist() == [True, True, False, False]
 
 
-def test_the_word_and_the_half_layout_agree_bitwise():
-    """Adjacent pairs as words where rows are aligned, in two loads where they are not."""
+def test_adjacent_pairs_are_bitwise_equal_whatever_their_alignment():
+    """Aligned rows are loaded as words of two features, others in two loads."""
     for dtype in (torch.float16, torch.bfloat16, torch.float32):
         x = make_x(3, 72, dtype=dtype)
         x[0, :4] = torch.tensor([float("nan"), float("inf"), -0.0, 6e-8]).to(dtype)
@@ -144,7 +155,7 @@ def test_the_word_and_the_half_layout_agree_bitwise():
 
 
 def test_torch_compile_finds_the_kernels_on_gpus():
-    """By the ops' own registration, unless the extension has kernels for CUDA tensors."""
+    """Registered with the ops, unless the extension has kernels for CUDA tensors."""
     build = rk.backend_info()["build"]
     for op in schemas.OPS:
         assert torch._C._dispatch_has_kernel_for_dispatch_key(f"road_kernels::{schemas.torch_name(op)}", "CUDA")

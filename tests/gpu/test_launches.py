@@ -1,33 +1,33 @@
-"""What a call does on the device: its kernels, its memory, and that it waits for nothing."""
+"""What a call does on the device: its kernels, its memory, and that it does not synchronise."""
 
 import pytest
 import torch
 from gpu_work import FORWARD, WORK, device_events, is_torchs, make_work, requested_bytes
-from support.common import FORMS, make_params, make_x
+from support.problems import FORMS, make_params, make_x
 
 import road_kernels as rk
 from road_kernels.backends import registry
 
-MOST_ORDERED = 4096  # ids that the kernels put in order themselves
+MOST_SORTED = 4096  # ids that the kernels sort themselves
 
 
 def kernels_of(name: str) -> int:
-    """A mixed batch has its ids put in order before the backward proper, which is two."""
+    """Backward is two kernels, after one that sorts the ids of a mixed batch."""
     return 1 if name in FORWARD or name.endswith("of x") else 3 if "batched" in name else 2
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", WORK)
 def test_one_kernel_forward_two_backward(kernels, name, form):
-    """And one more for the order of a mixed batch; none of torch's, no copy and no fill."""
+    """And one more that sorts a mixed batch; no kernel of torch's, no copy and no fill."""
     events = device_events(make_work(name, kernels, form))
     assert len(events) == kernels_of(name), events
     assert not any(map(is_torchs, events)), events
 
 
 def test_many_ids_are_sorted_on_the_device(kernels):
-    """By torch, whose kernels are a fixed number too; nothing passes between the device and the host."""
-    events = device_events(make_work("batched backward", kernels, rows=MOST_ORDERED + 1, dim=64))
+    """By torch, with a fixed number of kernels too; nothing is copied between device and host."""
+    events = device_events(make_work("batched backward", kernels, rows=MOST_SORTED + 1, dim=64))
     assert len([e for e in events if not is_torchs(e)]) == 2, events
     assert len(events) <= 16, events
     assert not any("HtoD" in e or "DtoH" in e for e in events), events
@@ -35,7 +35,7 @@ def test_many_ids_are_sorted_on_the_device(kernels):
 
 @pytest.mark.parametrize("inplace", [False, True], ids=["out of place", "in place"])
 def test_autograd_adds_no_kernel(kernels, inplace):
-    """Training alpha in place checks that no block is singular: one kernel with cuda, several of torch with triton."""
+    """Training alpha in place checks for singular blocks: one more kernel on cuda, several of torch's on triton."""
     x, gz = make_x(300, 512, dtype=torch.bfloat16), make_x(300, 512, dtype=torch.bfloat16, seed=1)
     theta, alpha = make_params("road_1", None, 512)
     theta.requires_grad_()
@@ -47,7 +47,7 @@ def test_autograd_adds_no_kernel(kernels, inplace):
     leaves = [t for t in (x, theta, alpha) if t.requires_grad]
 
     def step():
-        # Without the history that x itself would get in place: a second step went back through the first one.
+        # Detached, because x would carry the history of the first in-place step into the second.
         z = rk.road_apply(x.detach() if inplace else x, theta, alpha, inplace=inplace, backend=kernels)
         torch.autograd.grad(z, leaves, gz)
 
@@ -62,7 +62,7 @@ def test_merging_is_one_kernel(kernels):
 
 
 @pytest.mark.parametrize("name", WORK)
-def test_nothing_waits_for_the_device(kernels, name):
+def test_no_call_synchronises(kernels, name):
     work = make_work(name, kernels)
     work()
     torch.cuda.synchronize()
@@ -73,7 +73,7 @@ def test_nothing_waits_for_the_device(kernels, name):
         torch.cuda.set_sync_debug_mode("default")
 
 
-def test_training_in_place_waits_for_nothing(kernels):
+def test_training_in_place_does_not_synchronise(kernels):
     """The check for singular blocks is an assertion on the device."""
     for form in ("road_1", "road_4"):
         x, params = make_x(7, 64), [t.requires_grad_() for t in make_params(form, 3, 64)]
@@ -92,7 +92,7 @@ def test_training_in_place_waits_for_nothing(kernels):
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", WORK)
 def test_memory(name, form):
-    """The output, and backward scratch by the formula of csrc/cuda/road_cuda.h."""
+    """The output, and for backward the scratch that csrc/cuda/road_cuda.h promises."""
     if "cuda" not in [n for n, (module, _) in registry._loaded.items() if module]:
         pytest.skip("the CUDA kernels are not usable here")
     work = make_work(name, "cuda", form)
@@ -113,7 +113,7 @@ def test_memory(name, form):
 @pytest.mark.parametrize("name", WORK)
 @pytest.mark.parametrize("form", ["road_1", "road_4"])
 def test_bitwise_repeatable(kernels, name, form):
-    """Also beside other work, which changes the order in which blocks run."""
+    """Also next to other work, which changes the order in which blocks run."""
     work = make_work(name, kernels, form, rows=5000, dim=1024)
     x = work.x.clone()
     first = [t.clone() for t in work()]
@@ -128,14 +128,14 @@ def test_bitwise_repeatable(kernels, name, form):
     torch.cuda.synchronize()
 
 
-def test_what_cannot_be_launched_says_so():
-    """A bank of more adapters than the kernels count to, which as an expanded one takes no memory."""
+def test_a_launch_that_fails_raises():
+    """A bank of more adapters than the kernels can count; expanded, it takes no memory."""
     if "cuda" not in [n for n, (module, _) in registry._loaded.items() if module]:
         pytest.skip("the CUDA kernels are not usable here")
     x, ids, (theta, alpha) = make_x(4, 64), torch.tensor([0, 2, -1, 1]), make_params("road_1", 1, 64)
     bank = [t.expand(2**31 - 1, -1) for t in (theta, alpha)]
     with pytest.raises(RuntimeError, match="invalid argument"):
         rk.road_apply_batched(x, *bank, ids, backend="cuda")
-    bank = [t.expand(3, -1) for t in (theta, alpha)]  # and the next call works
+    bank = [t.expand(3, -1) for t in (theta, alpha)]  # the next call works
     z = rk.road_apply_batched(x, *bank, ids, backend="cuda")
     assert torch.equal(z[[0, 1, 3]], rk.road_apply(x[[0, 1, 3]], theta[0], alpha[0], backend="cuda"))

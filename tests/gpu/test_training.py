@@ -1,4 +1,4 @@
-"""Whole steps: training as with plain PyTorch, the backends against each other, torch.compile with CUDA graphs."""
+"""Training steps against plain PyTorch, cuda against triton, torch.compile with CUDA graphs."""
 
 import subprocess
 import sys
@@ -6,7 +6,8 @@ import sys
 import pytest
 import torch
 from gpu_work import make_ids, ulp
-from support.common import DTYPES, FORMS, apply, make_params, make_x, usable_backends
+from support.backends import usable_backends
+from support.problems import DTYPES, FORMS, apply, make_params, make_x
 
 import road_kernels as rk
 
@@ -51,11 +52,12 @@ def test_training_steps_are_those_of_plain_pytorch(kernels):
     assert losses[-1] < losses[0]
     torch.testing.assert_close(losses, want_losses, rtol=1e-3, atol=0)
     for got, expected in zip(params, want, strict=True):
-        # Adam's first steps are signs: a gradient around zero may turn one of them, not many.
+        # Adam's first steps are signs: a gradient near zero may flip a few of them.
         assert ((got - expected).abs() > 1e-3).double().mean() < 0.01
     assert train(kernels)[0] == losses
 
 
+@pytest.mark.backend("triton")  # in the processes of triton, over which check.py spreads the compilations
 @pytest.mark.parametrize("dtype", DTYPES[:3], ids=str)
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("batched", [False, True], ids=["single", "batched"])
@@ -74,7 +76,7 @@ def test_cuda_and_triton_agree_to_one_ulp(form, dtype, batched, group_size):
         results.append((z.detach(), *torch.autograd.grad(z, leaves, gz)))
     (z, gx, *grads), (other_z, other_gx, *other_grads) = results
     for got, want, source in ((z, other_z, x), (gx, other_gx, gz)):
-        # float32 sines differ in their last places, which shows where a difference of two products cancels.
+        # float32 sines differ in the last digits, which shows where a difference of two products cancels.
         cancelled = 8 * torch.finfo(torch.float32).eps * source.abs().amax(-1, keepdim=True)
         assert ((got.double() - want.double()).abs() <= ulp(want) + cancelled).all()
     for got, want in zip(grads, other_grads, strict=True):
@@ -113,7 +115,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
 def test_importing_leaves_cuda_usable_after_a_fork():
-    """Servers and data loaders fork: whoever asked the CUDA runtime for its devices before cannot use one after."""
+    """Servers and data loaders fork, and a process that has queried the CUDA runtime cannot use it after a fork."""
     run = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, timeout=120)
     if run.returncode == 77:
         pytest.skip("without NVML, torch itself starts the CUDA runtime to count the devices")

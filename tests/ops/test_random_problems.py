@@ -1,20 +1,11 @@
-"""Whatever the shapes, strides, dtypes and ids: the numbers of the oracle, and nothing written beside them."""
+"""Random shapes, strides, dtypes and ids (hypothesis): the oracle's numbers, and nothing written outside."""
 
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.common import (
-    DEVICE,
-    DTYPES,
-    FORMS,
-    apply,
-    arithmetic_of,
-    assert_close,
-    expect_backward,
-    expect_forward,
-    make_params,
-    make_x,
-)
+from support.backends import DEVICE
+from support.expected import arithmetic_of, assert_close, expect_backward, expect_forward
+from support.problems import DTYPES, FORMS, apply, make_params, make_x
 
 
 @st.composite
@@ -43,7 +34,7 @@ def problems(draw):
 
 
 def strided(problem):
-    """A tensor of the wanted shape inside a buffer of canaries: permuted leading dimensions, a gap after each row."""
+    """A tensor inside a buffer of canaries, with permuted leading dimensions and a gap after each row."""
     leading, dim, order = problem["leading"], problem["dim"], problem["order"]
     rows = torch.Size([leading[d] for d in order]).numel()
     buffer = torch.full((problem["offset"] + rows * (dim + problem["gap"]),), 7.0, dtype=problem["dtype"])
@@ -59,7 +50,7 @@ def strided(problem):
 
 
 @settings(
-    max_examples=150 if DEVICE == "cpu" else 50,  # on a GPU Triton compiles most of them anew
+    max_examples=150 if DEVICE == "cpu" else 50,  # on a GPU Triton recompiles for most of them
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
@@ -79,7 +70,7 @@ def test_forward_and_backward(backend, problem):
     gz = make_x(*x.shape, dtype=dtype, seed=9)
     grads = torch.autograd.grad(z, leaves, gz)
     for got, expected in zip(grads, expect_backward(gz, x, p, q, form, group_size, ids), strict=True):
-        assert_close(got, expected, arithmetic_of(dtype), units=14)  # up to 64 rows are added up
+        assert_close(got, expected, arithmetic_of(dtype), units=14)  # sums of up to 64 rows
 
     if problem["inplace"]:
         apply(x, p, q, form, ids, inplace=True, **kw)

@@ -1,21 +1,21 @@
-"""The current stream and no other; CUDA graphs that see whatever changed in the tensors they read."""
+"""Work goes to the current stream; CUDA graphs read the current contents of their tensors."""
 
 import pytest
 import torch
 from gpu_work import WORK, make_ids, make_work
 from support.bank_cases import make_adapter, make_bank
-from support.common import make_x
+from support.problems import make_x
 
 import road_kernels as rk
 
-CYCLES = 100_000_000  # 50 ms and more: what is launched on another stream meanwhile would come too early
+CYCLES = 100_000_000  # 50 ms or more, in which work launched on another stream would run too early
 
 
 @pytest.mark.parametrize("name", WORK)
 def test_work_is_ordered_on_the_current_stream(kernels, name):
     work = make_work(name, kernels)
     values = [t.clone() for t in work.tensors()]
-    want = [t.clone() for t in work()]  # compiles and loads, too
+    want = [t.clone() for t in work()]  # also compiles and loads
     for t in work.tensors():
         t.zero_()
     stream = torch.cuda.Stream()
@@ -64,14 +64,14 @@ def capture(run):
 
 @pytest.mark.parametrize("form", ["road_1", "road_4", "table_half"])
 @pytest.mark.parametrize("name", WORK)
-def test_replays_read_what_is_there_then(kernels, name, form):
-    """x, the gradient, the ids and the contents of the tables all change between replays."""
+def test_replays_read_current_contents(kernels, name, form):
+    """x, the gradient, the ids and the tables all change between replays."""
     work = make_work(name, kernels, form)
     graph, written = capture(work)
     for seed in (11, 12):
         fresh = make_work(name, kernels, form, seed=seed)
         if fresh.ids is not None and seed == 12:
-            fresh.ids.fill_(-1)  # nobody has an adapter any more
+            fresh.ids.fill_(-1)  # only pass-through rows but one
             fresh.ids[-1] = fresh.p.shape[0] - 1
         for mine, new in zip(work.tensors(), fresh.tensors(), strict=True):
             mine.copy_(new)
@@ -81,7 +81,7 @@ def test_replays_read_what_is_there_then(kernels, name, form):
 
 @pytest.mark.parametrize("inplace", [False, True], ids=["out of place", "in place"])
 def test_a_training_step_in_a_graph(kernels, inplace):
-    """In place with the check for singular blocks, an assertion on the device."""
+    """In place including the check for singular blocks, a device-side assertion."""
     x, gz = make_x(300, 512, dtype=torch.bfloat16), make_x(300, 512, dtype=torch.bfloat16, seed=1)
     theta, alpha = torch.rand(256).requires_grad_(), torch.ones(256).requires_grad_()
 
@@ -118,7 +118,7 @@ def test_a_captured_graph_sees_the_adapters_that_a_bank_loads(kernels):
 
 
 def test_ids_in_a_graph_may_name_any_adapter(kernels):
-    """One graph, any number of adapters per batch: nothing about the ids is baked in."""
+    """One graph for any number of adapters in a batch: nothing about the ids is captured."""
     work = make_work("batched backward", kernels, adapters=300)
     graph, written = capture(work)
     for ids in (torch.arange(1200) % 300, torch.zeros(1200), make_ids(1200, 2)):
