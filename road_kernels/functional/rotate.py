@@ -61,7 +61,7 @@ def road_apply(
     Source: Liao & Monz, "3-in-1: 2D Rotary Adaptation", arXiv 2409.00119, section 3.2.
     """
     if _is_dynamo_tracing():
-        checks.check_traced(variant)
+        checks.check_traced(variant, True)
         return _traced(x, theta, alpha, None, variant, group_size, inplace, False, backend)
     if (z := _apply(x, theta, alpha, None, variant, group_size, inplace, False, backend)) is not NotImplemented:
         return z
@@ -93,7 +93,7 @@ def road_apply_batched(
         The rest as in road_apply.
     """
     if _is_dynamo_tracing():
-        checks.check_traced(variant, adapter_ids)
+        checks.check_traced(variant, adapter_ids is not None)
         return _traced(x, theta, alpha, adapter_ids, variant, group_size, inplace, False, backend)
     if (z := _apply(x, theta, alpha, adapter_ids, variant, group_size, inplace, False, backend)) is not NotImplemented:
         return z
@@ -147,7 +147,7 @@ def rotate_batched(
     overlap: as in rotate, and for adapter_ids too.
     """
     if _is_dynamo_tracing():
-        checks.check_traced("road_1", adapter_ids)
+        checks.check_traced("", adapter_ids is not None)
         return _traced(x, r1, r2, adapter_ids, "table", group_size, inplace, overlap, backend)
     if (z := _rotate(x, r1, r2, adapter_ids, "table", group_size, inplace, overlap, backend)) is not NotImplemented:
         return z

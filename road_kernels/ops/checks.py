@@ -117,11 +117,11 @@ def _decided_in_cpp(x, p, q, adapter_ids, form, group_size, batched: bool) -> bo
     return EXTENSION.is_valid(x, p, q, adapter_ids, form, group_size, batched)
 
 
-def check_traced(variant, adapter_ids=...) -> None:
+def check_traced(variant, has_ids: bool) -> None:
     """What an op's own checks cannot see: the form of another function, and no ids where ids are needed."""
     if variant == "table":
         check_variant(variant)
-    if adapter_ids is None:
+    if not has_ids:
         raise TypeError("adapter_ids must be a torch.Tensor, got NoneType")
 
 

@@ -150,6 +150,29 @@ def test_compile(prompts):
         torch.testing.assert_close(compiled(prompts).logits, model(prompts).logits, rtol=1e-5, atol=1e-5)
 
 
+def test_compiling_block_by_block(prompts):
+    """One graph serves all blocks, forward and backward, and no graph breaks at a RoAd layer."""
+    model = with_adapters().train()
+    model.enable_input_require_grads()  # or the first block would need a graph of its own
+    with road_peft.enabled():
+        want = model(prompts, labels=prompts).loss
+        want.backward()
+        gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+        model.zero_grad(set_to_none=True)
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        for block in model.model.model.layers:
+            block.compile(fullgraph=True, backend="aot_eager")
+        loss = model(prompts, labels=prompts).loss
+        loss.backward()
+    torch.testing.assert_close(loss, want)
+    got = [p.grad for p in model.parameters() if p.grad is not None]
+    assert len(got) == len(gradients) == 28
+    for g, w in zip(got, gradients, strict=True):
+        torch.testing.assert_close(g, w, rtol=1e-4, atol=1e-5)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+
+
 def test_an_adapter_deleted_and_another_added_under_its_name(prompts):
     model = with_adapters().eval()
     with road_peft.enabled(), torch.no_grad():

@@ -105,6 +105,44 @@ def test_compile_follows_the_choice_of_backend():
     assert graphs == [rk.backend_info()["automatic"][DEVICE] != "python", False]
 
 
+def test_no_rule_for_arguments_is_a_guard():
+    """Ours are the choice of a backend, and the level of forward-mode AD."""
+    theta, alpha = make_params("road_1", None, 64)
+    guarded = set()
+
+    def see(guards):
+        ours = [g for g in guards if "__import_road_kernels" in g.name]
+        identities = ("MODULE_MATCH", "CLOSURE_MATCH", "BUILTIN_MATCH", "FUNCTION_MATCH", "ID_MATCH")
+        guarded.update(g.name.partition("'].")[2] for g in ours if g.guard_type not in identities)
+        return [True] * len(guards)
+
+    torch._dynamo.reset()
+    options = {"guard_filter_fn": see}
+    f = torch.compile(lambda x: rk.road_apply(x, theta, alpha), fullgraph=True, options=options)
+    f(make_x(2, 64))
+    assert guarded <= {"_default", "_forced_last", "_WITH_KERNELS", "forward_ad._current_level"}
+
+
+@pytest.mark.parametrize("inplace", [False, True], ids=["out of place", "in place"])
+def test_errors_while_tracing(inplace):
+    """By the op's fake kernel, with the messages of eager calls, before anything is computed."""
+    theta, alpha = make_params("road_1", None, 64)
+    bank = make_params("road_1", 3, 64)
+    x = make_x(4, 64)
+    for call, message in (
+        (lambda x: rk.road_apply(x, theta, alpha, group_size=3, inplace=inplace), "group_size must be even"),
+        (lambda x: rk.road_apply(x, theta[:5], alpha, inplace=inplace), "theta must be"),
+        (lambda x: rk.road_apply(x, theta, alpha, variant="table", inplace=inplace), "variant must be"),
+        (lambda x: rk.road_apply_batched(x, *bank, IDS[:3], inplace=inplace), "adapter_ids must be a prefix"),
+        (lambda x: rk.road_apply_batched(x, *bank, None, inplace=inplace), "adapter_ids must be a torch.Tensor"),
+    ):
+        torch._dynamo.reset()
+        before = x.clone()
+        with pytest.raises(Exception, match=message):
+            torch.compile(call, backend="eager")(x)
+        assert torch.equal(x, before)
+
+
 class Layer(torch.nn.Module):
     def forward(self, x, theta, alpha, ids):
         return rk.road_apply_batched(x, theta, alpha, ids, group_size=8)

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 from support import oracle
+from support.backends import DEVICE
 from support.bank_cases import WIDTHS, G, contents, make_adapter, make_bank, unchanged
 from support.expected import assert_close, expect_forward, f64
-from support.problems import make_x
+from support.problems import make_params, make_x
 
 import road_kernels as rk
 from road_kernels import Adapter, AdapterBank, BankFullError
@@ -113,6 +114,27 @@ def test_nothing_is_ever_reallocated():
         assert torch.equal(r1[out[0]].cpu(), want)  # through the table that was taken before the load
         bank.evict("anna")
     assert addresses == [t.data_ptr() for layer in WIDTHS for t in bank.tables(layer)]
+
+
+def test_a_handle_on_a_layer(backend):
+    bank = AdapterBank({"q": 64, "v": 32}, 2, group_size=16, device=DEVICE)
+    layer = bank.layer("q")
+    assert (layer.name, layer.group_size) == ("q", 16)
+    assert (layer.r1, layer.r2) == bank.tables("q")
+    assert "q" in repr(layer) and "[2, 32]" in repr(layer)
+    x, ids = make_x(3, 64), torch.tensor([1, -1, 0], device=DEVICE)
+    assert torch.equal(layer.rotate(x, ids, backend=backend), x)
+    parameters = {"q": make_params("road_1", None, 64), "v": make_params("road_1", None, 32)}
+    bank.load("a", Adapter(parameters, group_size=16))  # seen by the handle
+    ids = bank.ids(["a", None, "a"])
+    z = layer.rotate(x, ids, backend=backend)
+    assert torch.equal(z, bank.rotate("q", x, ids, backend=backend))
+    assert not torch.equal(z, x)
+    assert layer.rotate(x, ids, inplace=True, backend=backend) is x and torch.equal(x, z)
+    with pytest.raises(KeyError, match="no layer 'k'"):
+        bank.layer("k")
+    with pytest.raises(KeyError, match="no layer 'k'"):
+        bank.rotate("k", x, ids)
 
 
 def test_names_and_slots():
