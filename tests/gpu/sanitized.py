@@ -47,11 +47,16 @@ def main() -> None:
                 for name in WORK:
                     make_work(name, options.backend, "road_4", rows, dim, 16, dtype)()
                     calls += 1
-        merge = registry._loaded[options.backend][0].merge
-        for columns in (40, 17):
-            for form in ("table", "table_half"):
-                merge(make_x(DIM, columns, dtype=dtype), *make_params(form, None, DIM), 16)
-                calls += 1
+        backend = registry._loaded[options.backend][0]
+        ids, x = torch.tensor([1, -1, 0] * 5), make_x(15, DIM, dtype=dtype)
+        for form in ("table", "table_half"):
+            for columns in (40, 17):
+                backend.merge(make_x(DIM, columns, dtype=dtype), *make_params(form, None, DIM), 16)
+            backend.rotate(x, *make_params(form, 3, DIM), ids, "table", 16, True)  # overlapping
+            calls += 3
+        for form in ("road_1", "road_2", "road_4"):
+            backend.tables(*make_params(form, 3, DIM), form, 16, torch.promote_types(dtype, torch.float32))
+            calls += 1
     if DEVICE == "cuda":
         torch.cuda.synchronize()
     print(f"{calls} calls of {options.backend} on {DEVICE}")

@@ -124,7 +124,7 @@ def judge_pytest(report: Path) -> Callable[[Step, int, str], None]:
     return judge
 
 
-OURS = re.compile(r"\bat .*\b(road::cuda::|rotate_kernel|backward_kernel|reduce_kernel|merge_kernel)")
+OURS = re.compile(r"\bat .*\b(road::cuda::|(rotate|backward|reduce|merge|tables|sort_few|count|place)\w*_kernel)")
 
 
 def judge_sanitizer(step: Step, status: int, output: str) -> None:

@@ -8,7 +8,7 @@ from support.problems import FORMS, make_params, make_x
 import road_kernels as rk
 from road_kernels.backends import registry
 
-MOST_SORTED = 4096  # ids that the kernels sort themselves
+FEW_IDS = 4096  # that one kernel sorts; more take three, or with Triton four
 
 
 def kernels_of(name: str) -> int:
@@ -25,12 +25,12 @@ def test_one_kernel_forward_two_backward(kernels, name, form):
     assert not any(map(is_torchs, events)), events
 
 
-def test_many_ids_are_sorted_on_the_device(kernels):
-    """By torch, with a fixed number of kernels too; nothing is copied between device and host."""
-    events = device_events(make_work("batched backward", kernels, rows=MOST_SORTED + 1, dim=64))
-    assert len([e for e in events if not is_torchs(e)]) == 2, events
-    assert len(events) <= 16, events
-    assert not any("HtoD" in e or "DtoH" in e for e in events), events
+@pytest.mark.parametrize("rows", [FEW_IDS + 1, 100_000])
+def test_many_ids_take_a_fixed_number_of_kernels(kernels, rows):
+    """All of them ours; nothing is copied between device and host."""
+    events = device_events(make_work("batched backward", kernels, rows=rows, dim=64))
+    assert len(events) <= (5 if kernels == "cuda" else 6), events
+    assert not any(map(is_torchs, events)), events
 
 
 @pytest.mark.parametrize("inplace", [False, True], ids=["out of place", "in place"])
@@ -52,6 +52,12 @@ def test_autograd_adds_no_kernel(kernels, inplace):
         torch.autograd.grad(z, leaves, gz)
 
     assert len(device_events(step)) == 3 + checked
+
+
+def test_tables_are_one_kernel_and_merging_from_angles_two(kernels):
+    w, (theta, alpha) = make_x(512, 300, dtype=torch.bfloat16), make_params("road_1", None, 512)
+    assert len(device_events(lambda: rk.road_tables(theta, alpha))) == 1
+    assert len(device_events(lambda: rk.road_merge(w, None, theta, alpha, inplace=True, backend=kernels))) == 2
 
 
 def test_merging_is_one_kernel(kernels):
@@ -104,9 +110,9 @@ def test_memory(name, form):
     rows, dim = work.x.shape
     adapters = work.p.shape[0] if work.ids is not None else 1
     sums = dim if form in ("road_1", "table_half") else 2 * dim
-    blocks = 8 * torch.cuda.get_device_properties(0).multi_processor_count
-    scratch = 4 * (blocks + adapters) * sums
-    order = 0 if work.ids is None else 8 * (2 * rows + adapters + 1)
+    blocks = rows // 4 + 1  # of four rows or more
+    scratch = 4 * (blocks + adapters + 1) * sums
+    order = 0 if work.ids is None else 8 * (rows + adapters + 1)
     assert outputs < requested <= outputs + scratch + order
 
 

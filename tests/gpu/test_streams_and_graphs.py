@@ -140,3 +140,38 @@ def test_the_second_device(kernels):
         for g, want in zip(got, work(), strict=True):
             assert g.device.index == 1
             assert torch.equal(g.cpu(), want.cpu())
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_inputs_made_by_the_kernel_in_front(kernels, overlap):
+    """Launched dependently, a kernel may start before the one in front has finished: x must still be waited for.
+
+    With overlap=True tables and ids too may be read before; here nothing writes them.
+    """
+    weight, x = torch.randn(2048, 2048, dtype=torch.bfloat16) / 45, make_x(256, 2048, dtype=torch.bfloat16)
+    tables, ids = make_params("table_half", 5, 2048), torch.arange(256, dtype=torch.int32) % 6 - 1
+    outputs = []
+    for _ in range(30):
+        x.copy_(make_x(256, 2048, dtype=torch.bfloat16, seed=len(outputs) % 3))
+        h = x @ weight
+        outputs.append(rk.rotate_batched(h, *tables, ids, inplace=True, overlap=overlap, backend=kernels))
+    torch.cuda.synchronize()
+    for k in range(3):
+        h = make_x(256, 2048, dtype=torch.bfloat16, seed=k) @ weight
+        torch.cuda.synchronize()
+        want = rk.rotate_batched(h, *tables, ids, backend=kernels)
+        assert all(torch.equal(z, want) for z in outputs[k::3])
+
+
+def test_tables_made_by_the_kernel_in_front(kernels):
+    """Without the promise of overlap, also where road_tables itself is in front."""
+    x = make_x(64, 4096, dtype=torch.bfloat16)
+    for seed in range(20):
+        theta, alpha = make_params("road_1", None, 4096, seed=seed)
+        torch.cuda.synchronize()
+        with rk.use_backend(kernels):
+            z = rk.rotate(x, *rk.road_tables(theta, alpha))
+        torch.cuda.synchronize()
+        r1, r2 = rk.road_tables(theta, alpha)
+        torch.cuda.synchronize()
+        torch.testing.assert_close(z, rk.rotate(x, r1, r2, backend=kernels), rtol=2e-2, atol=2e-2)

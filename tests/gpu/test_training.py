@@ -99,6 +99,22 @@ def test_compiled_with_cuda_graphs(kernels):
             torch.testing.assert_close(compiled(x, ids).clone(), f(x, ids), rtol=2e-2, atol=2e-2)
 
 
+def test_training_compiled_with_cuda_graphs(kernels):
+    theta, alpha = (t.requires_grad_() for t in make_params("road_1", None, 256))
+
+    def loss(x):
+        return rk.road_apply(torch.relu(x), theta, alpha, backend=kernels).float().square().mean()
+
+    torch._dynamo.reset()
+    compiled = torch.compile(loss, fullgraph=True, mode="reduce-overhead")
+    for seed in range(4):  # warm-up, capture, replays
+        x = make_x(64, 256, dtype=torch.bfloat16, seed=seed)
+        torch.compiler.cudagraph_mark_step_begin()
+        got = torch.autograd.grad(compiled(x), (theta, alpha))
+        for g, want in zip(got, torch.autograd.grad(loss(x), (theta, alpha)), strict=True):
+            torch.testing.assert_close(g.clone(), want, rtol=1e-3, atol=1e-6)
+
+
 FORK = """
 import os, sys
 import road_kernels as rk
