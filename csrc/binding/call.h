@@ -7,12 +7,13 @@
 namespace road::binding {
 
 // Defines in `m`
-//   apply(x, theta, alpha, adapter_ids, variant, group_size, inplace, overlap, backend) and rotate_tables(x, r1, r2,
-//   ...)
-//     the result, or NotImplemented where Python must decide: bad arguments (Python has the messages), a backend asked
-//     for, torch.func transforms and forward-mode AD, subclasses of Tensor, devices without compiled kernels;
-//   serve(cpu, cuda)          which devices the compiled kernels serve;
-//   override_backend(change)  +1 and -1 around the time in which a backend is forced: all calls then go by Python.
+//   apply(x, theta, alpha, adapter_ids, variant, group_size, inplace, overlap, backend)
+//   rotate_tables(x, r1, r2, adapter_ids, "table", group_size, inplace, overlap, backend)
+//     The result, or NotImplemented where Python must decide: bad arguments (Python has the messages), another backend,
+//     torch.func transforms and forward-mode AD, subclasses of Tensor, devices without compiled kernels.
+//   is_valid(x, p, q, adapter_ids, form, group_size, batched)   the rules for arguments alone
+//   serve(cpu, cuda)              which devices the compiled kernels serve
+//   count_choice(backend, change)   +1 where set_backend or use_backend asks for a backend, -1 where that ends
 void define_calls(pybind11::module_& m);
 
 }  // namespace road::binding

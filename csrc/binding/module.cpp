@@ -36,30 +36,6 @@ std::tuple<Tensor, Tensor, Tensor> rotate_backward(const Tensor& grad, const Ten
   return rotate_backward_below(grad, saved, p, q, adapter_ids, form, group_size, from_output, output_mask);
 }
 
-// Whether a call of the public functions may go ahead: are_valid for whatever Python passed.  Never raises.  0.9 us,
-// where the same rules in Python take 4.3 us.
-bool is_valid(py::handle x_, py::handle p_, py::handle q_, py::handle ids_, py::handle form_, py::handle group_size_,
-              bool batched) {
-  // A tensor whose sizes are numbers.
-  const auto is_plain = [](py::handle object) {
-    return THPVariable_Check(object.ptr()) &&
-           !THPVariable_Unpack(object.ptr()).unsafeGetTensorImpl()->has_symbolic_sizes_strides();
-  };
-  if (!is_plain(x_) || !is_plain(p_) || !is_plain(q_) || (batched && !is_plain(ids_))) return false;
-  if (!PyUnicode_Check(form_.ptr()) || !PyLong_CheckExact(group_size_.ptr())) return false;
-  int overflow = 0;
-  const int64_t group_size = PyLong_AsLongLongAndOverflow(group_size_.ptr(), &overflow);
-  Py_ssize_t length = 0;
-  const char* form = PyUnicode_AsUTF8AndSize(form_.ptr(), &length);
-  if (overflow || !form) {
-    PyErr_Clear();
-    return false;
-  }
-  const OptionalTensor ids = batched ? OptionalTensor(THPVariable_Unpack(ids_.ptr())) : std::nullopt;
-  return are_valid(THPVariable_Unpack(x_.ptr()), THPVariable_Unpack(p_.ptr()), THPVariable_Unpack(q_.ptr()), ids,
-                   {form, static_cast<size_t>(length)}, group_size);
-}
-
 // Raises torch's own RuntimeError if autograd cannot record a write to x: a leaf, a view of one, one of several views
 // that an op returned.  autograd.Function would find out only after the kernel has written.
 void check_inplace(const Tensor& x) { torch::autograd::check_inplace(x, /*requires_grad=*/true); }
@@ -96,7 +72,6 @@ PYBIND11_MODULE(_C, m) {
         py::arg("form"), py::arg("group_size"), py::arg("check_invertible"), py::arg("overlap") = false);
   m.def("rotate_backward", &road::binding::rotate_backward);
   m.def("check_inplace", &road::binding::check_inplace);
-  m.def("is_valid", &road::binding::is_valid);
   m.def("build_info", &road::binding::build_info);
   road::binding::define_calls(m);
 }

@@ -43,10 +43,10 @@ if EXTENSION:
     EXTENSION.serve(*(_loaded[name][0] is not None for name in ("cpu", "cuda")))
 
 
-def _count_override(change: int) -> None:
-    """While any thread asks for a backend, no call takes the short way through C++."""
-    if EXTENSION and change:
-        EXTENSION.override_backend(change)
+def _count_choice(name: str | None, change: int) -> None:
+    """While any thread asks for another backend than the compiled one of a device, no call there goes through C++."""
+    if EXTENSION and name is not None:
+        EXTENSION.count_choice(name, change)
 
 
 def _serves(module: ModuleType, device_type: str) -> bool:
@@ -108,7 +108,8 @@ def set_backend(name: str | None) -> None:
     global _default
     if name is not None:
         check_name(name)
-    _count_override((name is not None) - (_default is not None))
+    _count_choice(_default, -1)
+    _count_choice(name, 1)
     _default = name
 
 
@@ -120,11 +121,11 @@ def use_backend(name: str | None) -> Iterator[None]:
     global _forced_last
     before, _forced.name = _forced.name, name
     before_last, _forced_last = _forced_last, name
-    _count_override(name is not None)
+    _count_choice(name, 1)
     try:
         yield
     finally:
-        _count_override(-(name is not None))
+        _count_choice(name, -1)
         _forced.name, _forced_last = before, before_last
 
 

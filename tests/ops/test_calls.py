@@ -81,7 +81,15 @@ def test_what_python_decides(in_cpp):
         rk.road_apply_batched(x, *BANK, None)
     assert in_cpp == [True] + [False] * 10
     rk.road_apply(x, THETA, ALPHA)
-    assert in_cpp[-1]  # the ends of use_backend and set_backend are noticed
+    rk.set_backend(AUTOMATIC)  # what the kernels of the extension serve anyway
+    try:
+        rk.road_apply(x, THETA, ALPHA)
+        with rk.use_backend("python"):
+            rk.road_apply(x, THETA, ALPHA)
+    finally:
+        rk.set_backend(None)
+    rk.road_apply(x, THETA, ALPHA)
+    assert in_cpp[-4:] == [True, True, False, True]
 
 
 @pytest.mark.parametrize("inplace", [False, True], ids=["out of place", "in place"])
