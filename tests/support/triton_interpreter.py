@@ -7,7 +7,8 @@ import torch
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
-# The interpreter takes some 50 us an operation of a program. tests/test_triton_kernels.py has what these are about.
+# The interpreter takes some 50 us an operation of a program. tests/backends/test_triton_kernels.py has what these are
+# about.
 _TOO_LONG = {
     "test_func[triton-batched": "numerical derivatives call the op a thousand times",
     "test_gradcheck": "numerical derivatives call the op a thousand times",
@@ -15,8 +16,6 @@ _TOO_LONG = {
     "test_sums_over_many_rows[triton-batched": "3000 rows",
     "test_repeated_runs": "1500 rows",
     "test_forward_over_runs": "2300 rows and more",
-    "test_slices_of_requests": "3000 rows",
-    "test_every_row_counts_for_its_own_adapter": "up to 4097 rows",
     "test_backward_over_runs": "1500 rows",
     "test_more_than_two_to_the_31_elements": "two million rows",
 }
