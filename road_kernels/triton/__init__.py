@@ -3,17 +3,19 @@
     ops.py           the ops: check, allocate, launch
     prepare.py       the launch of each kernel for given shapes and strides
     launch.py        compiles a kernel once per configuration and launches it
-    plan.py          the rule that gives tiles and programs from D and the row count   (imports no Triton)
+    plan.py          the rules that give tiles and programs from D and the row count   (imports no Triton)
     layout.py        how the rows of a tensor lie in memory, in plain integers         (imports no Triton)
     kernels/
       pairs.py         the 2x2 formula; loading and storing pairs of features
-      ids.py           which adapter a row uses
+      rows.py          where rows lie, and which pairs a tile has
+      ids.py           which ids are of the bank, and the assertion for those that are not
       coefficients.py  from the parameters to the coefficients of a tile of pairs
       rotate.py        forward and its transpose, one adapter or one per row
       backward.py      parameter gradients: partial sums over the rows
       reduce.py        ... and their reduction in a fixed order
       sort_rows.py     the rows of a mixed batch sorted by adapter
       merge.py         the formula over the rows of a matrix
+      tables.py        the coefficients of all adapters
 
 Nothing here is imported before the first call (road_kernels/backends/triton.py).
 """

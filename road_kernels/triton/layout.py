@@ -8,12 +8,31 @@ from typing import NamedTuple
 import torch
 
 
+def divisor(d: int) -> tuple[int, int]:
+    """(factor, shift) with n // d = (8 n * factor >> 64) >> shift for 0 <= n < 2^60 (kernels/rows.py).
+
+    With factor = ceil(2^p / d), p = 61 + ceil(log2 d), n * factor / 2^p exceeds n / d by less than n / 2^p < 1 / d.
+    Granlund & Montgomery, "Division by Invariant Integers using Multiplication". factor < 2^63.
+    """
+    shift = (d - 1).bit_length()
+    return -(-(1 << 61 + shift) // d), shift
+
+
 class Rows(NamedTuple):
     """Row r starts at r // inner_rows * outer + r % inner_rows * inner, in elements; its elements are adjacent."""
 
     outer: int
     inner: int
     inner_rows: int
+
+    def integers(self, unit: int) -> tuple[int, int, int, int]:
+        """(from a row to the next one, and in addition after every inner_rows rows, both in units of so many elements;
+        the divisor inner_rows).
+        """
+        stride, jump = self.outer, 0
+        if self.inner_rows > 1:
+            stride, jump = self.inner, self.outer - self.inner_rows * self.inner
+        return stride // unit, jump // unit, *divisor(self.inner_rows)
 
 
 def describe(shape: tuple[int, ...], strides: tuple[int, ...]) -> Rows | None:

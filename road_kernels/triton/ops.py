@@ -4,8 +4,7 @@ import torch
 
 from ..ops import aliasing, checks, formula
 from ..ops.schemas import is_transposed
-from . import layout, prepare
-from .kernels.sort_rows import MOST_IDS
+from . import layout, plan, prepare
 
 
 def _launch_rotate(x, z, p, q, adapter_ids, form, group_size, transposed):
@@ -95,17 +94,21 @@ def rotate_backward(grad, saved, p, q, adapter_ids, form, group_size, from_outpu
 
 
 def sort_rows(ids, adapters: int):
-    """(ids sorted, where each was, starts [A + 1]: how many are smaller than 0, 1, .. A), stable, int64.
+    """(positions of the ids in the order of adapters, starts [A + 1]: how many are smaller than 0, 1, .. A), int64.
 
-    Without synchronising, so that a CUDA graph can capture it: torch's sort does not synchronise either.
+    Without synchronising, so that a CUDA graph can capture it. ids: contiguous.
     """
-    if ids.numel() > MOST_IDS:
-        ids, positions = torch.sort(ids.long(), stable=True)
-        return ids, positions, torch.searchsorted(ids, torch.arange(adapters + 1, device=ids.device))
-    sorted_ids, positions = (torch.empty_like(ids, dtype=torch.int64) for _ in range(2))
-    starts = torch.empty(adapters + 1, dtype=torch.int64, device=ids.device)
-    prepare.sort_rows(ids.device.index, ids.numel(), adapters)(ids, sorted_ids, positions, starts)
-    return sorted_ids, positions, starts
+    count, made = ids.numel(), {"dtype": torch.int64, "device": ids.device}
+    positions, starts = torch.empty(count, **made), torch.empty(adapters + 1, **made)
+    if count <= plan.MOST_COMPARED:
+        prepare.sort_few(count, adapters)(ids, positions, starts)
+    else:
+        count_ids, add, place, counters = prepare.sort_many(count, adapters)
+        counts = torch.zeros(counters, **made)
+        count_ids(ids, counts)
+        add(counts, starts)
+        place(ids, counts, starts, positions)
+    return positions, starts
 
 
 def _launch_backward(gz, saved, p, q, adapter_ids, form, group_size, from_output, gx, gp, gq):
@@ -122,11 +125,11 @@ def _launch_backward(gz, saved, p, q, adapter_ids, form, group_size, from_output
         return
     arithmetic = torch.float64 if gz.dtype == torch.float64 else torch.float32
     scratch = torch.empty(size, dtype=arithmetic, device=gz.device)
-    ids = positions = starts = p  # unread
+    positions = starts = p  # unread
     if batched:
-        ids, positions, starts = sort_rows(adapter_ids.flatten(), p.shape[0])
+        positions, starts = sort_rows(adapter_ids, p.shape[0])
     if first is not None:
-        first(gz, saved, target, p, q, ids, positions, scratch)
+        first(gz, saved, target, p, q, positions, starts, scratch)
     if reduce is not None:
         reduce(scratch, starts, p, q, p if gp is None else gp, q if gq is None else gq)
 

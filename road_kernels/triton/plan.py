@@ -1,47 +1,14 @@
-"""The rule that chooses a configuration. No autotuning: the first calls of a server must not be spent on measuring.
+"""The rules that choose a configuration. No autotuning: the first calls of a server must not be spent on measuring.
 
-A lane moves 16 bytes of the i and 16 of the j of its pairs (or 32 of both, adjacent), so a warp owns 16 / itemsize
-pairs a lane. A program is
+Programs are short and many: a lane loads what it has at once, and the program ends. In the order of their numbers they
+sweep memory in one narrow front. Programs that walk many rows reach 88 to 94 % of the fastest copy, these 98 and more.
 
-    4 warps    by default. PAIRS is the widest of 4, 2 and 1 warps' pairs that leaves at most an eighth of the lanes
-               idle at the end of a row; with a narrower tile the rest of the 4 warps takes further ROWS, so that
-               coefficients are loaded once for all of them.
-    1 warp     where 4 would leave multiprocessors without a program: a decode step has few rows, and takes as long as
-               its longest program.
-    1 row      in a mixed batch, where every row may have its own adapter: PAIRS, and as many warps as they fill.
-
-There are enough programs to keep `warps` warps on every multiprocessor, and each walks consecutive rows: coefficients
-and sums stay in registers. Chosen by counting the bytes that loads have in flight on a multiprocessor, not measured on
-a GPU. bfloat16 rows of 4096, compute capability 9.0, one adapter: 32 to 56 KB. A mixed batch: 20 KB and more, but
-forward from angles 16 in road_2 and 12 in road_4. At 4.8 TB/s and 0.8 us, each of 132 multiprocessors needs 15 KB where
-half of the traffic is read, and 19 where two thirds are.
+Figures are of an H200 and bfloat16 rows of 4096. "Measured" ones are of CUDA kernels of the same shape (csrc/cuda);
+"derived" ones follow from those, or from counting bytes and registers. Triton's own have not been timed.
 """
 
+import math
 from typing import NamedTuple
-
-FORWARD_WARPS = 64  # a full multiprocessor: 32 bytes a lane in flight
-# Computing coefficients from angles takes a program some 370 instructions in road_1, 740 in road_2 and 1080 in road_4,
-# and up to 158 registers a lane. Where few programs fit on a multiprocessor for that reason, there are no more of them,
-# so that each walks many rows; two rows of a lane, 64 bytes, compensate for the few. By form and whether batched:
-# (warps, rows of a lane).
-FORWARD = {
-    ("road_2", False): (FORWARD_WARPS, 2),
-    ("road_4", False): (16, 2),
-    ("road_2", True): (16, 1),
-    ("road_4", True): (12, 1),
-}
-# 128 bytes a lane in flight, 64 in a mixed batch, and a fifth of the partial sums that 64 warps would write. Three
-# programs of 128 lanes with BACKWARD_REGISTERS each fit on a multiprocessor: a fourth would run alone after them.
-BACKWARD_WARPS, BACKWARD_REGISTERS, BACKWARD_LANE_ROWS = 12, 168, 2
-
-
-class Plan(NamedTuple):
-    rows: int  # ROWS of a tile
-    pairs: int  # PAIRS of a tile
-    num_warps: int
-    column_blocks: int
-    row_blocks: int
-    block_rows: int  # consecutive rows that a program walks
 
 
 def power_of_two(n: int) -> int:
@@ -49,55 +16,187 @@ def power_of_two(n: int) -> int:
     return 1 << max(n - 1, 0).bit_length()
 
 
-def forward_warps(form: str, batched: bool) -> tuple[int, int]:
-    """(warps wanted on each multiprocessor, rows of a lane) to rotate with parameters of this form."""
-    return FORWARD.get((form, batched), (FORWARD_WARPS, 1))
+class Device(NamedTuple):
+    processors: int  # multiprocessors
+    lanes: int  # of a warp
+    few: float = 1.0  # times FEW_BYTES
 
 
-def make_plan(
-    rows: int, dim: int, itemsize: int, batched: bool, warps: int, processors: int, lanes: int = 32, lane_rows: int = 1
-) -> Plan:
-    """rows > 0. `warps`: for each of the `processors` multiprocessors; `lanes`: of a warp; `lane_rows`: rows that a
-    lane moves at a time where there are many (and aligned: element by element, two rows take too many registers).
+class Runs(NamedTuple):
+    """How the pairs of a row are moved: in runs of adjacent ones, a run by one lane, one access for each feature."""
+
+    words: bool  # the two features of a pair are one word, loaded at once
+    align: int  # elements that every start of a row is a multiple of
+    run: int  # pairs of a run, 16 bytes of each feature or of words where alignment, groups and D allow it
+
+    @property
+    def layout(self) -> str:
+        return "words" if self.words else "halves"
+
+    def of_a_lane(self, itemsize: int) -> int:
+        """Runs that make as many pairs as 16 bytes hold of one feature, at most 4: more take too many registers."""
+        return min(4, 16 // itemsize // self.run)
+
+
+def make_runs(dim: int, group_size: int, itemsize: int, alignment: int, most_bytes: int = 16) -> Runs:
+    """alignment: elements that every start of a row is a multiple of. most_bytes: of a run."""
+    if group_size == 2 and alignment > 1 and itemsize < 8:  # a word of two float64 would have 128 bits
+        most = max(2, most_bytes // itemsize // 2)  # two words at least, for two of their parameters at once
+        return Runs(True, alignment, max(1, math.gcd(most, alignment // 2, dim // 2)))
+    return Runs(False, alignment, max(1, math.gcd(most_bytes // itemsize, alignment, group_size // 2)))
+
+
+# The forward.
+
+# 4 warps were 0.5 to 1.5 % faster than 8 (measured).
+WARPS = 4
+# Rows of a lane. One row reaches 99.8 % of the fastest copy, two 97.5 to 98.9, four 97.5 to 98.7, eight 92 to 94. From
+# angles, which take some 370 instructions in road_1, 740 in road_2 and 1080 in road_4 where a row takes 80, two reach
+# 98.1 and four 97.9 (measured).
+ROWS = {"road_1": 2, "road_2": 4, "road_4": 4}
+# Four rows and the coefficients of both features: ptxas would rather spill than use more than 128 registers. Three
+# programs fit with 168, which have 48 KB in flight where 15 to 19 are needed (derived).
+OWN_ANGLES_REGISTERS = 168
+# Up to so many bytes of x, a lane moves 8 bytes of a feature instead of 16, in one row: a decode step is bound by
+# latency. 1 to 1024 rows with tables were 4 to 9 % faster so (measured).
+FEW_BYTES, FEW_BYTES_ANGLES = 8 << 20, 2 << 20
+# And programs have one warp where with more there would not be so many for each multiprocessor (derived).
+FEW_PROGRAMS = 2
+
+
+class Forward(NamedTuple):
+    rows: int  # of a lane
+    runs: int  # of a program
+    num_warps: int
+    programs: int
+
+
+def is_few(rows: int, dim: int, itemsize: int, form: str, device: Device) -> bool:
+    """Whether a forward is bound by latency."""
+    return rows * dim * itemsize <= device.few * (FEW_BYTES if form == "table" else FEW_BYTES_ANGLES)
+
+
+def forward_rows(form: str, shared: bool, batched: bool) -> int:
+    """Rows of a lane where there are many. Of several, a mixed batch has to compare the ids: not worth it with tables,
+    though own ones are four times the bytes of a row.
     """
-    pairs, warp_pairs = dim // 2, lanes * 16 // itemsize
-    widest = power_of_two(pairs)
-    few = rows * -(-pairs // (4 * warp_pairs)) < 2 * processors
-    most_warps = 1 if few else 4
-
-    def idle(tile):
-        return -pairs % tile / (pairs + -pairs % tile)
-
-    fitting = (n * warp_pairs for n in (4, 2, 1) if n <= most_warps and n * warp_pairs <= widest)
-    tile = next((t for t in fitting if idle(t) <= 1 / 8), min(warp_pairs, widest))
-    if batched:
-        tile_rows, num_warps = 1, max(1, tile // warp_pairs)
-    else:
-        tile_rows, num_warps = max(1, most_warps * warp_pairs // tile) * (1 if few else lane_rows), most_warps
-        tile_rows = min(tile_rows, power_of_two(rows))
-        num_warps = min(num_warps, max(1, tile_rows * tile // warp_pairs))
-
-    column_blocks = -(-pairs // tile)
-    programs = processors * min(32, warps // num_warps)
-    row_blocks = max(1, min(-(-programs // column_blocks), -(-rows // tile_rows)))
-    block_rows = -(-rows // row_blocks)
-    block_rows += -block_rows % tile_rows
-    return Plan(tile_rows, tile, num_warps, column_blocks, -(-rows // block_rows), block_rows)
+    return ROWS[form] if form != "table" else 1 if shared or batched else 2
 
 
-def reduce_tile(row_blocks: int, adapters: int) -> tuple[int, int, int]:
-    """(slices, pairs, warps) of a program that adds the sums of an adapter, written by `row_blocks` programs for all.
+def plan_forward(rows: int, dim: int, itemsize: int, runs: Runs, lane_rows: int, few: bool, device: Device) -> Forward:
+    """rows > 0. lane_rows: forward_rows()."""
+    lane_runs = 1 if few else runs.of_a_lane(itemsize)
+    lane_rows = 1 if few else min(lane_rows, 8 // lane_runs)
+    count = -(-rows // lane_rows) * (dim // 2 // runs.run)
+    warp_runs = device.lanes * lane_runs
+    num_warps = 1 if few and count < FEW_PROGRAMS * device.processors * WARPS * warp_runs else WARPS
+    return Forward(lane_rows, warp_runs * num_warps, num_warps, -(-count // (warp_runs * num_warps)))
 
-    Its time is that of its successive loads. Many sums: enough at a time that 200 take four steps. A few of each of
-    many adapters: a wide tile, because then the number of programs decides.
+
+# The backward.
+
+# Warps of a program, lanes side by side in a row, and rows of a program. 64 lanes wide, four rows side by side, two
+# such tiles at once and 64 rows a program reach 99.4 % of the fastest copy; 128 wide 97.7, 256 wide 96.3; 16 rows a
+# program 94 to 97, four 86; registers for more than two programs lose 4 to 10 % (measured).
+BACKWARD_WARPS, BACKWARD_LANES, BACKWARD_ROWS, BACKWARD_REGISTERS = 8, 64, 64, 128
+# Slots that a round of the search for an adapter compares: one a lane, so that a thousand adapters take two rounds.
+SEARCH = 256
+
+
+class Backward(NamedTuple):
+    """How the rows, in a mixed batch sorted by adapter, are partitioned among programs.
+
+    Rows are cut at multiples of 1 << cut_shift, and where the adapter changes. So a program has the rows of one cut
+    that one adapter uses. Adapters are counted from -1, as 0, 1, ..: program, and slot of the scratch, number
+    s = cut + adapter count. From one program to the next in the order of rows, the cut or the adapter grows and neither
+    falls, so numbers are distinct, below cuts + adapters + 1; those in between have no rows.
     """
-    return (64, 16, 8) if row_blocks > 16 * adapters else (8, 128, 4)
+
+    rows: int  # side by side in a tile
+    at_once: int  # tiles in flight
+    runs: int  # of a tile
+    num_warps: int
+    column_blocks: int
+    cut_shift: int
+    cuts: int
+
+    def slots(self, adapters: int | None) -> int:
+        """adapters: of a mixed batch, or None."""
+        return self.cuts if adapters is None else self.cuts + adapters + 1
+
+
+def plan_backward(rows: int, dim: int, itemsize: int, runs: Runs, shared: bool, device: Device) -> Backward:
+    """rows > 0."""
+    lane_runs, row_runs = runs.of_a_lane(itemsize), dim // 2 // runs.run
+    lanes = BACKWARD_WARPS * 32
+    # As wide as BACKWARD_LANES while that leaves at most an eighth of the lanes idle at the end of a row. Two runs and
+    # two rows at least: Triton's compiler aborts on tiles of one element.
+    width = BACKWARD_LANES * lane_runs
+    while width > 2 and -row_runs % width * 8 > row_runs + -row_runs % width:
+        width //= 2
+    # Own coefficients, and runs shorter than 16 bytes, leave registers for one tile at once.
+    at_once = 2 if shared and lane_runs == 1 else 1
+    beside = max(2, min(lanes * lane_runs // width, BACKWARD_ROWS // at_once))
+    num_warps = max(1, min(lanes, beside * width // lane_runs) // device.lanes)
+    # BACKWARD_ROWS a program, or fewer where those would leave multiprocessors without a program or two.
+    column_blocks = -(-row_runs // width)
+    share = rows * column_blocks // (4 * device.processors)
+    program_rows = beside * at_once
+    while program_rows < min(BACKWARD_ROWS, share):
+        program_rows *= 2
+    cuts = -(-rows // program_rows)
+    return Backward(beside, at_once, width, num_warps, column_blocks, program_rows.bit_length() - 1, cuts)
+
+
+class Reduce(NamedTuple):
+    """The tile that adds the partial sums of an adapter."""
+
+    slices: int
+    pairs: int
+    num_warps: int
+
+
+def plan_reduce(cuts: int, adapters: int, dim: int) -> Reduce:
+    """By the number of partial sums that adapters have, if their shares are equal. Three, as each is compiled.
+
+    Many of one adapter: the time is that of successive loads, so 256 take two; 128 programs that add 64 at a time took
+    5 us for 256 to 1024 sums of 4096 floats (measured). A few of many adapters: the number of programs decides, so
+    those are wide; one tile for both took 172 us for a thousand adapters (measured with Triton's former kernel).
+    """
+    each = cuts / max(adapters, 1)
+    slices, pairs, num_warps = (128, 16, 8) if each > 32 else (16, 64, 4) if each > 4 else (2, 512, 4)
+    pairs = max(2, min(pairs, power_of_two(dim // 2)))
+    return Reduce(slices, pairs, max(1, min(num_warps, slices * pairs // 128)))
+
+
+# The rest.
 
 
 def merge_tile(dim: int, columns: int, itemsize: int, lanes: int = 32) -> tuple[int, int]:
     """(pairs of rows, columns) of a program of 4 warps on a matrix: a warp takes 16 bytes a lane of a row, and two
-    pairs of rows; more pairs where rows are shorter.
+    pairs of rows; more pairs where rows are shorter. Two of each at least, see plan_backward.
     """
     warp_columns = lanes * 16 // itemsize
-    width = min(power_of_two(columns), warp_columns)
-    return min(8 * warp_columns // width, power_of_two(dim // 2)), width
+    width = max(2, min(power_of_two(columns), warp_columns))
+    return max(2, min(8 * warp_columns // width, power_of_two(dim // 2))), width
+
+
+# Sorting: ids that one launch sorts by comparing each with each; ids that a program of 4 warps places, and those that
+# it compares with at a time, 32 a lane.
+MOST_COMPARED, PLACES, COMPARED = 4096, 8, 512
+# More are counted in chunks of some STEPs, each of what one warp places at a time. There are as many chunks as one
+# program adds up in tens of microseconds, at 16 bytes of traffic a counter and some 100 GB/s (derived): COUNTERS, one a
+# lane, of several chunks AT_ONCE, as the time is that of successive loads.
+STEP, CHUNK_STEPS, MOST_CHUNKS, MOST_COUNTERS = 128, 4, 512, 1 << 19
+COUNTERS, AT_ONCE = 512, 16
+
+
+class Chunks(NamedTuple):
+    ids: int  # of a chunk
+    count: int
+
+
+def plan_chunks(ids: int, adapters: int) -> Chunks:
+    most, least = max(1, min(MOST_CHUNKS, MOST_COUNTERS // (adapters + 1))), STEP * CHUNK_STEPS
+    chunk = -(-ids // (most * least)) * least
+    return Chunks(chunk, -(-ids // chunk))

@@ -1,60 +1,38 @@
 """The launch of each kernel, prepared once for all calls of the same shapes, strides and options."""
 
 import functools
+import math
 
 import torch
 
-from . import layout
+from . import layout, plan
 from .kernels.backward import backward_kernel
 from .kernels.merge import merge_kernel
 from .kernels.reduce import reduce_kernel
 from .kernels.rotate import rotate_kernel
-from .kernels.sort_rows import MOST_IDS, PLACES, TILE, sort_rows_kernel
+from .kernels.sort_rows import add_counts_kernel, count_kernel, place_kernel, sort_few_kernel
 from .kernels.tables import tables_kernel
 from .launch import Launch
-from .plan import (
-    BACKWARD_LANE_ROWS,
-    BACKWARD_REGISTERS,
-    BACKWARD_WARPS,
-    FORWARD_WARPS,
-    forward_warps,
-    make_plan,
-    merge_tile,
-    power_of_two,
-    reduce_tile,
-)
 
 _CACHE = 4096  # launches kept of each kind: some kilobytes each
 
 
 @functools.cache
-def _device(index: int | None, warps: int) -> tuple[int, int, int]:
-    """(warps wanted on each multiprocessor, multiprocessors, lanes of a warp)."""
-    if index is None:  # interpreted: few programs, but more than one
-        return 4, 1, 32
+def _device(index: int | None) -> plan.Device:
+    if index is None:  # interpreted, on small tensors
+        return plan.Device(1, 32, few=2.0**-13)
     properties = torch.cuda.get_device_properties(index)
-    return warps, properties.multi_processor_count, getattr(properties, "warp_size", 32)
+    return plan.Device(properties.multi_processor_count, getattr(properties, "warp_size", 32))
 
 
-def _layout(dim: int, group_size: int, dtype: torch.dtype, aligned: bool, rows: list[layout.Rows]):
-    """(LAYOUT, ALIGN, SPLIT) for tensors of one dtype whose first rows are 16-byte aligned or not."""
-    per_vector = 16 // dtype.itemsize
-    strides = [s for r in rows for s in (r.outer, r.inner)]
-    wide = aligned and not any(s % per_vector for s in strides)
-    # A word of two float64 would have 128 bits.
-    adjacent = group_size == 2 and wide and dtype != torch.float64
-    return "words" if adjacent else "halves", per_vector if wide else 1, any(r.inner_rows > 1 for r in rows)
+def _alignment(dtype: torch.dtype, aligned: bool, rows: list[layout.Rows]) -> int:
+    """Elements that every row's start is a multiple of, up to 16 bytes. aligned: the first rows are, to 16 bytes."""
+    return math.gcd(16 // dtype.itemsize, *(s for r in rows for s in (r.outer, r.inner))) if aligned else 1
 
 
-def _align_parameters(name: str, align: int, p_stride: int, q_stride: int) -> int:
-    """P_ALIGN: the alignment in elements of every adapter's parameters that the compiler is told, at most the pairs in
-    a lane's 16 bytes.
-
-    With a larger one the compiler would give a lane longer runs of parameters than of a row's elements, and convert
-    every row through shared memory. Without one it would load the parameters one at a time.
-    """
-    pairs = align // 2 if name == "words" else align
-    return pairs if p_stride % pairs == 0 and q_stride % pairs == 0 else 1
+def _parameter_alignment(run: int, p_stride: int, q_stride: int) -> int:
+    """P_ALIGN: elements that every adapter's parameters begin at a multiple of, up to a run of pairs."""
+    return math.gcd(run, p_stride, q_stride)
 
 
 def _row_count(shape) -> int:
@@ -71,28 +49,47 @@ def rotate(
     transposed, in_place,
 ):  # fmt: skip
     """The launch of rotate_kernel. device: its index; ids: how many, or None for one adapter."""
-    rows, dim = _row_count(shape), shape[-1]
-    x, z = layout.describe(shape, x_strides), layout.describe(shape, z_strides)
-    name, align, split = _layout(dim, group_size, dtype, aligned, [x, z])
-    warps, lane_rows = forward_warps(form, ids is not None)
-    plan = make_plan(rows, dim, dtype.itemsize, ids is not None, *_device(device, warps), lane_rows if align > 1 else 1)
-    p_align = _align_parameters(name, align, p_stride, q_stride)
+    rows, dim, batched = _row_count(shape), shape[-1], ids is not None
+    described = x, z = layout.describe(shape, x_strides), layout.describe(shape, z_strides)
+    device, shared = _device(device), layout.has_shared_coefficients(form, p_width, dim)
+    few = plan.is_few(rows, dim, dtype.itemsize, form, device)
+    alignment = _alignment(dtype, aligned, described)
+    runs = plan.make_runs(dim, group_size, dtype.itemsize, alignment, 8 if few else 16)
+    lane_rows = plan.forward_rows(form, shared, batched)
+    tile = plan.plan_forward(rows, dim, dtype.itemsize, runs, lane_rows, few, device)
+    p_align = _parameter_alignment(runs.run, p_stride, q_stride)
     steps = p_stride // p_align, q_stride // p_align
-    integers = (rows, plan.block_rows, adapters, rows // (ids or rows), *steps, *x, *z, int(not in_place))
-    shared = layout.has_shared_coefficients(form, p_width, dim)
+    by_id = layout.divisor(rows // (ids or rows))
+    integers = rows, adapters, *by_id, *steps, *x.integers(runs.align), *z.integers(runs.align), -1 if in_place else 0
+    split = any(r.inner_rows > 1 for r in described)
     constants = (
-        dim, group_size, form, shared, ids is not None, transposed, name, align, p_align, split, plan.rows, plan.pairs,
+        dim, group_size, form, shared, batched, transposed, runs.layout, runs.align, p_align, split, tile.rows,
+        tile.runs, runs.run,
     )  # fmt: skip
-    grid = plan.column_blocks, plan.row_blocks, 1
-    return Launch(rotate_kernel, grid, integers, constants, plan.num_warps, asserts=ids is not None)
+    registers = plan.OWN_ANGLES_REGISTERS if form in ("road_2", "road_4") else None
+    return Launch(rotate_kernel, (tile.programs, 1, 1), integers, constants, tile.num_warps, batched, registers)
 
 
 @functools.lru_cache(_CACHE)
-def sort_rows(device, ids, adapters):
-    """The launch of sort_rows_kernel for so many ids, at most MOST_IDS."""
-    id_programs = -(-ids // PLACES)
-    grid = id_programs + -(-(adapters + 1) // PLACES), 1, 1
-    return Launch(sort_rows_kernel, grid, (ids, adapters, id_programs), (MOST_IDS, PLACES, TILE), 4)
+def sort_few(ids, adapters):
+    """The launch of sort_few_kernel for so many ids, at most plan.MOST_COMPARED."""
+    id_programs = -(-ids // plan.PLACES)
+    grid = id_programs + -(-(adapters + 1) // plan.PLACES), 1, 1
+    constants = plan.MOST_COMPARED, plan.PLACES, plan.COMPARED
+    return Launch(sort_few_kernel, grid, (ids, adapters, id_programs), constants, 4, asserts=True)
+
+
+@functools.lru_cache(_CACHE)
+def sort_many(ids, adapters):
+    """(the launches of count_kernel, add_counts_kernel and place_kernel, the counters for them, set to zero)."""
+    chunk, chunks = plan.plan_chunks(ids, adapters)
+    tile = min(chunk, plan.COMPARED)
+    count = Launch(count_kernel, (-(-ids // tile), 1, 1), (ids, adapters, chunk // tile), (tile,), 4, asserts=True)
+    add = Launch(
+        add_counts_kernel, (1, 1, 1), (adapters, chunks), (plan.COUNTERS, plan.AT_ONCE), max(1, plan.COUNTERS // 32)
+    )
+    place = Launch(place_kernel, (chunks, 1, 1), (ids, adapters, chunk), (plan.STEP, plan.AT_ONCE), 1)
+    return count, add, place, chunks * (adapters + 1)
 
 
 @functools.lru_cache(_CACHE)
@@ -101,56 +98,58 @@ def backward(
     group_size, from_output, output_mask,
 ):  # fmt: skip
     """(the launch of backward_kernel or None without rows, that of reduce_kernel or None, the size of the scratch)."""
-    rows, dim = _row_count(shape), shape[-1]
+    rows, dim, batched = _row_count(shape), shape[-1], ids is not None
     shared = layout.has_shared_coefficients(form, p_width, dim)
-    first, row_blocks, block_rows, rows_per_id = None, 0, 1, 0
+    device, rows_per_id = _device(device), rows // (ids or rows or 1)
+    first, cuts, cut_shift, slots = None, 0, 0, 0
     if rows:
-        gz, saved = layout.describe(shape, gz_strides), layout.describe(shape, saved_strides)
-        gx = _contiguous(shape)
-        name, align, split = _layout(dim, group_size, dtype, aligned, [gz, saved, gx])
-        lane_rows = BACKWARD_LANE_ROWS if align > 1 else 1
-        plan = make_plan(rows, dim, dtype.itemsize, ids is not None, *_device(device, BACKWARD_WARPS), lane_rows)
-        row_blocks, block_rows, rows_per_id = plan.row_blocks, plan.block_rows, rows // (ids or rows)
-        p_align = _align_parameters(name, align, p_stride, q_stride)
+        described = layout.describe(shape, gz_strides), layout.describe(shape, saved_strides), _contiguous(shape)
+        alignment = _alignment(dtype, aligned, described)
+        runs = plan.make_runs(dim, group_size, dtype.itemsize, alignment)
+        tile = plan.plan_backward(rows, dim, dtype.itemsize, runs, shared, device)
+        cuts, cut_shift = tile.cuts, tile.cut_shift
+        slots = tile.slots(adapters if batched else None)
+        p_align = _parameter_alignment(runs.run, p_stride, q_stride)
         steps = p_stride // p_align, q_stride // p_align
-        integers = (rows, block_rows, adapters, rows_per_id, *steps, *gz, *saved, gx.outer)
+        gz, saved, gx = described
+        integers = (
+            rows, adapters, cut_shift, rows_per_id, *layout.divisor(rows_per_id), *steps,
+            *gz.integers(runs.align), *saved.integers(runs.align), gx.outer // runs.align,
+        )  # fmt: skip
         constants = (
-            dim, group_size, form, shared, ids is not None, output_mask[0], name, align, p_align, split, plan.rows,
-            plan.pairs,
+            dim, group_size, form, shared, batched, output_mask[0], runs.layout, runs.align, p_align,
+            any(r.inner_rows > 1 for r in described), tile.rows, tile.at_once, tile.runs, runs.run, plan.SEARCH,
         )  # fmt: skip
-        grid = plan.column_blocks, row_blocks, 1
-        first = Launch(
-            backward_kernel, grid, integers, constants, plan.num_warps, ids is not None, BACKWARD_REGISTERS
+        grid = slots * tile.column_blocks, 1, 1
+        first = Launch(backward_kernel, grid, integers, constants, tile.num_warps, registers=plan.BACKWARD_REGISTERS)
+    reduce = None
+    if adapters:
+        tile = plan.plan_reduce(cuts, adapters, dim)
+        integers = rows, cut_shift, rows_per_id, p_stride, q_stride
+        constants = (
+            dim, group_size, form, shared, batched, from_output, *output_mask[1:], p_width, tile.slices, tile.pairs,
         )  # fmt: skip
-    if not adapters:
-        return first, None, row_blocks * (1 if shared else 2) * dim
-    slices, pairs, warps = reduce_tile(row_blocks, adapters)
-    integers = rows, block_rows, rows_per_id, p_stride, q_stride
-    constants = (
-        dim, group_size, form, shared, ids is not None, from_output, *output_mask[1:], p_width, slices, pairs,
-    )  # fmt: skip
-    grid = adapters, -(-dim // 2 // pairs), 1
-    reduce = Launch(reduce_kernel, grid, integers, constants, warps)
-    return first, reduce, (row_blocks + adapters) * (1 if shared else 2) * dim
+        grid = adapters * -(-dim // 2 // tile.pairs), 1, 1
+        reduce = Launch(reduce_kernel, grid, integers, constants, tile.num_warps)
+    return first, reduce, slots * (1 if shared else 2) * dim
 
 
 @functools.lru_cache(_CACHE)
 def merge(device, shape, w_row, z_row, dtype, aligned, width, group_size):
     """The launch of merge_kernel on w [D, N] whose rows are w_row apart. width: that of the tables."""
     dim, columns = shape
-    _, _, lanes = _device(device, FORWARD_WARPS)
     per_vector = 16 // dtype.itemsize
     align = per_vector if aligned and not (columns % per_vector or w_row % per_vector or z_row % per_vector) else 1
-    pairs, tile_columns = merge_tile(dim, columns, dtype.itemsize, lanes)
-    integers = columns // align, w_row, z_row
+    pairs, tile_columns = plan.merge_tile(dim, columns, dtype.itemsize, _device(device).lanes)
+    integers = columns // align, w_row, z_row, -(-columns // tile_columns)
     constants = dim, group_size, width != dim, align, pairs, tile_columns
-    grid = -(-columns // tile_columns), -(-dim // 2 // pairs), 1
+    grid = -(-columns // tile_columns) * -(-dim // 2 // pairs), 1, 1
     return Launch(merge_kernel, grid, integers, constants, 4)
 
 
 @functools.lru_cache(_CACHE)
 def tables(adapters, width, p_stride, q_stride, form, group_size):
     """The launch of tables_kernel for tables of ``width``."""
-    entries = min(1024, max(128, power_of_two(width)))
-    grid = adapters, -(-width // entries), 1
-    return Launch(tables_kernel, grid, (p_stride, q_stride), (width, group_size, form, entries), 4)
+    entries = min(1024, max(128, plan.power_of_two(width)))
+    grid = -(-adapters * width // entries), 1, 1
+    return Launch(tables_kernel, grid, (adapters, p_stride, q_stride), (width, group_size, form, entries), 4)

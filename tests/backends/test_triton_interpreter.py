@@ -1,10 +1,13 @@
 """The Triton kernels in Triton's interpreter: what the tests that every backend runs leave out or skip there."""
 
+import dataclasses
+
 import pytest
 import torch
 from support.expected import assert_close, expect_backward, expect_forward
 from support.gradients import check, everything, run
 from support.problems import apply, make_params, make_x
+from support.triton_aot import forget_launches
 from support.triton_interpreter import INTERPRETED
 
 import road_kernels as rk
@@ -23,15 +26,109 @@ def test_calls_on_cpu_tensors_reach_it_by_its_name_only():
     assert torch.equal(rk.road_apply(x, theta, alpha, backend="triton"), rk.road_apply(x, theta, alpha))
 
 
-@pytest.mark.parametrize("form", ["road_1", "road_4"])
-@pytest.mark.parametrize("batched", [False, True], ids=["single", "batched"])
-def test_partial_sums_of_several_programs(form, batched):
-    """More rows than one program takes, adapters that end inside one, and pass-through rows, which sort first."""
-    x, gz = make_x(90, 16), make_x(90, 16, seed=5)
-    p, q = make_params(form, 5 if batched else None, 16)
-    ids = torch.tensor([3] * 50 + [0] * 20 + [-1] * 15 + [1, 4, 4, 0, 3])[torch.randperm(90)] if batched else None
+@pytest.fixture
+def constants(monkeypatch):
+    """Sets constants of plan.py, so that little work takes as many programs and rounds as much work does."""
+    from road_kernels.triton import plan
+
+    def use(**values):
+        for name, value in values.items():
+            assert hasattr(plan, name)
+            monkeypatch.setattr(plan, name, value)
+        forget_launches()
+
+    yield use
+    forget_launches()
+
+
+BATCHES = {
+    "one adapter has most rows": (torch.tensor([3] * 200 + [0] * 20 + [-1] * 15 + [1, 4, 4, 0, 3]), 5),
+    "pass-through rows in front and between": (torch.tensor([-1] * 70 + [2] * 66 + [-1] + [0] * 3), 3),
+    "all rows pass through": (torch.full((90,), -1), 4),
+    "one row each": (torch.arange(67), 67),
+    "most adapters have no row": (torch.tensor([150, 3, 150, 77, 77, -1, 199, 0] * 4), 200),
+    "the last adapter only": (torch.full((130,), 39), 40),
+}
+
+
+@pytest.mark.parametrize("form", ["road_1", "road_4", "table_half"])
+@pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES)
+def test_the_work_of_every_program_of_a_mixed_batch(constants, form, batch):
+    """Adapters in several cuts, cuts with several adapters, adapters without rows; several rounds of the search."""
+    constants(SEARCH=4, BACKWARD_ROWS=16, BACKWARD_WARPS=1, BACKWARD_LANES=2)
+    ids, adapters = batch
+    ids = ids[torch.randperm(len(ids))]
+    x, gz = make_x(len(ids), 16), make_x(len(ids), 16, seed=5)
+    p, q = make_params(form, adapters, 16)
     grads = run(x, p, q, form, gz, ids, group_size=8, backend="triton")
     check(grads, expect_backward(gz, x, p, q, form, 8, ids), torch.float32)
+    unused = torch.ones(adapters, dtype=torch.bool)
+    unused[ids[ids >= 0]] = False
+    assert not any(g[unused].any() for g in grads[1:])
+    assert torch.equal(grads[0][ids < 0], gz[ids < 0])
+
+
+def test_sums_come_from_slots_of_their_own(constants, monkeypatch):
+    """Nothing reads a slot that no program wrote, and no more programs write than have rows."""
+    from road_kernels.triton import ops
+
+    constants(SEARCH=4, BACKWARD_ROWS=16)
+    empty, scratch = torch.empty, []
+
+    def empty_of_nan(*size, **kw):
+        t = empty(*size, **kw)
+        if t.is_floating_point():
+            t.fill_(float("nan"))
+            scratch.append(t)
+        return t
+
+    monkeypatch.setattr(torch, "empty", empty_of_nan)
+    ids = torch.tensor([7] * 50 + [-1] * 5 + [2] * 3 + [4] * 10)
+    x, (p, q) = make_x(68, 16), make_params("road_1", 9, 16)
+    grads = ops.rotate_backward(x, x, p, q, ids, "road_1", 8, False, [True, True, True])
+    check(grads, expect_backward(x, x, p, q, "road_1", 8, ids), torch.float32)
+    (sums,) = (t for t in scratch if t.dim() == 1 and t.numel() > 16 * 9)
+    written = ~sums.view(-1, 16).isnan().any(1)
+    # In the order of rows -1: 0..4, 2: 5..7, 4: 8..17, 7: 18..67, cut at 16, 32, 48, 64; slot = cut + adapter + 1.
+    assert written.nonzero().flatten().tolist() == [0 + 3, 0 + 5, 1 + 5, 1 + 8, 2 + 8, 3 + 8, 4 + 8]
+    assert len(written) == 5 + 9 + 1
+
+
+@pytest.mark.parametrize("form", ["road_1", "road_4"])
+def test_one_adapter_in_many_cuts(constants, form):
+    constants(BACKWARD_ROWS=16)
+    x, gz, (p, q) = make_x(90, 16), make_x(90, 16, seed=5), make_params(form, None, 16)
+    check(run(x, p, q, form, gz, None, group_size=8, backend="triton"), expect_backward(gz, x, p, q, form, 8),
+          torch.float32)  # fmt: skip
+
+
+@pytest.mark.parametrize("adapters", [1, 6, 70])
+def test_every_tile_of_the_reduction(constants, adapters):
+    """For more than 32 partial sums of an adapter, for some, and for a few."""
+    from road_kernels.triton import plan
+
+    constants(BACKWARD_ROWS=8, BACKWARD_WARPS=1)
+    ids = torch.arange(8 * 40) % adapters
+    x, (p, q) = make_x(len(ids), 32), make_params("road_4", adapters, 32)
+    grads = run(x, p, q, "road_4", x, ids, group_size=4, backend="triton")
+    check(grads, expect_backward(x, x, p, q, "road_4", 4, ids), torch.float32)
+    assert plan.plan_reduce(40, adapters, 32).slices == {1: 128, 6: 16, 70: 2}[adapters]
+
+
+@pytest.mark.parametrize("form", ["road_1", "road_4", "table", "table_half"])
+@pytest.mark.parametrize("group_size", [2, 16])
+@pytest.mark.parametrize("batched", [False, True], ids=["single", "batched"])
+def test_few_and_many_rows_get_the_same_bits(constants, form, group_size, batched):
+    """Runs of 8 and 16 bytes, a lane's rows one and several; in a mixed batch, rows of a lane by different adapters."""
+    x, (p, q) = make_x(29, 64, dtype=torch.bfloat16), make_params(form, 4 if batched else None, 64)
+    for ids in (torch.arange(29) % 5 - 1, torch.arange(29) // 8, torch.full((29,), 2)) if batched else (None,):
+        got = []
+        for few in (1e9, 0):
+            constants(FEW_BYTES=few, FEW_BYTES_ANGLES=few)
+            for inplace in (False, True):
+                got.append(apply(x.clone(), p, q, form, ids, group_size=group_size, inplace=inplace, backend="triton"))
+        assert all(torch.equal(z, got[0]) for z in got)
+        assert_close(got[0], expect_forward(x, p, q, form, group_size, ids), torch.float32)
 
 
 @pytest.mark.parametrize("form", ["road_2", "table_half"])
@@ -94,32 +191,69 @@ ORDERED = {
     "one fewer than a tile": [(7 * k) % 32 - 1 for k in range(511)],
     "a tile": [(7 * k) % 32 - 1 for k in range(512)],
     "one more than a tile": [(7 * k) % 32 - 1 for k in range(513)],
-    "more than the most": [(7 * k * k) % 32 - 1 for k in range(4097)],
+    "the most that are compared": [(7 * k * k) % 32 - 1 for k in range(4096)],
+    "one more id": [(7 * k * k) % 32 - 1 for k in range(4097)],
 }
-THE_MOST = pytest.param([(7 * k * k) % 32 - 1 for k in range(4096)], id="the most", marks=pytest.mark.slow)
+
+
+def check_order(ids, adapters):
+    from road_kernels.triton import ops
+
+    positions, starts = ops.sort_rows(ids, adapters)
+    want, want_positions = torch.sort(ids.long(), stable=True)
+    assert torch.equal(positions, want_positions)
+    assert torch.equal(starts, torch.searchsorted(want, torch.arange(adapters + 1)))
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64], ids=str)
-@pytest.mark.parametrize("ids", [*(pytest.param(ids, id=name) for name, ids in ORDERED.items()), THE_MOST])
-def test_sort_rows_is_a_stable_sort(ids, dtype):
+@pytest.mark.parametrize("ids", ORDERED.values(), ids=ORDERED)
+def test_ordering_is_a_stable_sort(ids, dtype):
+    check_order(torch.tensor(ids, dtype=dtype), 31)
+
+
+@pytest.mark.parametrize("adapters", [1, 7, 8, 100])
+@pytest.mark.parametrize("count", [1, 31, 32, 33, 64, 200, 777])
+@pytest.mark.parametrize("most_chunks", [1, 5])
+def test_ordering_many_ids(constants, count, adapters, most_chunks):
+    """Several steps of a chunk, several chunks, more chunks than are added at once, several rounds of adapters."""
+    constants(MOST_COMPARED=0, STEP=32, CHUNK_STEPS=2, MOST_CHUNKS=most_chunks, COUNTERS=8, AT_ONCE=2, COMPARED=16)
+    generator = torch.Generator().manual_seed(count)
+    check_order(torch.randint(-1, adapters, (count,), generator=generator), adapters)
+    check_order(torch.full((count,), adapters - 1), adapters)
+    check_order(torch.full((count,), -1, dtype=torch.int32), adapters)
+
+
+def test_more_adapters_leave_fewer_chunks(constants):
+    constants(MOST_COMPARED=0, STEP=32, CHUNK_STEPS=1, MOST_COUNTERS=2 * 301, AT_ONCE=4)
+    check_order(torch.arange(200) * 7 % 300, 300)
+
+
+@pytest.mark.parametrize("most_compared", [4096, 0], ids=["few", "many"])
+@pytest.mark.parametrize("bad", [4, -2, 2**32, -(2**63), 2**63 - 1])
+def test_sorting_asserts_that_ids_are_in_the_bank(constants, monkeypatch, bad, most_compared):
+    from triton.runtime import interpreter
+    from triton.runtime.errors import InterpreterError
+
     from road_kernels.triton import ops
 
-    ids = torch.tensor(ids, dtype=dtype)
-    sorted_ids, positions, starts = ops.sort_rows(ids, 31)
-    want_ids, want_positions = torch.sort(ids.long(), stable=True)
-    assert torch.equal(sorted_ids, want_ids) and torch.equal(positions, want_positions)
-    assert torch.equal(starts, torch.searchsorted(want_ids, torch.arange(32)))
+    builder = interpreter.interpreter_builder
+    monkeypatch.setattr(builder, "options", dataclasses.replace(builder.options, debug=True))
+    constants(MOST_COMPARED=most_compared)
+    ops.sort_rows(torch.tensor([3, 0, -1]), 4)
+    with pytest.raises(InterpreterError, match="holds an id outside"):
+        ops.sort_rows(torch.tensor([3, 0, bad, -1]), 4)
 
 
-def test_sort_rows_keeps_ids_outside_the_bank_apart():
-    """For check_ids to report. Every id is written once, and those of the bank are where starts says."""
+@pytest.mark.parametrize("most_compared", [4096, 0], ids=["few", "many"])
+def test_ids_outside_the_bank_count_as_pass_through(constants, most_compared):
+    """The assertion, which is left out here, stops a program after its writes; they are within bounds."""
     from road_kernels.triton import ops
 
+    constants(MOST_COMPARED=most_compared)
     far = torch.iinfo(torch.int64)
-    ids = torch.tensor([3, far.max, 0, far.min, -1, 4, 3, -2, 1])
-    sorted_ids, positions, starts = ops.sort_rows(ids, 4)
-    assert torch.equal(sorted_ids, ids[positions]) and sorted(positions.tolist()) == list(range(9))
-    assert starts.tolist() == [3, 4, 5, 5, 7] and sorted_ids[3:7].tolist() == [0, 1, 3, 3]
+    positions, starts = ops.sort_rows(torch.tensor([3, far.max, 0, far.min, -1, 4, 3, -2, 1]), 4)
+    assert positions.tolist() == [1, 3, 4, 5, 7, 2, 8, 0, 6]
+    assert starts.tolist() == [5, 6, 7, 7, 9]
 
 
 ANGLES = [0.0, -0.0, 1e-30, 1e-8, 0.785398, -0.7853983, 1.5707964, 2047.9, -2048.0, 2049.1]

@@ -17,8 +17,7 @@ if INTERPRETED:
 from support.triton_driver import recorder  # noqa: F401
 
 from road_kernels.backends import triton as backend
-from road_kernels.triton import ops, prepare
-from road_kernels.triton.plan import forward_warps, make_plan, merge_tile, reduce_tile
+from road_kernels.triton import layout, ops, plan, prepare
 
 pytestmark = pytest.mark.cpu_only
 X, PARAMS = make_x(8, 256, dtype=torch.bfloat16), make_params("road_1", None, 256)
@@ -34,20 +33,23 @@ def call(rows, adapters=None, dim=256):
 
 @pytest.mark.slow  # compiles ten kernels
 def test_nothing_is_recompiled_for_another_number_of_rows_or_adapters(recorder):  # noqa: F811
-    every = ["backward_kernel", "reduce_kernel", "rotate_kernel", "sort_rows_kernel"]
-    for rows in (1, 7, 16, 33, 48):  # few rows for 132 multiprocessors
+    """The forward has three configurations, for few, some and many rows; the reduction as many, for sums of an adapter.
+
+    The backward has one. Ids are sorted in one way if they are few and in another if many.
+    """
+    few = ["backward_kernel", "reduce_kernel", "rotate_kernel", "sort_few_kernel"]
+    for rows in (1, 7, 16, 33, 48):
         call(rows, adapters=3)
-    assert sorted(recorder.loaded) == every
-    for rows in (2000, 2001, 4096, 70000):
+    assert sorted(recorder.loaded) == few
+    many = ["add_counts_kernel", "count_kernel", "place_kernel"]
+    for rows in (1000, 2000, 2001, 4096, 5000, 70000):
         for adapters in (1, 2, 16, 17, 1000):
             call(rows, adapters)
-    # Rows of 256 fill one warp at any number of rows; wider ones have a configuration for few rows and one for many.
-    # The reduction has one for few sums of an adapter and one for many.
-    assert sorted(recorder.loaded) == sorted([*every, "reduce_kernel"])
+    assert sorted(recorder.loaded) == sorted([*few, *many, "reduce_kernel", "reduce_kernel", *["rotate_kernel"] * 2])
     recorder.loaded.clear()
-    for rows in (8, 9, 8000, 8001, 16384):
-        call(rows, adapters=5, dim=2048)
-    assert sorted(recorder.loaded) == ["backward_kernel"] * 2 + ["reduce_kernel"] * 2 + ["rotate_kernel"] * 2
+    for rows in (8, 9, 16, 100_000):
+        call(rows, adapters=5)
+    assert recorder.loaded == []
 
 
 def test_a_repeated_call_bypasses_tritons_launcher(recorder, monkeypatch):  # noqa: F811
@@ -86,17 +88,22 @@ def test_another_dtype_is_compiled_for(recorder):  # noqa: F811
     recorder.loaded.clear()
     for dtype in (torch.float32, torch.float16):
         ops.rotate_backward(X, X, p.to(dtype), q.to(dtype), ids, "road_1", 64, False, [True, True, True])
-    assert sorted(recorder.loaded) == ["backward_kernel"] * 2 + ["reduce_kernel"] * 2 + ["sort_rows_kernel"]
+    assert sorted(recorder.loaded) == ["backward_kernel"] * 2 + ["reduce_kernel"] * 2 + ["sort_few_kernel"]
 
 
-def test_up_to_4096_ids_are_sorted_in_one_launch_and_more_by_torch(recorder):  # noqa: F811
-    for count, kernels in {4096: ["sort_rows_kernel"], 4097: []}.items():
-        recorder.launches.clear()
-        ops.sort_rows(torch.arange(count) % 5, 5)
-        assert [name for name, *_ in recorder.launches] == kernels
-    ops.sort_rows(torch.arange(9) % 5, 5)
+def test_few_ids_are_sorted_by_one_launch_and_many_by_three(recorder, monkeypatch):  # noqa: F811
+    """And a fourth, which sets the counters to zero."""
+    zeros, cleared = torch.zeros, []
+    monkeypatch.setattr(torch, "zeros", lambda *size, **kw: (cleared.append(size), zeros(*size, **kw))[1])
+    ops.sort_rows(torch.arange(4096) % 5, 5)
+    assert [name for name, *_ in recorder.launches] == ["sort_few_kernel"] and not cleared
     grid, values = named(recorder)
-    assert grid == (2 + 1, 1, 1) and (values["count"], values["adapters"], values["id_programs"]) == (9, 5, 2)
+    assert grid == (512 + 1, 1, 1) and (values["count"], values["adapters"], values["id_programs"]) == (4096, 5, 512)
+    recorder.launches.clear()
+    ops.sort_rows(torch.arange(4097) % 5, 5)
+    assert [name for name, *_ in recorder.launches] == ["count_kernel", "add_counts_kernel", "place_kernel"]
+    assert cleared == [(9 * 6,)]
+    assert [grid for _, grid, _ in recorder.launches] == [(9, 1, 1), (1, 1, 1), (9, 1, 1)]
 
 
 def test_threads_that_call_at_once_load_a_kernel_once(recorder):  # noqa: F811
@@ -117,7 +124,7 @@ def test_in_place_writes_where_it_reads(recorder):  # noqa: F811
     x, version = X.clone(), X._version
     ops.rotate_(x, *PARAMS, None, "road_1", 64, False)
     _, values = named(recorder)
-    assert values["x"] is x and values["z"] is x and values["copy_none"] == 0
+    assert values["x"] is x and values["z"] is x and values["copy_below"] == -1
     assert x._version > version
 
 
@@ -136,52 +143,128 @@ def test_only_what_is_asked_for_is_launched(recorder):  # noqa: F811
     assert kernels([True, True, True], rows=0) == ["reduce_kernel"]  # writes zeros
 
 
-@pytest.mark.slow  # compiles six
-def test_many_aligned_rows_have_two_in_flight(recorder):  # noqa: F811
-    """Where a program would have too few bytes in flight; unaligned, two rows do not fit its registers."""
-    p, q = make_params("road_4", None, 2048)
-    for pitch, tile in (2048, 2), (2049, 1):
-        x = torch.zeros(600, pitch, dtype=torch.bfloat16)[:, :2048]
-        ops.rotate(x, p, q, None, "road_4", 64)
-        assert named(recorder)[1]["ROWS"] == tile
-        ops.rotate_backward(x, x, p, q, None, "road_4", 64, False, [True, True, True])
-        assert named(recorder, -2)[1]["ROWS"] == tile
+def test_grids_have_one_dimension(recorder):  # noqa: F811
+    """The other two are limited to 65535 programs: here are more rows, adapters and pairs of rows."""
+    rows = 300_000
+    x = torch.zeros(1, 2, dtype=torch.bfloat16).expand(rows, 2)
+    p, q = make_params("road_1", 70_000, 2)
+    ids = torch.arange(rows) % 70_000
+    ops.rotate_backward(x, x, p, q, ids, "road_1", 2, False, [True, True, True])
+    x = torch.zeros(1, 128, dtype=torch.bfloat16).expand(rows * 4, 128)
+    ops.rotate(x, *make_params("table_half", None, 128), None, "table", 64)
+    ops.tables(p, q, "road_1", 2, torch.float32)
+    grids = {name: grid for name, grid, _ in recorder.launches}
+    assert all(grid[1:] == (1, 1) for grid in grids.values()), grids
+    assert all(grids[f"{name}_kernel"][0] > 65535 for name in ("rotate", "backward", "reduce")), grids
+    launch = prepare.merge(0, (2**21, 4096), 4096, 4096, torch.bfloat16, True, 2**20, 64)
+    assert launch.grid == (2**20 // 8 * 16, 1, 1)
 
 
-@pytest.mark.parametrize("batched", [False, True], ids=["single", "batched"])
+def runs_of(dim, group_size, itemsize, most_bytes=16, alignment=None):
+    return plan.make_runs(dim, group_size, itemsize, alignment or 16 // itemsize, most_bytes)
+
+
+DIMS = [(2, 2), (6, 2), (64, 64), (74, 74), (74, 2), (1536, 64), (4096, 64), (5120, 40), (11008, 11008), (14336, 2)]
+
+
+@pytest.mark.parametrize("form", ["road_1", "road_4", "table"])
 @pytest.mark.parametrize("itemsize", [2, 4, 8])
-def test_plans_cover_every_row_and_pair(batched, itemsize):
-    for rows in (1, 2, 8, 33, 4096, 2**31 + 7):
-        for dim in (2, 6, 64, 74, 1536, 4096, 5120, 11008, 14336):
-            plan = make_plan(rows, dim, itemsize, batched, 64, 132)
-            assert plan.pairs & (plan.pairs - 1) == 0 and plan.rows & (plan.rows - 1) == 0
-            assert plan.column_blocks * plan.pairs >= dim // 2 > (plan.column_blocks - 1) * plan.pairs
-            assert plan.row_blocks * plan.block_rows >= rows > (plan.row_blocks - 1) * plan.block_rows
-            assert plan.block_rows % plan.rows == 0
-            assert plan.rows == 1 or not batched
-            assert plan.row_blocks <= 65535  # the second dimension of a grid
-            assert plan.num_warps in (1, 2, 4)
-            # 32 bytes a lane: more would spill, less would leave memory idle.
-            assert plan.rows * plan.pairs <= plan.num_warps * 32 * 16 // itemsize
+def test_forward_plans_cover_every_row_and_pair_once(form, itemsize):
+    device = plan.Device(132, 32)
+    for dim, group_size in DIMS:
+        for alignment in (1, 2, 16 // itemsize):
+            for rows in (1, 2, 8, 33, 4096, 2**31 + 7):
+                few = plan.is_few(rows, dim, itemsize, form, device)
+                runs = runs_of(dim, group_size, itemsize, 8 if few else 16, alignment)
+                lane_rows = plan.forward_rows(form, False, False)
+                tile = plan.plan_forward(rows, dim, itemsize, runs, lane_rows, few, device)
+                row_runs = dim // 2 // runs.run
+                assert row_runs * runs.run == dim // 2  # a run ends within its row
+                assert runs.words or (group_size // 2) % runs.run == 0  # and within half a group
+                assert alignment % (runs.run * (2 if runs.words else 1)) == 0  # and is aligned
+                groups = -(-rows // tile.rows)
+                assert tile.programs * tile.runs >= groups * row_runs > (tile.programs - 1) * tile.runs
+                assert tile.runs >= 32 and tile.runs & (tile.runs - 1) == 0
+                assert tile.programs < 2**31 or rows * dim * itemsize > 2**38  # bytes, more than a GPU has
+                lane_runs = tile.runs // (32 * tile.num_warps)
+                assert lane_runs * tile.rows <= 8 and lane_runs * runs.run <= max(1, 16 // itemsize)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("itemsize", [2, 4, 8])
+def test_backward_plans_cover_every_row_and_pair_once(shared, itemsize):
+    for lanes in (32, 64):
+        device = plan.Device(132, lanes)
+        for dim, group_size in DIMS:
+            for alignment in (1, 16 // itemsize):
+                runs = runs_of(dim, group_size, itemsize, 16, alignment)
+                for rows in (1, 2, 8, 33, 4096, 2**31 + 7):
+                    tile = plan.plan_backward(rows, dim, itemsize, runs, shared, device)
+                    assert tile.column_blocks * tile.runs * runs.run >= dim // 2
+                    assert (tile.column_blocks - 1) * tile.runs * runs.run < dim // 2
+                    assert tile.cuts << tile.cut_shift >= rows > (tile.cuts - 1) << tile.cut_shift
+                    assert (1 << tile.cut_shift) % (tile.rows * tile.at_once) == 0
+                    assert 1 << tile.cut_shift <= plan.BACKWARD_ROWS
+                    assert tile.rows >= 2 and tile.runs >= 2  # no tile of one element
+                    assert tile.num_warps in (1, 2, 4, 8)
+                    lane_pairs = tile.rows * tile.runs * runs.run / (tile.num_warps * lanes)
+                    assert lane_pairs <= max(1, 16 // itemsize) or tile.num_warps == 1
+                    assert tile.slots(None) == tile.cuts and tile.slots(3) == tile.cuts + 4
 
 
 def test_the_plans_of_common_layers():
-    """bfloat16 on 132 multiprocessors, 64 warps each."""
-    common = {
-        (4096, 4096): (1, 1024, 4, 2, 1024, 4),  # rows, pairs, warps, column blocks, row blocks, rows of a program
-        (4096, 11008): (1, 1024, 4, 6, 342, 12),
-        (4096, 1536): (4, 256, 4, 3, 512, 8),
-        (8, 4096): (1, 256, 1, 8, 8, 1),
-    }
-    for (rows, dim), plan in common.items():
-        assert tuple(make_plan(rows, dim, 2, False, 64, 132)) == plan, (rows, dim)
-    assert forward_warps("road_4", False) == (16, 2)
-    assert tuple(make_plan(4096, 4096, 2, False, 16, 132, lane_rows=2)) == (2, 1024, 4, 2, 256, 16)
-    assert make_plan(8, 4096, 2, False, 16, 132, lane_rows=2).rows == 1
-    assert reduce_tile(196, 1) == reduce_tile(196, 12) == (64, 16, 8)
-    assert reduce_tile(196, 100) == reduce_tile(0, 1) == (8, 128, 4)
-    assert merge_tile(4096, 4096, 2) == (8, 256)
-    assert merge_tile(4096, 10, 2) == (128, 16)
+    """bfloat16 on 132 multiprocessors."""
+    device = plan.Device(132, 32)
+
+    def forward(rows, dim, form="table", batched=False, group_size=64):
+        few = plan.is_few(rows, dim, 2, form, device)
+        runs = runs_of(dim, group_size, 2, 8 if few else 16)
+        lane_rows = plan.forward_rows(form, form != "road_4", batched)
+        return runs.run, *plan.plan_forward(rows, dim, 2, runs, lane_rows, few, device)
+
+    # Pairs of a run, rows of a lane, runs of a program, warps, programs.
+    assert forward(16384, 4096) == (8, 1, 128, 4, 32768)
+    assert forward(16384, 4096, "road_1") == (8, 2, 128, 4, 16384)
+    assert forward(16384, 4096, "road_4") == (8, 4, 128, 4, 8192)
+    assert forward(4096, 11008) == (8, 1, 128, 4, 22016)  # 43 programs of every 8 rows: no lane is idle
+    assert forward(16384, 4096, group_size=2) == (4, 1, 256, 4, 32768)
+    assert forward(1024, 4096) == (4, 1, 128, 4, 4096)
+    assert forward(16, 4096, "road_1", batched=True) == (4, 1, 32, 1, 256)
+    assert forward(1, 4096) == (4, 1, 32, 1, 16)
+
+    def backward(rows, dim, shared=True, group_size=64):
+        return tuple(plan.plan_backward(rows, dim, 2, runs_of(dim, group_size, 2), shared, device))
+
+    # Rows side by side, tiles at once, runs of a tile, warps, tiles of columns, shift of a cut, cuts.
+    assert backward(16384, 4096) == (4, 2, 64, 8, 4, 6, 256)
+    assert backward(16384, 4096, shared=False) == (4, 1, 64, 8, 4, 6, 256)
+    assert backward(16384, 4096, group_size=2) == (4, 1, 128, 8, 4, 6, 256)
+    assert backward(512, 4096) == (4, 2, 64, 8, 4, 3, 64)
+    assert backward(16384, 1536) == (8, 2, 32, 8, 3, 6, 256)
+    assert plan.plan_reduce(256, 1, 4096) == (128, 16, 8)
+    assert plan.plan_reduce(256, 64, 4096) == plan.plan_reduce(256, 1000, 4096) == (2, 512, 4)
+    assert plan.plan_reduce(256, 16, 4096) == (16, 64, 4)
+    assert plan.plan_reduce(0, 1, 2) == (2, 2, 1)
+    assert plan.merge_tile(4096, 4096, 2) == (8, 256)
+    assert plan.merge_tile(4096, 10, 2) == (128, 16)
+    assert plan.merge_tile(2, 1, 4) == (2, 2)
+
+
+def test_chunks_of_ids():
+    for ids in (1, 4097, 16384, 10**6, 2**31 + 7):
+        for adapters in (0, 1, 64, 1000, 10**5, 10**7):
+            chunk, count = plan.plan_chunks(ids, adapters)
+            assert chunk * count >= ids > chunk * (count - 1)
+            assert chunk % plan.STEP == 0 and chunk % min(chunk, plan.COMPARED) == 0
+            assert count == 1 or count * (adapters + 1) <= plan.MOST_COUNTERS
+
+
+def test_a_divisor_divides():
+    for d in (1, 2, 3, 5, 7, 64, 127, 4096, 2**31 - 1, 2**31 + 1, 2**40 - 1):
+        factor, shift = layout.divisor(d)
+        assert 0 < factor < 2**63
+        for n in (0, 1, d - 1, d, d + 1, 7 * d - 1, 7 * d, 2**31, 2**59 + 12345, 2**60 - 1, (2**60 - 1) // d * d - 1):
+            assert (n << 3) * factor >> 64 >> shift == n // d, (n, d)
 
 
 def test_triton_is_imported_at_the_first_call():

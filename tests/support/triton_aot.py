@@ -16,6 +16,17 @@ _NAMES = {
     torch.int32: "i32",
     torch.int64: "i64",
 }
+# Triton's compiler (3.6 to 3.9) aborts on constants of such a type.
+_ONE_ELEMENT = re.compile(r"tensor<(?:1x)+[a-z!]")
+
+
+def forget_launches() -> None:
+    """For a test that prepares them for another device or with other constants, before and after it."""
+    from road_kernels.triton import prepare
+
+    for function in vars(prepare).values():
+        if hasattr(function, "cache_clear"):
+            function.cache_clear()
 
 
 def compile_launch(launch, dtypes: list[torch.dtype], target: str, aligned: bool = True, small: bool = False):
@@ -40,7 +51,11 @@ def compile_launch(launch, dtypes: list[torch.dtype], target: str, aligned: bool
         attrs={(i,): known for i in range(len(dtypes))},
     )
     options = launch.options(hip=TARGETS[target][0] == "hip")
-    return triton.compile(source, target=GPUTarget(*TARGETS[target]), options=options)
+    compiled = triton.compile(source, target=GPUTarget(*TARGETS[target]), options=options)
+    for stage in ("ttir", "ttgir"):
+        lines = [line for line in compiled.asm[stage].splitlines() if _ONE_ELEMENT.search(line)]
+        assert not lines, f"{kernel.__name__} has tiles of one element: {lines[:3]}"
+    return compiled
 
 
 class Sass:

@@ -6,9 +6,12 @@ import pytest
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
-from road_kernels.triton import prepare
+from road_kernels.triton import plan, prepare
 
-KERNELS = "rotate_kernel", "backward_kernel", "reduce_kernel", "sort_rows_kernel", "merge_kernel"
+from .triton_aot import forget_launches
+
+H100 = plan.Device(processors=132, lanes=32)
+KERNELS = [name for name in vars(prepare) if name.endswith("_kernel")]
 
 
 class RecordingDriver:
@@ -46,12 +49,9 @@ def recorder(monkeypatch):
     """Calls of road_kernels.triton.ops on CPU tensors are planned for an H100 and reach a RecordingDriver."""
     recording = RecordingDriver()
     monkeypatch.setattr(driver, "_active", recording)
-    monkeypatch.setattr(prepare, "_device", lambda index, warps: (warps, 132, 32))
-    caches = prepare.rotate, prepare.backward, prepare.sort_rows, prepare.merge
-    for cache in caches:
-        cache.cache_clear()
+    monkeypatch.setattr(prepare, "_device", lambda index: H100)
+    forget_launches()
     for name in KERNELS:
         getattr(prepare, name).device_caches.clear()
     yield recording
-    for cache in caches:
-        cache.cache_clear()
+    forget_launches()

@@ -6,6 +6,9 @@ They need only the 2x2 matrix M = sum over tokens of gz h^T (rows: gz, columns: 
 
 and where both features of a pair share their coefficients (SHARED) two of those sums: gr1 = dot = M_ii + M_jj,
 gr2 = cross = M_ji - M_ij. The gradient of x alone is rotate_kernel with TRANSPOSED.
+
+Programs are short, as in the forward: a tile of columns by up to 64 rows of one adapter (plan.Backward), several rows
+side by side. A mixed batch differs in which rows these are, and no more.
 """
 
 import triton
@@ -13,37 +16,73 @@ import triton.language as tl
 
 from ..launch import kernel
 from .coefficients import load_coefficients
-from .ids import check_ids, load_id, spread
-from .pairs import copy_pairs, load_pairs, pack, rotate_pair, row_offsets, store_pairs, unpack
+from .pairs import copy_pairs, load_pairs, pack, rotate_pair, store_pairs, unpack
+from .rows import divide, pairs_of, row_offsets
 
 
 @triton.jit
-def _store_sums(scratch, slot, pair, inside, sums, DIM: tl.constexpr, SHARED: tl.constexpr, LANE: tl.constexpr):
-    """Adds the rows of a tile and writes its sums, [DIM // 2] each, one after the other.
+def _begin_of(starts, count, mask, rows_per_id):
+    """The first row of an adapter count."""
+    return tl.load(starts + count - 1, mask=mask & (count > 0), other=0) * rows_per_id
 
-    LANE: the pairs in a lane's 16 bytes. If the compiler knew a larger alignment of these stores, it would convert all
-    rows through shared memory to match it.
+
+@triton.jit
+def _work_of(starts, slot, adapters, rows_per_id, cut_shift, SEARCH: tl.constexpr):
+    """(begin, end, adapter) of a slot of a mixed batch, see plan.Backward; begin >= end where it has no rows.
+
+    Each round compares SEARCH candidates: two rounds for a thousand adapters.
     """
-    COUNT: tl.constexpr = 2 if SHARED else 4
-    at = scratch + tl.multiple_of(slot * (COUNT * (DIM // 2)), LANE) + pair
-    tl.store(at, tl.sum(sums[0], 0)[None, :], mask=inside)
-    tl.store(at + DIM // 2, tl.sum(sums[1], 0)[None, :], mask=inside)
-    if not SHARED:
-        tl.store(at + DIM, tl.sum(sums[2], 0)[None, :], mask=inside)
-        tl.store(at + DIM + DIM // 2, tl.sum(sums[3], 0)[None, :], mask=inside)
+    low, high = slot * 0, adapters + 1  # the adapter count is in [low, high)
+    while high - low > 1:
+        step = (high - low + SEARCH - 1) // SEARCH
+        candidate = low + (tl.arange(0, SEARCH) + 1) * step
+        inside = candidate < high
+        cut = _begin_of(starts, candidate, inside, rows_per_id) >> cut_shift
+        low += tl.sum((inside & (cut + candidate <= slot)).to(tl.int32)).to(tl.int64) * step
+        high = tl.minimum(low + step, high)
+    begin = tl.maximum((slot - low) << cut_shift, _begin_of(starts, low, True, rows_per_id))
+    end = tl.minimum((slot - low + 1) << cut_shift, tl.load(starts + low) * rows_per_id)
+    return begin, end, low - 1
 
 
 @triton.jit
-def _take_rows(
+def _rows_at(positions, place, end, rows_per_id, divisor, BATCHED: tl.constexpr):
+    """The rows at these places in the order of adapters; some row for a place behind the end."""
+    row = place
+    if BATCHED:
+        id = divide(tl.minimum(place, end - 1), divisor[0], divisor[1])
+        row += (tl.load(positions + id) - id) * rows_per_id
+    return row
+
+
+@triton.jit
+def _load_rows(
     gz,
     saved,
-    gx,
     row,
     pair,
     mask,
     gz_rows,
     saved_rows,
-    gx_outer,
+    HALF: tl.constexpr,
+    LAYOUT: tl.constexpr,
+    ALIGN: tl.constexpr,
+    SPLIT: tl.constexpr,
+):
+    """The raw tiles (gz_i, gz_j, saved_i, saved_j)."""
+    gi, gj = load_pairs(gz, row_offsets(row, gz_rows, SPLIT, ALIGN), pair, mask, HALF, LAYOUT)
+    hi, hj = load_pairs(saved, row_offsets(row, saved_rows, SPLIT, ALIGN), pair, mask, HALF, LAYOUT)
+    return gi, gj, hi, hj
+
+
+@triton.jit
+def _take_rows(
+    raw,
+    gx,
+    row,
+    pair,
+    mask,
+    gx_rows,
     coefficients,
     sums,
     HALF: tl.constexpr,
@@ -51,22 +90,18 @@ def _take_rows(
     NEED_GX: tl.constexpr,
     LAYOUT: tl.constexpr,
     ALIGN: tl.constexpr,
-    SPLIT: tl.constexpr,
 ):
-    """Writes gx of a tile of rows, by the transposed coefficients. Returns M, or dot and cross, that tile further."""
-    DTYPE: tl.constexpr = gz.dtype.element_ty
+    """Writes gx of loaded rows, by the transposed coefficients. Returns M, or dot and cross, those rows further."""
+    DTYPE: tl.constexpr = gx.dtype.element_ty
     ACC: tl.constexpr = sums[0].dtype
-    gz_at = row_offsets(row, gz_rows[0], gz_rows[1], gz_rows[2], SPLIT, ALIGN)
-    saved_at = row_offsets(row, saved_rows[0], saved_rows[1], saved_rows[2], SPLIT, ALIGN)
-    raw_gi, raw_gj = load_pairs(gz, gz_at, pair, mask, HALF, LAYOUT, ALIGN)
-    raw_hi, raw_hj = load_pairs(saved, saved_at, pair, mask, HALF, LAYOUT, ALIGN)
-    gi, gj = unpack(raw_gi, raw_gj, DTYPE, ACC, LAYOUT)
-    hi, hj = unpack(raw_hi, raw_hj, DTYPE, ACC, LAYOUT)
+    gi, gj = unpack(raw[0], raw[1], DTYPE, ACC, LAYOUT)
+    hi, hj = unpack(raw[2], raw[3], DTYPE, ACC, LAYOUT)
     if NEED_GX:
         r1i, r1j, r2i, r2j = coefficients
         xi, xj = rotate_pair(gi, gj, r1i, r1j, r2i, r2j)
         out_i, out_j = pack(xi, xj, DTYPE, LAYOUT)
-        store_pairs(gx, tl.multiple_of(row * gx_outer, ALIGN), pair, mask, out_i, out_j, HALF, LAYOUT, ALIGN)
+        gx_at = row_offsets(row, gx_rows, False, ALIGN)
+        store_pairs(gx, gx_at, pair, mask, out_i, out_j, HALF, LAYOUT)
     sums0, sums1, sums2, sums3 = sums
     if SHARED:
         sums0 = tl.fma(gi, hi, tl.fma(gj, hj, sums0))
@@ -77,6 +112,18 @@ def _take_rows(
     return sums0, sums1, sums2, sums3
 
 
+@triton.jit
+def _store_sums(scratch, slot, pair, inside, sums, DIM: tl.constexpr, SHARED: tl.constexpr):
+    """Adds the rows of a tile and writes its sums, [DIM // 2] each, one after the other."""
+    COUNT: tl.constexpr = 2 if SHARED else 4
+    at = scratch + slot * (COUNT * (DIM // 2)) + pair
+    tl.store(at, tl.sum(sums[0], 0)[None, :, :], mask=inside)
+    tl.store(at + DIM // 2, tl.sum(sums[1], 0)[None, :, :], mask=inside)
+    if not SHARED:
+        tl.store(at + DIM, tl.sum(sums[2], 0)[None, :, :], mask=inside)
+        tl.store(at + DIM + DIM // 2, tl.sum(sums[3], 0)[None, :, :], mask=inside)
+
+
 @kernel
 def backward_kernel(
     gz,
@@ -84,22 +131,26 @@ def backward_kernel(
     gx,
     p,
     q,
-    ids,
     positions,
+    starts,
     scratch,
     rows: tl.int64,
-    block_rows: tl.int64,
     adapters: tl.int64,
+    cut_shift: tl.int64,
     rows_per_id: tl.int64,
+    id_factor: tl.int64,
+    id_shift: tl.int64,
     p_step: tl.int64,  # from one adapter's parameters to the next, in units of P_ALIGN
     q_step: tl.int64,
-    gz_outer: tl.int64,
-    gz_inner: tl.int64,
-    gz_inner_rows: tl.int64,
-    saved_outer: tl.int64,
-    saved_inner: tl.int64,
-    saved_inner_rows: tl.int64,
-    gx_outer: tl.int64,
+    gz_stride: tl.int64,
+    gz_jump: tl.int64,
+    gz_factor: tl.int64,
+    gz_shift: tl.int64,
+    saved_stride: tl.int64,
+    saved_jump: tl.int64,
+    saved_factor: tl.int64,
+    saved_shift: tl.int64,
+    gx_stride: tl.int64,
     DIM: tl.constexpr,
     GROUP: tl.constexpr,
     FORM: tl.constexpr,
@@ -111,67 +162,62 @@ def backward_kernel(
     P_ALIGN: tl.constexpr,
     SPLIT: tl.constexpr,
     ROWS: tl.constexpr,
-    PAIRS: tl.constexpr,
+    AT_ONCE: tl.constexpr,
+    RUNS: tl.constexpr,
+    RUN: tl.constexpr,
+    SEARCH: tl.constexpr,
 ):
-    """A program walks consecutive rows and keeps the sums of its pairs in registers.
-
-    BATCHED: the rows in the order of their sorted ids, which come with their positions before the sort. Where the
-    adapter changes, the sums are written and start from zero. The sums of program b and adapter a go to slot b + a:
-    from one written slot to the next, b or a increases and neither decreases, so the slots are distinct and below
-    programs + adapters.
-    """
+    """A program keeps the sums of its pairs in registers and writes them to its slot of the scratch."""
     ACC: tl.constexpr = tl.float64 if gz.dtype.element_ty == tl.float64 else tl.float32
     HALF: tl.constexpr = GROUP // 2
-    LANE: tl.constexpr = ALIGN // 2 if LAYOUT == "words" else ALIGN
-    pair = tl.program_id(0) * PAIRS + tl.arange(0, PAIRS)[None, :]
-    inside = pair < DIM // 2
-    program = tl.program_id(1).to(tl.int64)
-    start = program * block_rows
-    end = tl.minimum(start + block_rows, rows)
-    zeros = tl.zeros([ROWS, PAIRS], ACC)
-    gz_rows, saved_rows = (gz_outer, gz_inner, gz_inner_rows), (saved_outer, saved_inner, saved_inner_rows)
-    coefficients = zeros, zeros, zeros, zeros  # unread without NEED_GX
-
-    if not BATCHED:
-        if NEED_GX:
-            p, q = p + p_step * P_ALIGN, q + q_step * P_ALIGN  # by 0, unknown to the compiler: see prepare.py
-            coefficients = load_coefficients(p, q, pair, inside, GROUP, FORM, SHARED, True, ACC)
-        sums = zeros, zeros, zeros, zeros
-        for first in range(start, end, ROWS):
-            row = first + tl.arange(0, ROWS).to(tl.int64)
-            mask = inside & (row < end)[:, None] if ROWS > 1 else inside
-            sums = _take_rows(
-                gz, saved, gx, row, pair, mask, gz_rows, saved_rows, gx_outer, coefficients, sums, HALF, SHARED,
-                NEED_GX, LAYOUT, ALIGN, SPLIT,
-            )  # fmt: skip
-        _store_sums(scratch, program, pair, inside, sums, DIM, SHARED, LANE)
+    ROW_RUNS: tl.constexpr = DIM // 2 // RUN
+    COLUMN_BLOCKS: tl.constexpr = (ROW_RUNS + RUNS - 1) // RUNS
+    program = tl.program_id(0)
+    slot = (program // COLUMN_BLOCKS).to(tl.int64)
+    run = program % COLUMN_BLOCKS * RUNS + tl.arange(0, RUNS)[None, :, None]
+    inside = run < ROW_RUNS
+    pair = pairs_of(run, RUN)
+    gz_rows = gz_stride, gz_jump, gz_factor, gz_shift
+    saved_rows = saved_stride, saved_jump, saved_factor, saved_shift
+    gx_rows = (gx_stride,)
+    divisor = id_factor, id_shift
+    if BATCHED:
+        begin, end, adapter = _work_of(starts, slot, adapters, rows_per_id, cut_shift, SEARCH)
     else:
-        at_id = start // rows_per_id
-        phase = start - at_id * rows_per_id
-        if tl.program_id(0) == 0:
-            check_ids(ids, at_id, (end - 1) // rows_per_id, adapters)
-        following = load_id(ids, at_id, adapters)
-        left = end - start
-        while left > 0:  # a run of rows with one adapter
-            adapter = following
-            mask, passing = inside & spread(adapter >= 0, pair), inside & spread(adapter < 0, pair)
-            if NEED_GX:
-                p_own, q_own = p + adapter * p_step * P_ALIGN, q + adapter * q_step * P_ALIGN
-                coefficients = load_coefficients(p_own, q_own, pair, mask, GROUP, FORM, SHARED, True, ACC)
-            sums = zeros, zeros, zeros, zeros
-            while (left > 0) & (following == adapter):
-                row = tl.load(positions + at_id) * rows_per_id + phase + tl.arange(0, ROWS)
-                left -= 1
-                phase += 1
-                at_id = tl.where(phase == rows_per_id, at_id + 1, at_id)
-                phase = tl.where(phase == rows_per_id, 0, phase)
-                following = load_id(ids, tl.where(left > 0, at_id, 0), adapters)
-                sums = _take_rows(
-                    gz, saved, gx, row, pair, mask, gz_rows, saved_rows, gx_outer, coefficients, sums, HALF, SHARED,
-                    NEED_GX, LAYOUT, ALIGN, SPLIT,
-                )  # fmt: skip
-                if NEED_GX:
-                    gz_at = row_offsets(row, gz_outer, gz_inner, gz_inner_rows, SPLIT, ALIGN)
-                    gx_at = tl.multiple_of(row * gx_outer, ALIGN)
-                    copy_pairs(gz, gz_at, gx, gx_at, pair, passing, HALF, LAYOUT, ALIGN)
-            _store_sums(scratch, program + adapter, pair, mask, sums, DIM, SHARED, LANE)
+        begin = slot << cut_shift
+        end, adapter = tl.minimum((slot + 1) << cut_shift, rows), slot * 0
+
+    place = begin + tl.arange(0, ROWS)[:, None, None]
+    if (begin < end) & (adapter >= 0):
+        zeros = tl.zeros([ROWS, RUNS, RUN], ACC)
+        sums = zeros, zeros, zeros, zeros
+        coefficients = sums  # unread
+        if NEED_GX:
+            p += adapter * p_step * P_ALIGN
+            q += adapter * q_step * P_ALIGN
+            coefficients = load_coefficients(p, q, pair, inside, GROUP, FORM, SHARED, True, ACC)
+        # Which rows follow is loaded a step ahead, beside the rows themselves.
+        row = _rows_at(positions, place, end, rows_per_id, divisor, BATCHED)
+        row2 = _rows_at(positions, place + ROWS, end, rows_per_id, divisor, BATCHED) if AT_ONCE == 2 else row
+        for _ in range(begin, end, ROWS * AT_ONCE):
+            mask, now = inside & (place < end), row
+            raw = _load_rows(gz, saved, now, pair, mask, gz_rows, saved_rows, HALF, LAYOUT, ALIGN, SPLIT)
+            if AT_ONCE == 2:
+                mask2, now2 = inside & (place + ROWS < end), row2
+                raw2 = _load_rows(gz, saved, now2, pair, mask2, gz_rows, saved_rows, HALF, LAYOUT, ALIGN, SPLIT)
+            place += ROWS * AT_ONCE
+            row = _rows_at(positions, place, end, rows_per_id, divisor, BATCHED)
+            sums = _take_rows(raw, gx, now, pair, mask, gx_rows, coefficients, sums, HALF, SHARED, NEED_GX, LAYOUT,
+                              ALIGN)  # fmt: skip
+            if AT_ONCE == 2:
+                row2 = _rows_at(positions, place + ROWS, end, rows_per_id, divisor, BATCHED)
+                sums = _take_rows(raw2, gx, now2, pair, mask2, gx_rows, coefficients, sums, HALF, SHARED, NEED_GX,
+                                  LAYOUT, ALIGN)  # fmt: skip
+        _store_sums(scratch, slot, pair, inside, sums, DIM, SHARED)
+    elif (begin < end) & NEED_GX:  # pass-through rows
+        for _ in range(begin, end, ROWS):
+            row = _rows_at(positions, place, end, rows_per_id, divisor, BATCHED)
+            gx_at = row_offsets(row, gx_rows, False, ALIGN)
+            mask = inside & (place < end)
+            copy_pairs(gz, row_offsets(row, gz_rows, SPLIT, ALIGN), gx, gx_at, pair, mask, HALF, LAYOUT)
+            place += ROWS

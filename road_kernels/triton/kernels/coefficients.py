@@ -47,17 +47,28 @@ def _reduce_large(angle):
 
 
 @triton.jit
-def _sin_cos_float32(angle):
-    size = tl.abs(angle)
-    small = size < _LARGE  # false for NaN
+def is_small(angle):
+    """Whether an angle does not need _reduce_large. False for NaN."""
+    return tl.abs(angle) < _LARGE
+
+
+@triton.jit
+def not_all(small):
+    """Asked of a whole program, which costs a barrier, for all of its angles at once."""
+    return tl.max(tl.where(small, 0, 1)) > 0
+
+
+@triton.jit
+def _sin_cos_float32(angle, large):
+    small = is_small(angle)
     k = tl.floor(tl.fma(tl.where(small, angle, 0.0), 0.636619747, 0.5))  # the nearest multiple of pi/2
     r = tl.fma(k, -_PI_2_A, angle)
     r = tl.fma(k, -_PI_2_B, r)
     r = tl.fma(k, -_PI_2_C, r)
     quadrant = k.to(tl.int32)
-    if tl.max(tl.where(small, 0, 1)) > 0:
+    if large:
         far, turns = _reduce_large(angle)
-        far = tl.where(size <= 3.40282347e38, far, angle - angle)  # NaN
+        far = tl.where(tl.abs(angle) <= 3.40282347e38, far, angle - angle)  # NaN
         r, quadrant = tl.where(small, r, far), tl.where(small, quadrant, turns)
     # Taylor series on [-pi/4, pi/4]; the terms left out are below 3e-9.
     t = r * r
@@ -71,37 +82,42 @@ def _sin_cos_float32(angle):
 
 
 @triton.jit
-def sin_cos(angle):
+def sin_cos(angle, large):
     """(sin, cos), float32 within a few ulp at any angle, float64 by the library.
 
     The library's float32 pair keeps an array in local memory for large angles, which would give every kernel here a
-    stack frame. Large angles are reduced only in tiles that have one.
+    stack frame. large: whether not all of the program's angles are small.
     """
     if angle.dtype == tl.float64:
         sin, cos = tl.sin(angle), tl.cos(angle)
     else:
-        sin, cos = _sin_cos_float32(angle)
+        sin, cos = _sin_cos_float32(angle, large)
     return sin, cos
 
 
 @triton.jit
 def load_value(at, mask, ACC: tl.constexpr):
-    return widen(tl.load(at, mask=mask, other=0), ACC)
+    """mask: None to load everything."""
+    return widen(tl.load(at) if mask is None else tl.load(at, mask=mask, other=0), ACC)
 
 
 @triton.jit
-def tables_at(p, q, at, slot: tl.constexpr, mask, FORM: tl.constexpr, ACC: tl.constexpr):
-    """(r1, r2) from the parameters at `at`; those that make r2 are `slot` further in road_4's packing."""
-    if FORM == "table":
-        r1, r2 = load_value(p + at, mask, ACC), load_value(q + at, mask, ACC)
-    elif FORM == "road_4":
-        _, cos = sin_cos(load_value(p + at, mask, ACC))
-        r1 = load_value(q + at, mask, ACC) * cos
-        sin, _ = sin_cos(load_value(p + at + slot, mask, ACC))
-        r2 = load_value(q + at + slot, mask, ACC) * sin
+def load_angles(p, at, slot: tl.constexpr, mask, FORM: tl.constexpr, ACC: tl.constexpr):
+    """The angles at `at` that make r1 and r2, in road_4's packing `slot` apart, otherwise the same."""
+    first = load_value(p + at, mask, ACC)
+    second = load_value(p + at + slot, mask, ACC) if FORM == "road_4" else first
+    return first, second
+
+
+@triton.jit
+def tables_at(q, at, slot: tl.constexpr, angles, large, mask, FORM: tl.constexpr, ACC: tl.constexpr):
+    """(r1, r2) from the angles that load_angles found at `at`."""
+    alpha = load_value(q + at, mask, ACC)
+    sin, cos = sin_cos(angles[0], large)
+    if FORM == "road_4":
+        sin, _ = sin_cos(angles[1], large)
+        r1, r2 = alpha * cos, load_value(q + at + slot, mask, ACC) * sin
     else:
-        sin, cos = sin_cos(load_value(p + at, mask, ACC))
-        alpha = load_value(q + at, mask, ACC)
         r1, r2 = alpha * cos, alpha * sin
     return r1, r2
 
@@ -134,14 +150,25 @@ def load_coefficients(
 ):
     """(r1_i, r1_j, r2_i, r2_j) that rotate_pair takes for R, or for R^T, from the parameters of one adapter.
 
-    SHARED: both features of a pair have the same.
+    mask: None to load everything. SHARED: both features of a pair have the same.
     """
+    HALF: tl.constexpr = GROUP // 2
     at = first_parameter(pair, GROUP, FORM, SHARED)
-    r1i, r2i = tables_at(p, q, at, GROUP, mask, FORM, ACC)
-    if SHARED:
+    if FORM == "table":
+        r1i, r2i = load_value(p + at, mask, ACC), load_value(q + at, mask, ACC)
+        r1j, r2j = r1i, r2i
+        if not SHARED:
+            r1j, r2j = load_value(p + at + HALF, mask, ACC), load_value(q + at + HALF, mask, ACC)
+    elif SHARED:
+        angles = load_angles(p, at, GROUP, mask, FORM, ACC)
+        r1i, r2i = tables_at(q, at, GROUP, angles, not_all(is_small(angles[0])), mask, FORM, ACC)
         r1j, r2j = r1i, r2i
     else:
-        r1j, r2j = tables_at(p, q, at + GROUP // 2, GROUP, mask, FORM, ACC)
+        of_i = load_angles(p, at, GROUP, mask, FORM, ACC)
+        of_j = load_angles(p, at + HALF, GROUP, mask, FORM, ACC)
+        large = not_all(is_small(of_i[0]) & is_small(of_i[1]) & is_small(of_j[0]) & is_small(of_j[1]))
+        r1i, r2i = tables_at(q, at, GROUP, of_i, large, mask, FORM, ACC)
+        r1j, r2j = tables_at(q, at + HALF, GROUP, of_j, large, mask, FORM, ACC)
     if TRANSPOSED:  # the same with the off-diagonal entries exchanged
         r2i, r2j = -r2j, -r2i
     return r1i, r1j, r2i, r2j

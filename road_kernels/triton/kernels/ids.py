@@ -1,26 +1,28 @@
-"""Which adapter a row uses."""
+"""Which ids are of the bank, and the assertion for those that are not."""
 
 import triton
 import triton.language as tl
 
 
 @triton.jit
-def load_id(ids, at, adapters):
-    """The adapter of a row. An id outside the bank, which check_ids reports, counts as -1 and is never read with."""
-    id = tl.load(ids + at).to(tl.int64)
-    return tl.where((id >= 0) & (id < adapters), id, -1)
+def adapter_of(id, adapters):
+    """The adapter of an id: -1 also for an id outside the bank, which check_ids reports and nothing is read with."""
+    return tl.where(id.to(tl.uint64) < adapters.to(tl.uint64), id, -1)
 
 
 @triton.jit
-def check_ids(ids, first, last, adapters):
-    """Fails a device-side assertion if ids[first .. last] hold one outside -1 .. adapters - 1.
+def is_allowed(id, adapters):
+    """Whether an id is one of -1 .. adapters - 1."""
+    return (id + 1).to(tl.uint64) <= adapters.to(tl.uint64)
 
-    Outside the loop over rows, where it would cost a barrier each; that loop masks the ids that this refuses.
+
+@triton.jit
+def check_ids(allowed):
+    """Fails a device-side assertion unless all ids are allowed.
+
+    For the end of a program, because the assertion makes its warps wait for each other.
     """
-    for start in range(first, last + 1, 128):
-        at = start + tl.arange(0, 128)
-        id = tl.load(ids + at, mask=at <= last, other=-1).to(tl.int64)
-        tl.device_assert((id >= -1) & (id < adapters), "road_kernels: adapter_ids holds an id outside -1 .. A-1")
+    tl.device_assert(allowed, "road_kernels: adapter_ids holds an id outside -1 .. A-1")
 
 
 @triton.jit

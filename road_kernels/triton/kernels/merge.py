@@ -16,6 +16,7 @@ def merge_kernel(
     vectors: tl.int64,
     w_row: tl.int64,
     z_row: tl.int64,
+    column_blocks: tl.int64,
     DIM: tl.constexpr,
     GROUP: tl.constexpr,
     SHARED: tl.constexpr,
@@ -25,12 +26,14 @@ def merge_kernel(
 ):
     """A program takes PAIRS pairs of rows by COLUMNS columns; the elements of a row are adjacent.
 
-    A row has vectors * ALIGN of them, and the strides of the rows are multiples of ALIGN.
+    A row has column_blocks such programs, vectors * ALIGN of them, and the strides of the rows are multiples of ALIGN.
     """
     DTYPE: tl.constexpr = w.dtype.element_ty
     ACC: tl.constexpr = tl.float64 if DTYPE == tl.float64 else tl.float32
-    pair = tl.program_id(1) * PAIRS + tl.arange(0, PAIRS)[:, None]
-    column = tl.program_id(0).to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    program = tl.program_id(0)  # whose other numbers are limited to 65535
+    block = program // column_blocks.to(tl.int32)
+    pair = block * PAIRS + tl.arange(0, PAIRS)[:, None]
+    column = (program - block * column_blocks) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     inside = pair < DIM // 2
     r1i, r1j, r2i, r2j = load_coefficients(r1, r2, pair, inside, GROUP, "table", SHARED, False, ACC)
     mask = inside & (column < vectors * ALIGN)

@@ -1,10 +1,12 @@
 """The mathematics of one pair of features, and moving a tile of pairs into and out of registers.
 
-A tile is [ROWS, PAIRS]. LAYOUT says how the two features of a pair lie in memory:
+A tile is [ROWS, RUNS, RUN]: rows, and runs of adjacent pairs. A lane moves a run at once, so what belongs to a run is
+worked out once a lane: its place, its mask, the adapter of its row. LAYOUT says how the two features of a pair lie in
+memory:
 
     "halves"   half a group apart, or adjacent but not aligned to a word: two loads
     "words"    adjacent (group_size 2), in one word: 32 bits for 16-bit types, 64 for float32. One load of 16 bytes a
-               thread, where tl.join and tl.split would go through shared memory.
+               lane, where tl.join and tl.split would go through shared memory.
 
 A raw tile is what was loaded, (i, j) for "halves" and (word, word) for "words".
 """
@@ -28,64 +30,48 @@ def rotate_pair(hi, hj, r1i, r1j, r2i, r2j):
 
 
 @triton.jit
-def row_offsets(row, outer, inner, inner_rows, SPLIT: tl.constexpr, ALIGN: tl.constexpr):
-    """Where rows start, in elements. SPLIT: two strides reach every row, otherwise one does.
-
-    They are multiples of ALIGN elements, which the launcher knows and the compiler cannot.
-    """
-    if SPLIT:
-        block = row // inner_rows
-        offset = block * outer + (row - block * inner_rows) * inner
-    else:
-        offset = row * outer
-    return tl.multiple_of(offset, ALIGN)
-
-
-@triton.jit
 def first_features(pair, HALF: tl.constexpr):
     """The first feature of each pair; the second is HALF further."""
     return pair // HALF * (2 * HALF) + pair % HALF
 
 
 @triton.jit
-def _places(base, offset, pair, HALF: tl.constexpr, LAYOUT: tl.constexpr, ALIGN: tl.constexpr):
+def _places(base, offset, pair, HALF: tl.constexpr, LAYOUT: tl.constexpr):
     """Pointers to a tile of pairs in rows that start `offset` elements after base: to each i, or to each word."""
     if LAYOUT == "words":
         WORD: tl.constexpr = tl.int64 if base.dtype.element_ty == tl.float32 else tl.int32
-        offset = tl.multiple_of(offset // 2, ALIGN // 2)
-        at = base.to(tl.pointer_type(WORD)) + offset[:, None] + pair
+        at = base.to(tl.pointer_type(WORD)) + offset // 2 + pair
     else:
-        at = base + offset[:, None] + first_features(pair, HALF)
+        at = base + offset + first_features(pair, HALF)
     return at
 
 
 @triton.jit
-def load_pairs(base, offset, pair, mask, HALF: tl.constexpr, LAYOUT: tl.constexpr, ALIGN: tl.constexpr):
+def load_pairs(base, offset, pair, mask, HALF: tl.constexpr, LAYOUT: tl.constexpr):
     """A raw tile."""
-    at = _places(base, offset, pair, HALF, LAYOUT, ALIGN)
+    at = _places(base, offset, pair, HALF, LAYOUT)
     raw_i = tl.load(at, mask=mask, other=0)
     raw_j = raw_i if LAYOUT == "words" else tl.load(at + HALF, mask=mask, other=0)
     return raw_i, raw_j
 
 
 @triton.jit
-def store_pairs(base, offset, pair, mask, raw_i, raw_j, HALF: tl.constexpr, LAYOUT: tl.constexpr, ALIGN: tl.constexpr):
-    at = _places(base, offset, pair, HALF, LAYOUT, ALIGN)
+def store_pairs(base, offset, pair, mask, raw_i, raw_j, HALF: tl.constexpr, LAYOUT: tl.constexpr):
+    at = _places(base, offset, pair, HALF, LAYOUT)
     tl.store(at, raw_i, mask=mask)
     if LAYOUT != "words":
         tl.store(at + HALF, raw_j, mask=mask)
 
 
 @triton.jit
-def copy_pairs(
-    base, offset, target, target_offset, pair, mask, HALF: tl.constexpr, LAYOUT: tl.constexpr, ALIGN: tl.constexpr
-):
+def copy_pairs(base, offset, target, target_offset, pair, mask, HALF: tl.constexpr, LAYOUT: tl.constexpr):
     """Pass-through rows: copied raw, so that not even the bits of a NaN change.
 
-    Under its own mask: selecting between the loaded and the computed values would keep both in registers.
+    Under its own mask: a load and a store that are masked off cost two instructions, and selecting between the loaded
+    and the computed elements one for each.
     """
-    raw_i, raw_j = load_pairs(base, offset, pair, mask, HALF, LAYOUT, ALIGN)
-    store_pairs(target, target_offset, pair, mask, raw_i, raw_j, HALF, LAYOUT, ALIGN)
+    raw_i, raw_j = load_pairs(base, offset, pair, mask, HALF, LAYOUT)
+    store_pairs(target, target_offset, pair, mask, raw_i, raw_j, HALF, LAYOUT)
 
 
 @triton.jit

@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from ..launch import kernel
-from .coefficients import first_parameter, load_coefficients, load_value, sin_cos
+from .coefficients import first_parameter, is_small, load_coefficients, load_value, not_all, sin_cos
 from .ids import spread
 from .pairs import narrow
 
@@ -19,7 +19,8 @@ def _store_gradient(base, at, mask, used, value, WANTED: tl.constexpr):
 @triton.jit
 def _sin_cos_alpha(p, q, at, mask, ACC: tl.constexpr):
     """In float64, from angles in the arithmetic type: the same coefficients that the rows saw."""
-    sin, cos = sin_cos(load_value(p + at, mask, ACC))
+    angle = load_value(p + at, mask, ACC)
+    sin, cos = sin_cos(angle, not_all(is_small(angle)))
     return sin.to(tl.float64), cos.to(tl.float64), load_value(q + at, mask, ACC).to(tl.float64)
 
 
@@ -66,7 +67,7 @@ def reduce_kernel(
     gp,
     gq,
     rows: tl.int64,
-    block_rows: tl.int64,
+    cut_shift: tl.int64,
     rows_per_id: tl.int64,
     p_stride: tl.int64,
     q_stride: tl.int64,
@@ -82,29 +83,34 @@ def reduce_kernel(
     SLICES: tl.constexpr,
     PAIRS: tl.constexpr,
 ):
-    """A program per adapter and block of pairs: adds the adapter's partial sums in float64, SLICES of them at a time,
-    and writes the gradients of its parameters, contiguous and WIDTH long per adapter.
+    """A program per adapter and PAIRS of its pairs: adds the adapter's partial sums in float64, SLICES of them at a
+    time, and writes the gradients of its parameters, contiguous and WIDTH long per adapter. Zeros without a row.
 
     FROM_OUTPUT: the sums are of gz z^T. h = R^-1 z is linear, so the inverse is applied once to the sums instead of
     once to every row; in float64, because squares of small scales underflow in float32.
     """
     ACC: tl.constexpr = scratch.dtype.element_ty
     COUNT: tl.constexpr = 2 if SHARED else 4
-    pair = tl.program_id(1) * PAIRS + tl.arange(0, PAIRS)
+    TILES: tl.constexpr = (DIM // 2 + PAIRS - 1) // PAIRS
+    program = tl.program_id(0)
+    pair = program % TILES * PAIRS + tl.arange(0, PAIRS)
     inside = pair < DIM // 2
-    adapter = tl.program_id(0).to(tl.int64)  # of which there may be more than the second dimension of a grid takes
-    begin, end = adapter * 0, rows
+    adapter = (program // TILES).to(tl.int64)
+    begin, end, slot = adapter * 0, rows, adapter * 0
     if BATCHED:
         begin, end = tl.load(starts + adapter) * rows_per_id, tl.load(starts + adapter + 1) * rows_per_id
+        slot = adapter + 1
     used = begin < end
+    # Its slots, of the cuts that it has rows in: see plan.Backward.
+    slot += begin >> cut_shift
+    behind = tl.where(used, slot + ((end - 1) >> cut_shift) - (begin >> cut_shift) + 1, slot)
 
     sums0 = tl.zeros([SLICES, PAIRS], tl.float64)
     sums1, sums2, sums3 = sums0, sums0, sums0
-    last = tl.where(used, (end - 1) // block_rows, -1)
-    for block in range(begin // block_rows, last + 1, SLICES):
-        slot = block + tl.arange(0, SLICES)[:, None]
-        at = scratch + (slot + adapter) * (COUNT * (DIM // 2)) + pair[None, :]
-        mask = (slot <= last) & inside[None, :]
+    for first in range(slot, behind, SLICES):
+        of_slice = first + tl.arange(0, SLICES)[:, None]
+        at = scratch + of_slice * (COUNT * (DIM // 2)) + pair[None, :]
+        mask = (of_slice < behind) & inside[None, :]
         sums0 += tl.load(at, mask=mask, other=0).to(tl.float64)
         sums1 += tl.load(at + DIM // 2, mask=mask, other=0).to(tl.float64)
         if not SHARED:

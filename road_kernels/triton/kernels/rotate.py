@@ -1,11 +1,79 @@
-"""Forward and its transpose, one adapter or one per row. Each element is read once and written once."""
+"""Forward and its transpose, one adapter or one per row. Each element is read once and written once.
 
+Programs are short: a lane takes a run of pairs in one row (several where coefficients are costly), loads everything at
+once and ends. Programs in the order of their numbers sweep memory in one narrow front. CUDA kernels of this shape reach
+98 to 99.8 % of the fastest copy on an H200, those that walk many rows 88 to 94 %. Coefficients come from the caches.
+"""
+
+import triton
 import triton.language as tl
 
 from ..launch import kernel
 from .coefficients import load_coefficients
-from .ids import check_ids, load_id, spread
-from .pairs import copy_pairs, load_pairs, pack, rotate_pair, row_offsets, store_pairs, unpack
+from .ids import adapter_of, check_ids, is_allowed
+from .pairs import copy_pairs, load_pairs, pack, rotate_pair, store_pairs, unpack
+from .rows import divide, pairs_of, row_offsets
+
+
+@triton.jit
+def _load_ids(ids, row, rows, divisor):
+    """The ids of rows; behind the last row its id again, so that a program with such rows has no other adapter."""
+    return tl.load(ids + divide(tl.minimum(row, rows - 1), divisor[0], divisor[1])).to(tl.int64)
+
+
+@triton.jit
+def _rotate_rows(
+    x,
+    z,
+    p,
+    q,
+    first,
+    rows,
+    id,
+    pair,
+    steps,
+    x_rows,
+    z_rows,
+    copy_below,
+    ROWS: tl.constexpr,
+    GROUP: tl.constexpr,
+    FORM: tl.constexpr,
+    SHARED: tl.constexpr,
+    BATCHED: tl.constexpr,
+    TRANSPOSED: tl.constexpr,
+    LAYOUT: tl.constexpr,
+    ALIGN: tl.constexpr,
+    P_ALIGN: tl.constexpr,
+    SPLIT: tl.constexpr,
+):
+    """Rotates the pairs [1, RUNS, RUN] of ROWS rows from first [1, RUNS, 1] on, all loaded before one is used.
+
+    BATCHED: by adapters id [1, RUNS, 1]; -1 for pass-through rows. Otherwise the steps are 0, which the compiler does
+    not know: it takes the parameters to be aligned to P_ALIGN elements, and no longer runs of them than of a row.
+    """
+    DTYPE: tl.constexpr = x.dtype.element_ty
+    ACC: tl.constexpr = tl.float64 if DTYPE == tl.float64 else tl.float32
+    HALF: tl.constexpr = GROUP // 2
+    used = id >= 0 if BATCHED else None  # None: all parameters, also where a run is behind the last row
+    p, q = p + id * steps[0] * P_ALIGN, q + id * steps[1] * P_ALIGN
+    raws = ()
+    for k in tl.static_range(ROWS):
+        mask = (first + k < rows) & used if BATCHED else first + k < rows
+        at = row_offsets(first + k, x_rows, SPLIT, ALIGN)
+        raws += (load_pairs(x, at, pair, mask, HALF, LAYOUT),)
+    r1i, r1j, r2i, r2j = load_coefficients(p, q, pair, used, GROUP, FORM, SHARED, TRANSPOSED, ACC)
+    for k in tl.static_range(ROWS):
+        hi, hj = unpack(raws[k][0], raws[k][1], DTYPE, ACC, LAYOUT)
+        zi, zj = rotate_pair(hi, hj, r1i, r1j, r2i, r2j)
+        raw_i, raw_j = pack(zi, zj, DTYPE, LAYOUT)
+        at = row_offsets(first + k, z_rows, SPLIT, ALIGN)
+        inside = first + k < rows
+        mask = inside & used if BATCHED else inside
+        store_pairs(z, at, pair, mask, raw_i, raw_j, HALF, LAYOUT)
+        if BATCHED:
+            from_at = row_offsets(first + k, x_rows, SPLIT, ALIGN)
+            passing = inside & (id < copy_below)
+            copy_pairs(x, from_at, z, at, pair, passing, HALF, LAYOUT)
 
 
 @kernel
@@ -16,18 +84,20 @@ def rotate_kernel(
     q,
     ids,
     rows: tl.int64,
-    block_rows: tl.int64,
     adapters: tl.int64,
-    rows_per_id: tl.int64,
+    id_factor: tl.int64,  # rows of an id, as a divisor
+    id_shift: tl.int64,
     p_step: tl.int64,  # from one adapter's parameters to the next, in units of P_ALIGN
     q_step: tl.int64,
-    x_outer: tl.int64,
-    x_inner: tl.int64,
-    x_inner_rows: tl.int64,
-    z_outer: tl.int64,
-    z_inner: tl.int64,
-    z_inner_rows: tl.int64,
-    copy_none: tl.int64,  # 0 in place: rows without an adapter are neither read nor written
+    x_stride: tl.int64,
+    x_jump: tl.int64,
+    x_factor: tl.int64,
+    x_shift: tl.int64,
+    z_stride: tl.int64,
+    z_jump: tl.int64,
+    z_factor: tl.int64,
+    z_shift: tl.int64,
+    copy_below: tl.int64,  # rows whose id is lower are copied: 0, and in place, where they are not even read, -1
     DIM: tl.constexpr,
     GROUP: tl.constexpr,
     FORM: tl.constexpr,
@@ -39,65 +109,44 @@ def rotate_kernel(
     P_ALIGN: tl.constexpr,
     SPLIT: tl.constexpr,
     ROWS: tl.constexpr,
-    PAIRS: tl.constexpr,
+    RUNS: tl.constexpr,
+    RUN: tl.constexpr,
 ):
-    """A program walks consecutive rows of one block of PAIRS; its coefficients stay in registers until the adapter
-    changes, so that parameters cost nothing on long inputs. BATCHED: ROWS is 1.
-    """
-    DTYPE: tl.constexpr = x.dtype.element_ty
-    ACC: tl.constexpr = tl.float64 if DTYPE == tl.float64 else tl.float32
-    pair = tl.program_id(0) * PAIRS + tl.arange(0, PAIRS)[None, :]
-    inside = pair < DIM // 2
-    begin = tl.program_id(1).to(tl.int64) * block_rows
-    end = tl.minimum(begin + block_rows, rows)
+    """Rows are taken in groups of ROWS. A program takes RUNS runs: those of a group, then those of the next group."""
+    GROUP_RUNS: tl.constexpr = DIM // 2 // RUN
+    start = tl.program_id(0).to(tl.int64) * RUNS
+    start_group = start // GROUP_RUNS
+    run = (start - start_group * GROUP_RUNS).to(tl.int32) + tl.arange(0, RUNS)[None, :, None]
+    group = start_group + run // GROUP_RUNS
+    first = group * ROWS
+    pair = pairs_of(run % GROUP_RUNS, RUN)
+    steps = p_step, q_step
+    x_rows, z_rows = (x_stride, x_jump, x_factor, x_shift), (z_stride, z_jump, z_factor, z_shift)
+    divisor = id_factor, id_shift
 
-    if not BATCHED:
-        p, q = p + p_step * P_ALIGN, q + q_step * P_ALIGN  # by 0, unknown to the compiler: see prepare.py
-        r1i, r1j, r2i, r2j = load_coefficients(p, q, pair, inside, GROUP, FORM, SHARED, TRANSPOSED, ACC)
-        for start in range(begin, end, ROWS):
-            row = start + tl.arange(0, ROWS).to(tl.int64)
-            mask = inside & (row < end)[:, None] if ROWS > 1 else inside
-            x_at = row_offsets(row, x_outer, x_inner, x_inner_rows, SPLIT, ALIGN)
-            z_at = row_offsets(row, z_outer, z_inner, z_inner_rows, SPLIT, ALIGN)
-            raw_i, raw_j = load_pairs(x, x_at, pair, mask, GROUP // 2, LAYOUT, ALIGN)
-            hi, hj = unpack(raw_i, raw_j, DTYPE, ACC, LAYOUT)
-            zi, zj = rotate_pair(hi, hj, r1i, r1j, r2i, r2j)
-            raw_i, raw_j = pack(zi, zj, DTYPE, LAYOUT)
-            store_pairs(z, z_at, pair, mask, raw_i, raw_j, GROUP // 2, LAYOUT, ALIGN)
-    else:
-        at_id = begin // rows_per_id
-        phase = begin - at_id * rows_per_id
-        if tl.program_id(0) == 0:
-            check_ids(ids, at_id, (end - 1) // rows_per_id, adapters)
-        start = begin
-        following = load_id(ids, at_id, adapters)
-        while start < end:  # a run of rows with one adapter
-            adapter = following
-            mask = inside & spread(adapter >= 0, pair)
-            passing = inside & spread((adapter < 0) & (copy_none != 0), pair)
-            r1i, r1j, r2i, r2j = load_coefficients(
-                p + adapter * p_step * P_ALIGN,
-                q + adapter * q_step * P_ALIGN,
-                pair,
-                mask,
-                GROUP,
-                FORM,
-                SHARED,
-                TRANSPOSED,
-                ACC,
-            )
-            while (start < end) & (following == adapter):
-                row = start + tl.arange(0, ROWS).to(tl.int64)
-                x_at = row_offsets(row, x_outer, x_inner, x_inner_rows, SPLIT, ALIGN)
-                z_at = row_offsets(row, z_outer, z_inner, z_inner_rows, SPLIT, ALIGN)
-                raw_i, raw_j = load_pairs(x, x_at, pair, mask, GROUP // 2, LAYOUT, ALIGN)
-                start += 1
-                phase += 1
-                at_id = tl.where(phase == rows_per_id, at_id + 1, at_id)
-                phase = tl.where(phase == rows_per_id, 0, phase)
-                following = load_id(ids, tl.where(start < end, at_id, 0), adapters)
-                hi, hj = unpack(raw_i, raw_j, DTYPE, ACC, LAYOUT)
-                zi, zj = rotate_pair(hi, hj, r1i, r1j, r2i, r2j)
-                raw_i, raw_j = pack(zi, zj, DTYPE, LAYOUT)
-                store_pairs(z, z_at, pair, mask, raw_i, raw_j, GROUP // 2, LAYOUT, ALIGN)
-                copy_pairs(x, x_at, z, z_at, pair, passing, GROUP // 2, LAYOUT, ALIGN)
+    id, allowed, mixed = group, True, 0
+    if BATCHED:
+        given = _load_ids(ids, first, rows, divisor)
+        id = adapter_of(given, adapters)
+        allowed = is_allowed(given, adapters)
+        differ = id * 0
+        for behind in tl.static_range(1, ROWS):
+            given = _load_ids(ids, first + behind, rows, divisor)
+            differ = differ | (adapter_of(given, adapters) ^ id)
+            allowed = allowed & is_allowed(given, adapters)
+        if ROWS > 1:
+            mixed = tl.max((differ != 0).to(tl.int32))
+    if mixed == 0:
+        _rotate_rows(
+            x, z, p, q, first, rows, id, pair, steps, x_rows, z_rows, copy_below, ROWS, GROUP, FORM, SHARED, BATCHED,
+            TRANSPOSED, LAYOUT, ALIGN, P_ALIGN, SPLIT,
+        )  # fmt: skip
+    else:  # a lane has rows of several adapters
+        for k in range(ROWS):
+            id = adapter_of(_load_ids(ids, first + k, rows, divisor), adapters)
+            _rotate_rows(
+                x, z, p, q, first + k, rows, id, pair, steps, x_rows, z_rows, copy_below, 1, GROUP, FORM, SHARED,
+                BATCHED, TRANSPOSED, LAYOUT, ALIGN, P_ALIGN, SPLIT,
+            )  # fmt: skip
+    if BATCHED:
+        check_ids(allowed)

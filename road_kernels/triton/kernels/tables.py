@@ -3,7 +3,7 @@
 import triton.language as tl
 
 from ..launch import kernel
-from .coefficients import tables_at
+from .coefficients import is_small, load_angles, not_all, tables_at
 
 
 @kernel
@@ -12,6 +12,7 @@ def tables_kernel(
     q,
     r1,
     r2,
+    adapters: tl.int64,
     p_stride: tl.int64,
     q_stride: tl.int64,
     WIDTH: tl.constexpr,
@@ -19,12 +20,18 @@ def tables_kernel(
     FORM: tl.constexpr,
     ENTRIES: tl.constexpr,
 ):
-    """A program per adapter and ENTRIES of its tables, [A, WIDTH] each."""
+    """A program takes ENTRIES of the tables [adapters, WIDTH], one adapter after the other."""
     ACC: tl.constexpr = r1.dtype.element_ty
-    adapter = tl.program_id(0).to(tl.int64)
-    entry = tl.program_id(1) * ENTRIES + tl.arange(0, ENTRIES)
-    inside = entry < WIDTH
+    first = tl.program_id(0).to(tl.int64) * ENTRIES
+    first_adapter = first // WIDTH
+    entry = (first - first_adapter * WIDTH).to(tl.int32) + tl.arange(0, ENTRIES)
+    adapter = first_adapter + entry // WIDTH
+    entry %= WIDTH
+    inside = adapter < adapters
     at = entry // GROUP * (2 * GROUP) + entry % GROUP if FORM == "road_4" else entry
-    c, s = tables_at(p + adapter * p_stride, q + adapter * q_stride, at, GROUP, inside, FORM, ACC)
+    p_at, q_at = p + adapter * p_stride, q + adapter * q_stride
+    angles = load_angles(p_at, at, GROUP, inside, FORM, ACC)
+    large = not_all(is_small(angles[0]) & is_small(angles[1]))
+    c, s = tables_at(q_at, at, GROUP, angles, large, inside, FORM, ACC)
     tl.store(r1 + adapter * WIDTH + entry, c, mask=inside)
     tl.store(r2 + adapter * WIDTH + entry, s, mask=inside)
