@@ -100,7 +100,7 @@ def extension() -> dict:
     cuda = cuda_sources()
     from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
 
-    flags = {"cxx": list(CXX_FLAGS), "nvcc": ["-O3", "-lineinfo"]}
+    flags = {"cxx": list(CXX_FLAGS), "nvcc": ["-O3"]}
     sources = sorted(glob("csrc/cpu/**/*.cpp", root_dir=ROOT, recursive=True))
     sources += [s for s in sorted(glob("csrc/binding/*.cpp", root_dir=ROOT)) if cuda or "cuda" not in Path(s).name]
     if cuda:

@@ -95,11 +95,8 @@ __global__ void __launch_bounds__(kBackwardThreads, kBackwardBlocks)
     }
     return;
   }
-  PairCoefs<A, K, Shared> c;
-  if (a.need_gx && !idle) AnySource::load<P>(a.params, a.form, 2 * a.half, work.adapter, pair, at, c);
-  Moments sums[K] = {};
-  for (int first = threadIdx.y; !idle && first < count; first += U * step) {
-    Packs g[U], h[U];
+  Packs g[U], h[U];
+  const auto load_rows = [&](int first) {
 #pragma unroll
     for (int u = 0; u < U; ++u) {
       // Behind the last row the first one again: a branch here would have its sums wait between the loads.
@@ -107,6 +104,14 @@ __global__ void __launch_bounds__(kBackwardThreads, kBackwardBlocks)
       P::load(gz_row(k), a.half, g[u]);
       P::load(saved_row(k), a.half, h[u]);
     }
+  };
+  int first = threadIdx.y;
+  const bool works = !idle && first < count;
+  if (works) load_rows(first);  // before the coefficients, which take as long as several rows
+  PairCoefs<A, K, Shared> c;
+  if (a.need_gx && works) AnySource::load<P>(a.params, a.form, 2 * a.half, work.adapter, pair, at, c);
+  Moments sums[K] = {};
+  while (works) {
 #pragma unroll
     for (int u = 0; u < U; ++u) {
       if (u > 0 && first + u * step >= count) break;
@@ -126,6 +131,9 @@ __global__ void __launch_bounds__(kBackwardThreads, kBackwardBlocks)
       }
       if (a.need_gx) P::store(gx_row(first + u * step), a.half, g[u]);
     }
+    first += U * step;
+    if (first >= count) break;
+    load_rows(first);
   }
   add_columns(sums, shared_sums);
   if (threadIdx.y == 0 && !idle)

@@ -65,24 +65,26 @@ __device__ __forceinline__ void load_coefs(const Params& params, Form form, int 
   const int apart = slots && step == 2 ? 4 : step;
 #pragma unroll 1  // sin and cos are long
   for (int slot = 0; slot <= (slots ? 1 : 0); ++slot) {
-    A theta[K], alpha[K];
+    A theta[K], alpha[K], sin[K], cos[K];
     load_run(params.p, params.p_dtype, p + first + slot * g, apart, theta);
     load_run(params.q, params.q_dtype, q + first + slot * g, apart, alpha);
+    sin_cos(theta, sin, cos);
 #pragma unroll
     for (int k = 0; k < K; ++k) {
-      A sin, cos;
-      sin_cos(theta[k], sin, cos);
-      if (slot == 0) r1[k] = alpha[k] * cos;
-      if (slot == 1 || !slots) r2[k] = alpha[k] * sin;
+      if (slot == 0) r1[k] = alpha[k] * cos[k];
+      if (slot == 1 || !slots) r2[k] = alpha[k] * sin[k];
     }
   }
 }
 
 // Where coefficients come from.  load(): those of P::kPairs pairs of one adapter, from `pair`, whose first feature is
-// `at`.
+// `at`.  prefetch_coefs(): brings them into the L2 cache.
 //
 // Any form and dtype.
 struct AnySource {
+  template <class P, bool Shared>
+  static __device__ __forceinline__ void prefetch_coefs(const Params&, int, int64_t, int, int) {}
+
   template <class P, class A, bool Shared>
   static __device__ __forceinline__ void load(const Params& params, Form form, int g, int64_t adapter, int pair, int at,
                                               PairCoefs<A, P::kPairs, Shared>& c) {
@@ -119,6 +121,20 @@ struct TableSource {
 #pragma unroll
       for (int k = 0; k < K; ++k)
         c.r1i[k] = r1[2 * k], c.r1j[k] = r1[2 * k + 1], c.r2i[k] = r2[2 * k], c.r2j[k] = r2[2 * k + 1];
+    }
+  }
+
+  template <class P, bool Shared>
+  static __device__ __forceinline__ void prefetch_coefs(const Params& params, int g, int64_t adapter, int pair,
+                                                        int at) {
+    const char *p = static_cast<const char*>(params.p) + adapter * params.p_stride * Bytes,
+               *q = static_cast<const char*>(params.q) + adapter * params.q_stride * Bytes;
+    const int first = Shared ? pair : at;
+    prefetch(p + first * Bytes);
+    prefetch(q + first * Bytes);
+    if constexpr (!Shared && !P::kAdjacent) {
+      prefetch(p + (at + g / 2) * Bytes);
+      prefetch(q + (at + g / 2) * Bytes);
     }
   }
 

@@ -21,6 +21,13 @@ __device__ __forceinline__ void wait_for_inputs() {
 #endif
 }
 
+// Lets the next kernel start before this one has waited: for a kernel whose caller knows what is still in flight.
+__device__ __forceinline__ void let_next_start() {
+#if !defined(ROAD_CUDA_SHIM) && defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 inline int multiprocessors() {
   int device = 0, count = 1;
   if (cudaGetDevice(&device) != cudaSuccess) return count;
@@ -41,7 +48,7 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, cudaStream_t, 
 // translated for a newer device does not), by a driver that can capture such launches in a graph (CUDA 12.3).
 template <class Kernel>
 bool waits_for_inputs(Kernel* kernel) {
-#if CUDART_VERSION < 12030
+#if CUDART_VERSION < 12030 || defined(ROAD_NO_DEPENDENT_LAUNCH)
   return false;
 #else
   constexpr int kMostDevices = 64;

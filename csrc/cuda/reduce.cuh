@@ -10,68 +10,89 @@
 
 namespace road::cuda {
 
-template <class A>
-__device__ __forceinline__ void write_angles(const Problem& problem, const Gradients& out, int64_t adapter,
-                                             int64_t index, double gr1, double gr2) {
-  const Params& params = problem.params;
-  A sin, cos;
-  sin_cos(load_as<A>(params.p, params.p_dtype, adapter * params.p_stride + index), sin, cos);
-  const A alpha = load_as<A>(params.q, params.q_dtype, adapter * params.q_stride + index);
-  const auto g = angle_gradients<double>(alpha, sin, cos, gr1, gr2);
+// The parameters of a pair: those of both features, or of each, the second slots of road_4 behind the first.
+template <class A, bool Shared>
+struct PairParams {
+  static constexpr int kMost = Shared ? 1 : 4;
+  A p[kMost], q[kMost];
+
+  // Of number n, within those of an adapter.
+  static __device__ __forceinline__ int64_t index(const Problem& problem, int pair, int n) {
+    if constexpr (Shared) return pair;
+    const int g = static_cast<int>(problem.group_size);
+    const auto [i, j] = features_of(pair, g / 2);
+    // Those of feature j are as far behind those of i as in a table, in road_4's packing too.
+    const int64_t at = (problem.form == Form::kRoad4 ? road4_slot0(i, g) : i) + (n % 2 ? j - i : 0);
+    return n < 2 ? at : at + g;
+  }
+  __device__ __forceinline__ void load(const Problem& problem, int64_t adapter, int pair) {
+    const Params& params = problem.params;
+    const int count = Shared ? 1 : problem.form == Form::kRoad4 ? 4 : 2;
+#pragma unroll
+    for (int n = 0; n < kMost; ++n) {
+      if (n >= count) break;
+      const int64_t at = index(problem, pair, n);
+      p[n] = load_as<A>(params.p, params.p_dtype, adapter * params.p_stride + at);
+      q[n] = load_as<A>(params.q, params.q_dtype, adapter * params.q_stride + at);
+    }
+  }
+};
+
+__device__ __forceinline__ void write(const Problem& problem, const Gradients& out, int64_t adapter, int64_t index,
+                                      double gp, double gq) {
   const int64_t at = adapter * param_width(problem.form, problem.dim) + index;
-  if (out.gp) store_as(out.gp, problem.params.p_dtype, at, g.theta);
-  if (out.gq) store_as(out.gq, problem.params.q_dtype, at, g.alpha);
+  if (out.gp) store_as(out.gp, problem.params.p_dtype, at, gp);
+  if (out.gq) store_as(out.gq, problem.params.q_dtype, at, gq);
 }
 
-__device__ __forceinline__ void write_table(const Problem& problem, const Gradients& out, int64_t adapter,
-                                            int64_t index, double gr1, double gr2) {
-  const int64_t at = adapter * param_width(problem.form, problem.dim) + index;
-  if (out.gp) store_as(out.gp, problem.params.p_dtype, at, gr1);
-  if (out.gq) store_as(out.gq, problem.params.q_dtype, at, gr2);
-}
-
-// Gradients of a pair whose rows share their coefficients.
+// Gradients of a pair whose features share their coefficients.
 template <class A>
 __device__ __forceinline__ void finish(const Problem& problem, const Gradients& out, bool from_output, int64_t adapter,
-                                       int pair, SharedMoments<double> sums) {
-  if (problem.form == Form::kRoad1 && from_output) {  // gtheta = cross, galpha = dot / alpha, both of z
-    const double alpha = load_as<A>(problem.params.q, problem.params.q_dtype, adapter * problem.params.q_stride + pair);
-    return write_table(problem, out, adapter, pair, sums.cross, sums.dot / alpha);
+                                       int pair, const PairParams<A, true>& own, SharedMoments<double> sums) {
+  if (problem.form != Form::kRoad1) {
+    if (from_output) sums.from_output(own.p[0], own.q[0]);
+    write(problem, out, adapter, pair, sums.dot, sums.cross);
+  } else if (from_output) {  // gtheta = cross, galpha = dot / alpha, both of z
+    write(problem, out, adapter, pair, sums.cross, sums.dot / static_cast<double>(own.q[0]));
+  } else {
+    A sin, cos;
+    sin_cos(own.p[0], sin, cos);
+    const auto g = angle_gradients<double>(own.q[0], sin, cos, sums.dot, sums.cross);
+    write(problem, out, adapter, pair, g.theta, g.alpha);
   }
-  if (problem.form == Form::kRoad1) return write_angles<A>(problem, out, adapter, pair, sums.dot, sums.cross);
-  if (from_output) {
-    A r1[1], r2[1];
-    load_coefs(problem.params, problem.form, static_cast<int>(problem.group_size), adapter, pair, 1, r1, r2);
-    sums.from_output(r1[0], r2[0]);
-  }
-  write_table(problem, out, adapter, pair, sums.dot, sums.cross);
 }
 
-// Gradients of a pair whose rows have their own coefficients.
+// Gradients of a pair whose features have their own coefficients.
 template <class A>
 __device__ __forceinline__ void finish(const Problem& problem, const Gradients& out, bool from_output, int64_t adapter,
-                                       int pair, PairMoments<double> sums) {
-  const int g = static_cast<int>(problem.group_size);
-  const auto [i, j] = features_of(pair, g / 2);
+                                       int pair, const PairParams<A, false>& own, PairMoments<double> sums) {
+  const bool angles = has_angles(problem.form), slots = problem.form == Form::kRoad4;
+  A sin[4] = {}, cos[4] = {};
+#pragma unroll
+  for (int n = 0; n < 4; ++n)
+    if (angles && (n < 2 || slots)) sin_cos(own.p[n], sin[n], cos[n]);
   if (from_output) {
-    A r1i[1], r1j[1], r2i[1], r2j[1];
-    load_coefs(problem.params, problem.form, static_cast<int>(problem.group_size), adapter, i, 1, r1i, r2i);
-    load_coefs(problem.params, problem.form, static_cast<int>(problem.group_size), adapter, j, 1, r1j, r2j);
-    sums.from_output(r1i[0], r1j[0], r2i[0], r2j[0]);
+    A r1[2], r2[2];
+#pragma unroll
+    for (int f = 0; f < 2; ++f) {
+      r1[f] = angles ? own.q[f] * cos[f] : own.p[f];
+      r2[f] = slots ? own.q[f + 2] * sin[f + 2] : angles ? own.q[f] * sin[f] : own.q[f];
+    }
+    sums.from_output(r1[0], r1[1], r2[0], r2[1]);
   }
-  // Parameters of feature j are as far behind those of i as in a table, in road_4's packing too.
-  const int64_t at_i = problem.form == Form::kRoad4 ? road4_slot0(i, g) : i, at[2] = {at_i, at_i + j - i};
   const double gr1[2] = {sums.ii, sums.jj}, gr2[2] = {-sums.ij, sums.ji};
 #pragma unroll
   for (int f = 0; f < 2; ++f) {
-    if (problem.form == Form::kTable) {
-      write_table(problem, out, adapter, at[f], gr1[f], gr2[f]);
-    } else if (problem.form == Form::kRoad2) {
-      write_angles<A>(problem, out, adapter, at[f], gr1[f], gr2[f]);
-    } else {
-      write_angles<A>(problem, out, adapter, at[f], gr1[f], 0);
-      write_angles<A>(problem, out, adapter, at[f] + g, 0, gr2[f]);
+    const int64_t at = own.index(problem, pair, f);
+    if (!angles) {
+      write(problem, out, adapter, at, gr1[f], gr2[f]);
+      continue;
     }
+    auto g = angle_gradients<double>(own.q[f], sin[f], cos[f], gr1[f], slots ? 0 : gr2[f]);
+    write(problem, out, adapter, at, g.theta, g.alpha);
+    if (!slots) continue;
+    g = angle_gradients<double>(own.q[f + 2], sin[f + 2], cos[f + 2], 0, gr2[f]);
+    write(problem, out, adapter, own.index(problem, pair, f + 2), g.theta, g.alpha);
   }
 }
 
@@ -80,7 +101,7 @@ __device__ __forceinline__ void finish(const Problem& problem, const Gradients& 
 __device__ __forceinline__ void write_zeros(const Problem& problem, const Gradients& out, int64_t adapter, int pair) {
   const int64_t pairs = problem.dim / 2, width = param_width(problem.form, problem.dim);
 #pragma unroll 1
-  for (int64_t index = pair; index < width; index += pairs) write_table(problem, out, adapter, index, 0, 0);
+  for (int64_t index = pair; index < width; index += pairs) write(problem, out, adapter, index, 0, 0);
 }
 
 constexpr int kReduceThreads = 256;
@@ -101,6 +122,11 @@ __global__ void __launch_bounds__(kReduceThreads, Shared ? 4 : 2)
   const int pair = tile_pair + threadIdx.x * V;
   const SlotRange slots = slots_of(partition, sorted, adapter);
 
+  // Of the pair that a thread finishes, loaded beside the sums: afterwards, nothing would hide how long that takes.
+  const int thread = threadIdx.y * blockDim.x + threadIdx.x, threads = blockDim.x * blockDim.y;
+  PairParams<A, Shared> own;
+  if (thread < width && tile_pair + thread < pairs) own.load(problem, adapter, tile_pair + thread);
+
   double sums[kCount][V] = {};
   if (pair < pairs) {
     const A* slot = scratch + (slots.first + threadIdx.y) * kCount * pairs + pair;
@@ -114,34 +140,34 @@ __global__ void __launch_bounds__(kReduceThreads, Shared ? 4 : 2)
       }
     }
   }
-  double* mine = shared + (threadIdx.y * kCount * blockDim.x + threadIdx.x) * V;  // [y][m][x][v]
-  for (unsigned half = blockDim.y;;) {
+  // The slices [y][m][x][v] are added eight at a time, each sum by a thread of its own.
 #pragma unroll
-    for (int m = 0; m < kCount; ++m)
+  for (int m = 0; m < kCount; ++m)
 #pragma unroll
-      for (int v = 0; v < V; ++v)
-        if (threadIdx.y < half) mine[m * width + v] = sums[m][v];
-    __syncthreads();
-    if (half == 1) break;
-    half /= 2;
-    if (threadIdx.y < half) {
-#pragma unroll
-      for (int m = 0; m < kCount; ++m)
-#pragma unroll
-        for (int v = 0; v < V; ++v) sums[m][v] += mine[(half * kCount + m) * width + v];
+    for (int v = 0; v < V; ++v) shared[((threadIdx.y * kCount + m) * blockDim.x + threadIdx.x) * V + v] = sums[m][v];
+  __syncthreads();
+  const int slice = kCount * width;
+  for (int left = blockDim.y; left > 1;) {
+    const int step = left > 8 ? left / 8 : 1;
+    for (int k = thread; k < step * slice; k += threads) {
+      double sum = shared[k];
+#pragma unroll 7
+      for (int s = step; s < left; s += step) sum += shared[k + s * slice];
+      shared[k] = sum;
     }
+    left = step;
     __syncthreads();
   }
-  for (int p = threadIdx.y * blockDim.x + threadIdx.x; p < width && tile_pair + p < pairs;
-       p += blockDim.x * blockDim.y) {
+  for (int p = thread; p < width && tile_pair + p < pairs; p += threads) {
     if (slots.count == 0) {
       write_zeros(problem, out, adapter, tile_pair + p);
       continue;
     }
+    if (p != thread) own.load(problem, adapter, tile_pair + p);
     Moments total;
 #pragma unroll
     for (int m = 0; m < kCount; ++m) total.at(m) = shared[m * width + p];
-    finish<A>(problem, out, from_output, adapter, tile_pair + p, total);
+    finish<A>(problem, out, from_output, adapter, tile_pair + p, own, total);
   }
 }
 

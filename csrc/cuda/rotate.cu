@@ -40,27 +40,44 @@ struct RotateArguments {
   bool transposed, in_place;
   bool overlap;     // parameters and ids may be read while the kernel before this one still runs
   bool small_rows;  // row and thread numbers are below 2^31
+  bool few;         // rows: the time is that of latencies
 };
 
-// Where a thread's row is.
+// Where a thread's row is, and which id it has.
 struct RowPlace {
-  int64_t x, z;
-  int id;
+  int64_t x, z, id;
 };
 
 template <class I>
 __device__ __forceinline__ RowPlace place_of(const RotateArguments& a, I row) {
-  RowPlace place{a.x.offset(row), a.z.offset(row), 0};
-  if (a.ids.data) {
-    const I k = a.ids.rows_per_id.divide(row);
-    const int64_t id =
-        a.ids.is_int64 ? static_cast<const int64_t*>(a.ids.data)[k] : static_cast<const int32_t*>(a.ids.data)[k];
-    place.id = checked_id(id, a.ids.adapters);
-  }
-  return place;
+  return {a.x.offset(row), a.z.offset(row), a.ids.data ? static_cast<int64_t>(a.ids.rows_per_id.divide(row)) : 0};
 }
 __device__ __forceinline__ RowPlace place_of(const RotateArguments& a, int64_t row) {
   return a.small_rows ? place_of(a, static_cast<uint32_t>(row)) : place_of(a, static_cast<uint64_t>(row));
+}
+
+__device__ __forceinline__ int adapter_of(const RotateArguments& a, const RowPlace& row) {
+  if (!a.ids.data) return 0;
+  const int64_t id = a.ids.is_int64 ? static_cast<const int64_t*>(a.ids.data)[row.id]
+                                    : static_cast<const int32_t*>(a.ids.data)[row.id];
+  return checked_id(id, a.ids.adapters);
+}
+
+// Prefetches what a thread is going to read, while the kernel before this one still runs.  That kernel may be about to
+// change the id: the one read here, past the L1 cache, chooses only what to prefetch.
+template <class P, bool Shared, class Source>
+__device__ __forceinline__ void prefetch_row(const RotateArguments& a, const RowPlace& row, int pair, int at) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  const auto* x = static_cast<const typename P::Element*>(a.x.data) + row.x + at;
+  prefetch(x);
+  if (!P::kAdjacent) prefetch(x + a.half);
+  if (a.overlap) return;  // then coefficients are loaded as early
+  int64_t id = 0;
+  if (a.ids.data)
+    id = a.ids.is_int64 ? __ldcg(static_cast<const long long*>(a.ids.data) + row.id)
+                        : __ldcg(static_cast<const int*>(a.ids.data) + row.id);
+  if (id >= 0 && id < a.ids.adapters) Source::template prefetch_coefs<P, Shared>(a.params, 2 * a.half, id, pair, at);
+#endif
 }
 
 template <class P, class Coefs>
@@ -76,12 +93,14 @@ __device__ __forceinline__ void rotate_packs(typename P::Packs& packs, const Coe
   }
 }
 
-// R rows a thread.
+// R rows a thread.  What needs no memory comes before the wait; rows are loaded before coefficients are made, and with
+// several rows of a thread, which are many, nothing is gained by `overlap`.
 template <class T, class P, bool Shared, class Source, int R>
 __global__ void __launch_bounds__(kThreads, kResidentThreads<Source, Shared> / kThreads)
     rotate_kernel(const __grid_constant__ RotateArguments a) {
   using Packs = typename P::Packs;
-  if (!a.overlap) wait_for_inputs();
+  using Coefs = PairCoefs<Acc<T>, P::kPairs, Shared>;
+  if (a.overlap) let_next_start();
   const int64_t thread = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   const int64_t group = a.small_rows ? a.threads_per_row.divide(static_cast<uint32_t>(thread))
                                      : static_cast<int64_t>(a.threads_per_row.divide(static_cast<uint64_t>(thread)));
@@ -91,42 +110,48 @@ __global__ void __launch_bounds__(kThreads, kResidentThreads<Source, Shared> / k
   const T* x = static_cast<const T*>(a.x.data) + at;
   T* z = static_cast<T*>(a.z.data) + at;
   const int64_t first = group * R;
-  const auto load_coefs = [&](int id, auto& c) {
+  if (first >= a.rows) return wait_for_inputs();
+  const auto load_coefs = [&](int id, Coefs& c) {
     Source::template load<P>(a.params, a.form, 2 * a.half, id, pair, at, c);
     if (a.transposed) c.transpose();
   };
-  const auto rotate_row = [&](const RowPlace& row) {
-    PairCoefs<Acc<T>, P::kPairs, Shared> c;
-    if (row.id >= 0) load_coefs(row.id, c);
-    wait_for_inputs();
-    if (row.id < 0 && a.in_place) return;
+  const auto rotate_row = [&](const RowPlace& row, bool overlap) {
     Packs packs;
-    P::load(x + row.x, a.half, packs);
-    if (row.id >= 0) rotate_packs<P>(packs, c);
+    Coefs c;
+    if (!overlap && !a.in_place) P::load(x + row.x, a.half, packs);
+    const int id = adapter_of(a, row);
+    if (!overlap && a.in_place && id >= 0) P::load(x + row.x, a.half, packs);
+    if (id >= 0) load_coefs(id, c);
+    if (overlap) wait_for_inputs();
+    if (id < 0 && a.in_place) return;  // such rows are not even read
+    if (overlap) P::load(x + row.x, a.half, packs);
+    if (id >= 0) rotate_packs<P>(packs, c);
     P::store(z + row.z, a.half, packs);
   };
-  if (first >= a.rows) return wait_for_inputs();
   if constexpr (R == 1) {
-    rotate_row(place_of(a, first));
+    const RowPlace row = place_of(a, first);
+    if (a.few) prefetch_row<P, Shared, Source>(a, row, pair, at);
+    if (!a.overlap) wait_for_inputs();
+    rotate_row(row, a.overlap);
   } else {
     RowPlace rows[R];
+#pragma unroll
+    for (int r = 0; r < R; ++r) rows[r] = place_of(a, first + r < a.rows ? first + r : first);
+    wait_for_inputs();
+    const int id = adapter_of(a, rows[0]);
     bool one_adapter = true;
 #pragma unroll
-    for (int r = 0; r < R; ++r) {
-      rows[r] = place_of(a, first + r < a.rows ? first + r : first);
-      one_adapter = one_adapter && rows[r].id == rows[0].id;
-    }
-    if (!one_adapter || rows[0].id < 0) {
+    for (int r = 1; r < R; ++r) one_adapter = one_adapter && adapter_of(a, rows[r]) == id;
+    if (!one_adapter || id < 0) {
 #pragma unroll 1
-      for (int64_t row = first; row < first + R && row < a.rows; ++row) rotate_row(place_of(a, row));
+      for (int64_t row = first; row < first + R && row < a.rows; ++row) rotate_row(place_of(a, row), false);
       return;
     }
-    PairCoefs<Acc<T>, P::kPairs, Shared> c;
-    load_coefs(rows[0].id, c);
-    wait_for_inputs();
     Packs packs[R];
 #pragma unroll
     for (int r = 0; r < R; ++r) P::load(x + rows[r].x, a.half, packs[r]);  // behind the last row the first one again
+    Coefs c;
+    load_coefs(id, c);
 #pragma unroll
     for (int r = 0; r < R; ++r) {
       if (first + r < a.rows) {
@@ -138,7 +163,7 @@ __global__ void __launch_bounds__(kThreads, kResidentThreads<Source, Shared> / k
 }
 
 template <class T, class P, bool Shared, class Source, int R>
-void launch_rotate(const Problem& problem, const Rows& x, const Rows& z, bool transposed, bool overlap,
+void launch_rotate(const Problem& problem, const Rows& x, const Rows& z, bool transposed, bool overlap, bool few,
                    cudaStream_t stream) {
   const int64_t row_threads = problem.dim / 2 / P::kPairs, threads = (problem.rows + R - 1) / R * row_threads;
   const int64_t blocks = (threads + kThreads - 1) / kThreads;
@@ -155,7 +180,8 @@ void launch_rotate(const Problem& problem, const Rows& x, const Rows& z, bool tr
                     transposed,
                     x.data == z.data,
                     overlap,
-                    blocks * kThreads < kMostSmall && problem.rows < kMostSmall};
+                    blocks * kThreads < kMostSmall && problem.rows < kMostSmall,
+                    few};
   launch(&rotate_kernel<T, P, Shared, Source, R>, dim3(static_cast<unsigned>(blocks)), dim3(kThreads), stream, a);
 }
 
@@ -184,16 +210,16 @@ cudaError_t rotate(const Problem& problem, const Rows& x, const Rows& z, bool tr
     const auto with_shared = [&](auto use) {
       is_shared(problem.form) ? use(std::true_type{}) : use(std::false_type{});
     };
+    const int64_t bytes = problem.rows * problem.dim * static_cast<int64_t>(sizeof(T));
+    const bool few = bytes <= (has_angles(problem.form) ? kFewBytesAngles : kFewBytes);
     const auto start = [&](auto pairing, auto shared, auto source, auto rows) {
       using S = decltype(source);
       launch_rotate<T, decltype(pairing), decltype(shared)::value, S, decltype(rows)::value>(problem, x, z, transposed,
-                                                                                             overlap, stream);
+                                                                                             overlap, few, stream);
     };
     const auto vectorize = [&](int64_t bytes) {
       return vectorizes(problem, x, sizeof(T), bytes) && vectorizes(problem, z, sizeof(T), bytes);
     };
-    const int64_t bytes = problem.rows * problem.dim * static_cast<int64_t>(sizeof(T));
-    const bool few = bytes <= (has_angles(problem.form) ? kFewBytesAngles : kFewBytes);
     with_shared([&](auto shared) {
       constexpr bool kShared = decltype(shared)::value;
       using One = std::integral_constant<int, 1>;

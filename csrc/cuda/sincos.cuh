@@ -32,32 +32,57 @@ __device__ __forceinline__ float reduce_large(float angle, int& quadrant) {
   return angle < 0 ? -r : r;
 }
 
-__device__ __forceinline__ void sin_cos(float angle, float& sin, float& cos) {
-  int quadrant;
-  float r;
-  if (fabsf(angle) < 32768.0f) {
-    const float k = rintf(angle * 0.636619747f);  // the nearest multiple of pi/2, which three floats represent
-    r = fmaf(k, -0x1.921fb6p0f, angle);
-    r = fmaf(k, 0x1.777a5cp-25f, r);
-    r = fmaf(k, 0x1.ee59dap-50f, r);
-    quadrant = static_cast<int>(k);
-  } else if (fabsf(angle) <= 3.40282347e38f) {
-    r = reduce_large(angle, quadrant);
-  } else {
-    r = angle - angle;  // NaN
-    quadrant = 0;
+// Of several angles at once: one branch for all of them, so that their arithmetic interleaves.
+template <int K>
+__device__ __forceinline__ void sin_cos(const float (&angle)[K], float (&sin)[K], float (&cos)[K]) {
+  int quadrant[K];
+  float r[K];
+  bool large = false;
+#pragma unroll
+  for (int k = 0; k < K; ++k) {
+    // The nearest multiple of pi/2.  Behind 1.5 * 2^23 it is rounded to an integer, which the low bits hold.
+    constexpr float kShift = 12582912.0f;
+    const float shifted = fmaf(angle[k], 0.636619747f, kShift), n = shifted - kShift;
+    quadrant[k] = bit_cast<int>(shifted);
+    r[k] = fmaf(n, -0x1.921fb6p0f, angle[k]);  // pi/2 in three floats
+    r[k] = fmaf(n, 0x1.777a5cp-25f, r[k]);
+    r[k] = fmaf(n, 0x1.ee59dap-50f, r[k]);
+    large = large || !(fabsf(angle[k]) < 32768.0f);
   }
-  // Taylor series on [-pi/4, pi/4]; the terms left out are below 3e-9.
-  const float t = r * r;
-  const float s = fmaf(r * t, fmaf(t, fmaf(t, fmaf(t, 1.0f / 362880, -1.0f / 5040), 1.0f / 120), -1.0f / 6), r);
-  const float c =
-      fmaf(t, fmaf(t, fmaf(t, fmaf(t, fmaf(t, -1.0f / 3628800, 1.0f / 40320), -1.0f / 720), 1.0f / 24), -0.5f), 1.0f);
-  sin = quadrant & 1 ? c : s;
-  cos = quadrant & 1 ? s : c;
-  sin = quadrant & 2 ? -sin : sin;
-  cos = (quadrant + 1) & 2 ? -cos : cos;
+  if (large) {
+#pragma unroll
+    for (int k = 0; k < K; ++k) {
+      if (fabsf(angle[k]) < 32768.0f) continue;
+      if (fabsf(angle[k]) <= 3.40282347e38f) r[k] = reduce_large(angle[k], quadrant[k]);
+      else r[k] = angle[k] - angle[k];  // NaN
+    }
+  }
+#pragma unroll
+  for (int k = 0; k < K; ++k) {
+    // Taylor series on [-pi/4, pi/4]; the terms left out are below 3e-9.
+    const float t = r[k] * r[k];
+    const float s = fmaf(r[k] * t, fmaf(t, fmaf(t, fmaf(t, 1.0f / 362880, -1.0f / 5040), 1.0f / 120), -1.0f / 6), r[k]);
+    const float c =
+        fmaf(t, fmaf(t, fmaf(t, fmaf(t, fmaf(t, -1.0f / 3628800, 1.0f / 40320), -1.0f / 720), 1.0f / 24), -0.5f), 1.0f);
+    const bool odd = quadrant[k] & 1;
+    sin[k] = quadrant[k] & 2 ? -(odd ? c : s) : odd ? c : s;
+    cos[k] = (quadrant[k] + 1) & 2 ? -(odd ? s : c) : odd ? s : c;
+  }
 }
 
-__device__ __forceinline__ void sin_cos(double angle, double& sin, double& cos) { sincos(angle, &sin, &cos); }
+template <int K>
+__device__ __forceinline__ void sin_cos(const double (&angle)[K], double (&sin)[K], double (&cos)[K]) {
+#pragma unroll
+  for (int k = 0; k < K; ++k) sincos(angle[k], &sin[k], &cos[k]);
+}
+
+template <class A>
+__device__ __forceinline__ void sin_cos(A angle, A& sin, A& cos) {
+  const A angles[1] = {angle};
+  A sines[1], cosines[1];
+  sin_cos(angles, sines, cosines);
+  sin = sines[0];
+  cos = cosines[0];
+}
 
 }  // namespace road::cuda

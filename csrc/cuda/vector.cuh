@@ -115,6 +115,14 @@ __device__ __forceinline__ void store_pack(T* p, const Pack<T, N>& pack) {
   }
 }
 
+// Brings what is there into the L2 cache.  Of memory that is still being written, this does no harm: the cache is where
+// writes meet.
+__device__ __forceinline__ void prefetch(const void* p) {
+#if !defined(ROAD_CUDA_SHIM)
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
+#endif
+}
+
 // One number of any dtype.
 template <class A>
 __device__ __forceinline__ A load_as(const void* base, DType dtype, int64_t index) {
