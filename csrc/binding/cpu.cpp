@@ -34,8 +34,8 @@ struct Cpu {
     refuse_singular(problem, s.adapter, s.feature, s.determinant);
   }
 
-  static void rotate(const Problem& problem, const Rows& x, const Rows& z, bool) {
-    cpu::rotate(problem, x, z, /*transposed=*/false, kTorchThreads);
+  static void rotate(const Arguments& arguments, const Rows& x, const Rows& z, bool) {
+    cpu::rotate(arguments.problem(), x, z, /*transposed=*/false, kTorchThreads);
   }
 
   static void backward(const Arguments& arguments, const Rows& gz, const Rows& saved, bool from_output,

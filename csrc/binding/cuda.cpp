@@ -34,6 +34,25 @@ cudaStream_t current_stream() { return c10::cuda::getCurrentCUDAStream().stream(
 void check_launch(cudaError_t error) { C10_CUDA_CHECK(error); }
 #endif
 
+// The problem, its angles made into tables that `made` holds, if that is faster.
+Problem with_tables(const Arguments& arguments, bool backward, Tensor& made) {
+  const Problem& problem = arguments.problem();
+  if (!cuda::profits_from_tables(problem, backward)) return problem;
+  const bool wide = problem.dtype == DType::kFloat64;
+  made =
+      at::empty({2, problem.params.adapters, problem.dim}, arguments.options().dtype(wide ? at::kDouble : at::kFloat));
+  char* r1 = static_cast<char*>(made.mutable_data_ptr());
+  char* r2 = r1 + made.nbytes() / 2;
+  check_launch(cuda::tables(problem, r1, r2, current_stream()));
+  Problem found = problem;
+  found.form = Form::kTable;
+  const DType dtype = wide ? DType::kFloat64 : DType::kFloat32;
+  found.params.p = r1, found.params.q = r2;
+  found.params.p_dtype = found.params.q_dtype = dtype;
+  found.params.p_stride = found.params.q_stride = problem.dim;
+  return found;
+}
+
 struct Cuda {
   using Guard = DeviceGuard;
 
@@ -46,14 +65,16 @@ struct Cuda {
     check_launch(cuda::refuse_singular(problem, current_stream()));
   }
 
-  static void rotate(const Problem& problem, const Rows& x, const Rows& z, bool overlap) {
+  static void rotate(const Arguments& arguments, const Rows& x, const Rows& z, bool overlap) {
+    Tensor made;
+    const Problem problem = with_tables(arguments, /*backward=*/false, made);
     check_launch(cuda::rotate(problem, x, z, /*transposed=*/false, overlap, current_stream()));
   }
 
   static void backward(const Arguments& arguments, const Rows& gz, const Rows& saved, bool from_output,
                        const Gradients& out) {
     const Problem& problem = arguments.problem();
-    Tensor order, scratch;
+    Tensor order, scratch, made;
     cuda::SortedRows sorted;
     const bool parameters = out.gp || out.gq;
     if (parameters && problem.ids.data && problem.rows > 0) {
@@ -64,7 +85,8 @@ struct Cuda {
       const auto dtype = problem.dtype == DType::kFloat64 ? at::kDouble : at::kFloat;
       scratch = at::empty({cuda::backward_scratch(problem, gz, saved, out)}, arguments.options().dtype(dtype));
     }
-    check_launch(cuda::backward(problem, gz, saved, from_output, out, sorted,
+    const Problem coefficients = out.gx.data ? with_tables(arguments, parameters, made) : problem;
+    check_launch(cuda::backward(problem, coefficients, gz, saved, from_output, out, sorted,
                                 parameters ? scratch.mutable_data_ptr() : nullptr, current_stream()));
   }
 

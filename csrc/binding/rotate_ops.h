@@ -24,7 +24,7 @@ Tensor rotate_op(const Tensor& x, const Tensor& p, const Tensor& q, const Option
   Rows from, to;
   const Tensor source = with_rows(x, from);
   describe_rows(z, to);
-  Backend::rotate(arguments.problem(), from, to, overlap);
+  Backend::rotate(arguments, from, to, overlap);
   return z;
 }
 
@@ -39,10 +39,10 @@ void rotate_inplace_op(const Tensor& x, const Tensor& p, const Tensor& q, const 
   if (check_invertible) Backend::check_invertible(problem);
   x.unsafeGetTensorImpl()->bump_version();
   Rows rows;
-  if (describe_rows(x, rows)) return Backend::rotate(problem, rows, rows, overlap);
+  if (describe_rows(x, rows)) return Backend::rotate(arguments, rows, rows, overlap);
   const Tensor packed = x.contiguous();  // no kernel walks this layout: rotate a copy, write it back
   describe_rows(packed, rows);
-  Backend::rotate(problem, rows, rows, overlap);
+  Backend::rotate(arguments, rows, rows, overlap);
   x.copy_(packed);
 }
 

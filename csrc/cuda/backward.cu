@@ -53,7 +53,8 @@ __global__ void __launch_bounds__(kBackwardThreads, kBackwardBlocks)
   using Moments = MomentsOf<A, Shared>;
   constexpr int K = P::kPairs, U = kRowsAtOnce<Shared>;
   __shared__ A shared_sums[K * kMoments<Shared> * kBackwardThreads / 2];
-  __shared__ int64_t gz_offsets[kBlockRows], saved_offsets[kBlockRows], gx_offsets[kBlockRows];
+  constexpr int kRows = kBlockRows<Shared>;
+  __shared__ int64_t gz_offsets[kRows], saved_offsets[kRows], gx_offsets[kRows];
   wait_for_inputs();
   const int64_t slot = a.by_column_blocks.divide(blockIdx.x);
   const int pair = static_cast<int>((blockIdx.x - slot * a.column_blocks) * blockDim.x + threadIdx.x) * K;
@@ -143,14 +144,20 @@ __global__ void __launch_bounds__(kBackwardThreads, kBackwardBlocks)
 // use(pairing, shared): the instance of the kernel.
 template <class T, class Use>
 void with_instance(const Problem& problem, const Rows& gz, const Rows& saved, const Gradients& out, const Use& use) {
-  constexpr int N = 16 / sizeof(T);
-  const bool wide = vectorizes(problem, gz, sizeof(T)) && vectorizes(problem, saved, sizeof(T)) &&
-                    (!out.gx.data || vectorizes(problem, out.gx, sizeof(T)));
-  const auto with_shared = [&](auto pairing) {
-    is_shared(problem.form) ? use(pairing, std::true_type{}) : use(pairing, std::false_type{});
+  // 16 bytes a thread, and 8 where own coefficients and their sums take twice the registers.
+  constexpr int N = 16 / sizeof(T), M = N > 2 ? N / 2 : N;
+  const auto vectorize = [&](int64_t bytes) {
+    return vectorizes(problem, gz, sizeof(T), bytes) && vectorizes(problem, saved, sizeof(T), bytes) &&
+           (!out.gx.data || vectorizes(problem, out.gx, sizeof(T), bytes));
   };
-  if (problem.group_size == 2) wide ? with_shared(Adjacent<T, N, true>{}) : with_shared(Adjacent<T, 2, false>{});
-  else wide ? with_shared(Halves<T, N, true>{}) : with_shared(Halves<T, 1, false>{});
+  const auto with_packs = [&](auto of16, auto of8, auto of_one) {
+    if (is_shared(problem.form)) vectorize(16) ? use(of16, std::true_type{}) : use(of_one, std::true_type{});
+    else
+      vectorize(problem.group_size == 2 ? 16 : M * sizeof(T)) ? use(of8, std::false_type{})
+                                                              : use(of_one, std::false_type{});
+  };
+  if (problem.group_size == 2) with_packs(Adjacent<T, N, true>{}, Adjacent<T, N, true>{}, Adjacent<T, 2, false>{});
+  else with_packs(Halves<T, N, true>{}, Halves<T, M, true>{}, Halves<T, 1, false>{});
 }
 
 // The partition that scratch and launches follow.
@@ -160,7 +167,10 @@ Partition partition_of(const Problem& problem, const Rows& gz, const Rows& saved
     with_instance<decltype(t)>(problem, gz, saved, out,
                                [&](auto pairing, auto) { pairs_per_thread = decltype(pairing)::kPairs; });
   });
-  return make_partition(problem, problem.dim / 2 / pairs_per_thread, multiprocessors());
+  // One adapter and a gradient of x: half as wide blocks, twice as many, end closer together.
+  const bool narrow = out.gx.data && !problem.ids.data && is_shared(problem.form);
+  return make_partition(problem, problem.dim / 2 / pairs_per_thread, multiprocessors(),
+                        narrow ? kColumns / 2 : kColumns);
 }
 
 }  // namespace
@@ -171,11 +181,12 @@ int64_t backward_scratch(const Problem& problem, const Rows& gz, const Rows& sav
   return slots * (is_shared(problem.form) ? 1 : 2) * problem.dim;
 }
 
-cudaError_t backward(const Problem& problem, const Rows& gz, const Rows& saved, bool from_output, const Gradients& out,
-                     const SortedRows& sorted, void* scratch, cudaStream_t stream) {
+cudaError_t backward(const Problem& problem, const Problem& coefficients, const Rows& gz, const Rows& saved,
+                     bool from_output, const Gradients& out, const SortedRows& sorted, void* scratch,
+                     cudaStream_t stream) {
   if (!fits(problem)) return cudaErrorInvalidValue;
   if (!out.gp && !out.gq)
-    return out.gx.data ? rotate(problem, gz, out.gx, /*transposed=*/true, /*overlap=*/false, stream) : cudaSuccess;
+    return out.gx.data ? rotate(coefficients, gz, out.gx, /*transposed=*/true, /*overlap=*/false, stream) : cudaSuccess;
   const Partition partition = partition_of(problem, gz, saved, out);
   with_dtype(problem.dtype, [&](auto t) {
     using T = decltype(t);
@@ -186,7 +197,7 @@ cudaError_t backward(const Problem& problem, const Rows& gz, const Rows& saved, 
         BackwardArguments a{RowMap(gz),
                             RowMap(saved),
                             RowMap(out.gx),
-                            problem.params,
+                            coefficients.params,
                             partition,
                             sorted,
                             Divisor(column_blocks),
@@ -195,7 +206,7 @@ cudaError_t backward(const Problem& problem, const Rows& gz, const Rows& saved, 
                             static_cast<int>(column_blocks),
                             static_cast<int>(problem.dim / 2),
                             static_cast<int>(half),
-                            problem.form,
+                            coefficients.form,
                             out.gx.data != nullptr,
                             false};
         a.staged = partition.batched || a.gz.jump != 0 || a.saved.jump != 0 || a.gx.jump != 0;

@@ -25,13 +25,13 @@ struct PairCoefs {
   }
 };
 
-// K adjacent numbers of type S, in loads of up to 16 bytes if Aligned (to those).
-template <bool Aligned, class A, int K, class S>
+// K adjacent numbers of type S, in loads of up to 16 bytes if Aligned (to those).  Kept: see load_kept.
+template <bool Aligned, bool Kept = false, class A, int K, class S>
 __device__ __forceinline__ void load_run(const S* from, A (&to)[K]) {
   constexpr int N = K * sizeof(S) <= 16 ? K : 16 / sizeof(S);
 #pragma unroll
   for (int k = 0; k < K; k += N) {
-    const Pack<S, N> pack = load_pack<S, N, Aligned>(from + k);
+    const Pack<S, N> pack = Kept ? load_kept<S, N>(from + k) : load_pack<S, N, Aligned>(from + k);
 #pragma unroll
     for (int n = 0; n < N; ++n) to[k + n] = static_cast<A>(widen(pack.v[n]));
   }
@@ -63,8 +63,9 @@ __device__ __forceinline__ void load_coefs(const Params& params, Form form, int 
   const int64_t first = slots ? road4_slot0(feature, g) : feature;
   // With g = 2 the first features of successive pairs are 2 apart, and in road_4's packing 4.
   const int apart = slots && step == 2 ? 4 : step;
-#pragma unroll 1  // sin and cos are long
-  for (int slot = 0; slot <= (slots ? 1 : 0); ++slot) {
+#pragma unroll  // loads of both slots are in flight together
+  for (int slot = 0; slot < 2; ++slot) {
+    if (slot == 1 && !slots) break;
     A theta[K], alpha[K], sin[K], cos[K];
     load_run(params.p, params.p_dtype, p + first + slot * g, apart, theta);
     load_run(params.q, params.q_dtype, q + first + slot * g, apart, alpha);
@@ -152,10 +153,10 @@ struct TableSource {
   template <class A, int N>
   static __device__ __forceinline__ void run(const void* base, DType dtype, int64_t first, A (&to)[N]) {
     if constexpr (Bytes == 4) {
-      load_run<true>(static_cast<const float*>(base) + first, to);
+      load_run<true, true>(static_cast<const float*>(base) + first, to);
     } else {
-      if (dtype == DType::kBFloat16) load_run<true>(static_cast<const BFloat16*>(base) + first, to);
-      else load_run<true>(static_cast<const Half*>(base) + first, to);
+      if (dtype == DType::kBFloat16) load_run<true, true>(static_cast<const BFloat16*>(base) + first, to);
+      else load_run<true, true>(static_cast<const Half*>(base) + first, to);
     }
   }
 };

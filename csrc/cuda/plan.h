@@ -37,23 +37,25 @@ struct Partition {
 };
 
 // `threads_per_row`: pairs in a row / pairs per thread.  `multiprocessors`: of the device.
-inline Partition make_partition(const Problem& problem, int64_t threads_per_row, int multiprocessors) {
+inline Partition make_partition(const Problem& problem, int64_t threads_per_row, int multiprocessors, int columns) {
   Partition p;
   p.rows = problem.rows;
   p.batched = problem.ids.data;
   if (p.batched) p.rows_per_id = problem.ids.rows_per_id;
-  // As wide as kColumns while that leaves at most an eighth of the threads idle at the end of a row.
-  p.columns = kColumns;
+  // As wide as `columns` while that leaves at most an eighth of the threads idle at the end of a row.
+  p.columns = columns;
   const auto blocks = [&] { return (threads_per_row + p.columns - 1) / p.columns; };
   while (p.columns > 1 && (blocks() * p.columns - threads_per_row) * 8 > blocks() * p.columns) p.columns /= 2;
   p.column_blocks = blocks();
-  const int at_once = is_shared(problem.form) ? kRowsAtOnce<true> : kRowsAtOnce<false>, most = kBlockRows / at_once;
+  const bool shared = is_shared(problem.form);
+  const int at_once = shared ? kRowsAtOnce<true> : kRowsAtOnce<false>;
+  const int block_rows = shared ? kBlockRows<true> : kBlockRows<false>, most = block_rows / at_once;
   p.row_threads = kBackwardThreads / p.columns < most ? kBackwardThreads / p.columns : most;
-  // Rows of a block: kBlockRows, or fewer where those would leave multiprocessors without a block or two.
+  // Rows of a block, fewer where those would leave multiprocessors without a block or two.
   const int step = p.row_threads * at_once;
   const int64_t share = p.rows * p.column_blocks / (4 * int64_t{multiprocessors});
   p.block_rows = step;
-  while (p.block_rows < kBlockRows && p.block_rows < share) p.block_rows += step;
+  while (p.block_rows < block_rows && p.block_rows < share) p.block_rows += step;
   p.row_blocks = (p.rows + p.block_rows - 1) / p.block_rows;
   p.by_block_rows = Divisor(p.block_rows);
   return p;

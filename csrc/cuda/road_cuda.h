@@ -20,6 +20,10 @@ inline bool fits(const Problem& p) { return p.params.adapters <= kMostAdapters &
 cudaError_t rotate(const Problem& problem, const Rows& x, const Rows& z, bool transposed, bool overlap,
                    cudaStream_t stream);
 
+// Whether rotate, or backward, is faster with tables that tables() makes once from the angles, of which there are many
+// per pair, than with angles.
+bool profits_from_tables(const Problem& problem, bool backward);
+
 // Fails a device-side assertion if a block, of an adapter in use, cannot be inverted.  One kernel.
 cudaError_t refuse_singular(const Problem& problem, cudaStream_t stream);
 
@@ -45,7 +49,9 @@ cudaError_t sort_rows(const Problem& problem, int64_t* scratch, SortedRows& out,
 int64_t backward_scratch(const Problem& problem, const Rows& gz, const Rows& saved, const Gradients& out);
 
 // As road::cpu::backward.  Two kernels, no atomics, bitwise reproducible; the gradient of x alone is one kernel.
-cudaError_t backward(const Problem& problem, const Rows& gz, const Rows& saved, bool from_output, const Gradients& out,
-                     const SortedRows& sorted, void* scratch, cudaStream_t stream);
+// `coefficients`: the problem itself, or with the tables of its angles; what is done to rows takes them from there.
+cudaError_t backward(const Problem& problem, const Problem& coefficients, const Rows& gz, const Rows& saved,
+                     bool from_output, const Gradients& out, const SortedRows& sorted, void* scratch,
+                     cudaStream_t stream);
 
 }  // namespace road::cuda

@@ -13,7 +13,7 @@
 namespace road::cuda {
 namespace {
 
-// Up to so many rows and threads, 32 bits suffice for their numbers.  Tests set it lower, to run the other code.
+// Up to so many threads, 32 bits suffice for their numbers.  Tests set it lower, to run the other code.
 #ifndef ROAD_MOST_SMALL
 #define ROAD_MOST_SMALL (int64_t{1} << 31)
 #endif
@@ -38,9 +38,9 @@ struct RotateArguments {
   int row_threads, half;
   Form form;
   bool transposed, in_place;
-  bool overlap;     // parameters and ids may be read while the kernel before this one still runs
-  bool small_rows;  // row and thread numbers are below 2^31
-  bool few;         // rows: the time is that of latencies
+  bool overlap;   // parameters and ids may be read while the kernel before this one still runs
+  bool small;     // thread numbers are below 2^31
+  bool prefetch;  // the rows are so few that the time is that of latencies
 };
 
 // Where a thread's row is, and which id it has.
@@ -48,12 +48,9 @@ struct RowPlace {
   int64_t x, z, id;
 };
 
-template <class I>
-__device__ __forceinline__ RowPlace place_of(const RotateArguments& a, I row) {
+__device__ __forceinline__ RowPlace place_of(const RotateArguments& a, int64_t number) {
+  const auto row = static_cast<uint64_t>(number);
   return {a.x.offset(row), a.z.offset(row), a.ids.data ? static_cast<int64_t>(a.ids.rows_per_id.divide(row)) : 0};
-}
-__device__ __forceinline__ RowPlace place_of(const RotateArguments& a, int64_t row) {
-  return a.small_rows ? place_of(a, static_cast<uint32_t>(row)) : place_of(a, static_cast<uint64_t>(row));
 }
 
 __device__ __forceinline__ int adapter_of(const RotateArguments& a, const RowPlace& row) {
@@ -102,8 +99,8 @@ __global__ void __launch_bounds__(kThreads, kResidentThreads<Source, Shared> / k
   using Coefs = PairCoefs<Acc<T>, P::kPairs, Shared>;
   if (a.overlap) let_next_start();
   const int64_t thread = int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  const int64_t group = a.small_rows ? a.threads_per_row.divide(static_cast<uint32_t>(thread))
-                                     : static_cast<int64_t>(a.threads_per_row.divide(static_cast<uint64_t>(thread)));
+  const int64_t group = a.small ? a.threads_per_row.divide(static_cast<uint32_t>(thread))
+                                : static_cast<int64_t>(a.threads_per_row.divide(static_cast<uint64_t>(thread)));
   const int pair = static_cast<int>(thread - group * a.row_threads) * P::kPairs;
   const int at =
       P::kAdjacent ? 2 * pair : pair + static_cast<int>(a.half_group.divide(static_cast<uint32_t>(pair))) * a.half;
@@ -130,7 +127,7 @@ __global__ void __launch_bounds__(kThreads, kResidentThreads<Source, Shared> / k
   };
   if constexpr (R == 1) {
     const RowPlace row = place_of(a, first);
-    if (a.few) prefetch_row<P, Shared, Source>(a, row, pair, at);
+    if (a.prefetch) prefetch_row<P, Shared, Source>(a, row, pair, at);
     if (!a.overlap) wait_for_inputs();
     rotate_row(row, a.overlap);
   } else {
@@ -163,7 +160,7 @@ __global__ void __launch_bounds__(kThreads, kResidentThreads<Source, Shared> / k
 }
 
 template <class T, class P, bool Shared, class Source, int R>
-void launch_rotate(const Problem& problem, const Rows& x, const Rows& z, bool transposed, bool overlap, bool few,
+void launch_rotate(const Problem& problem, const Rows& x, const Rows& z, bool transposed, bool overlap, bool prefetch,
                    cudaStream_t stream) {
   const int64_t row_threads = problem.dim / 2 / P::kPairs, threads = (problem.rows + R - 1) / R * row_threads;
   const int64_t blocks = (threads + kThreads - 1) / kThreads;
@@ -180,8 +177,8 @@ void launch_rotate(const Problem& problem, const Rows& x, const Rows& z, bool tr
                     transposed,
                     x.data == z.data,
                     overlap,
-                    blocks * kThreads < kMostSmall && problem.rows < kMostSmall,
-                    few};
+                    blocks * kThreads < kMostSmall,
+                    prefetch};
   launch(&rotate_kernel<T, P, Shared, Source, R>, dim3(static_cast<unsigned>(blocks)), dim3(kThreads), stream, a);
 }
 
@@ -200,6 +197,13 @@ void with_source(const Problem& problem, const Use& use) {
 
 }  // namespace
 
+bool profits_from_tables(const Problem& problem, bool backward) {
+  const int64_t element = problem.dtype == DType::kFloat64 ? 8 : 4, dim = problem.dim;
+  const int64_t rows = problem.rows * dim * size_of(problem.dtype), made = problem.params.adapters * dim * 2 * element;
+  return (problem.form == Form::kRoad4 || (backward && problem.form == Form::kRoad2)) && rows > kTableBytes &&
+         made <= rows / 16;
+}
+
 cudaError_t rotate(const Problem& problem, const Rows& x, const Rows& z, bool transposed, bool overlap,
                    cudaStream_t stream) {
   if (!fits(problem)) return cudaErrorInvalidValue;
@@ -214,8 +218,8 @@ cudaError_t rotate(const Problem& problem, const Rows& x, const Rows& z, bool tr
     const bool few = bytes <= (has_angles(problem.form) ? kFewBytesAngles : kFewBytes);
     const auto start = [&](auto pairing, auto shared, auto source, auto rows) {
       using S = decltype(source);
-      launch_rotate<T, decltype(pairing), decltype(shared)::value, S, decltype(rows)::value>(problem, x, z, transposed,
-                                                                                             overlap, few, stream);
+      launch_rotate<T, decltype(pairing), decltype(shared)::value, S, decltype(rows)::value>(
+          problem, x, z, transposed, overlap, bytes <= kPrefetchBytes, stream);
     };
     const auto vectorize = [&](int64_t bytes) {
       return vectorizes(problem, x, sizeof(T), bytes) && vectorizes(problem, z, sizeof(T), bytes);

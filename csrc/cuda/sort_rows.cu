@@ -88,7 +88,7 @@ __global__ void __launch_bounds__(kTile) count_kernel(Ids ids, int64_t adapters,
 // Turns counts into the numbers of equal ids in the chunks before, and their sums into totals.
 __global__ void __launch_bounds__(kAddThreads)
     add_counts_kernel(int64_t adapters, int chunks, int* counts, int64_t* totals) {
-  constexpr int kAtOnce = 32;
+  constexpr int kAtOnce = 16;
   wait_for_inputs();
   const int64_t a = int64_t{blockIdx.x} * kAddThreads + threadIdx.x;
   if (a > adapters) return;
@@ -165,9 +165,8 @@ __global__ void __launch_bounds__(kTile) place_kernel(Ids ids, int64_t adapters,
 }  // namespace
 
 int64_t sort_rows_scratch(const Problem& problem) {
-  const int64_t adapters = problem.params.adapters, count = problem.ids.count;
-  const int64_t counters = count <= kFewIds ? 0 : chunks_of(problem).count * (adapters + 1);
-  return count + 2 * (adapters + 1) + (counters + 1) / 2;
+  const int64_t count = problem.ids.count, starts = problem.params.adapters + 1;
+  return count + starts + (count <= kFewIds ? 0 : starts + (chunks_of(problem).count * starts + 1) / 2);
 }
 
 cudaError_t sort_rows(const Problem& problem, int64_t* scratch, SortedRows& out, cudaStream_t stream) {

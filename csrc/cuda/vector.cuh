@@ -115,6 +115,25 @@ __device__ __forceinline__ void store_pack(T* p, const Pack<T, N>& pack) {
   }
 }
 
+// N numbers, aligned, that other rows need as well: they stay in the L2 cache while rows stream through it.
+template <class T, int N>
+__device__ __forceinline__ Pack<T, N> load_kept(const T* p) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  if constexpr (sizeof(T) * N == 16) {
+    uint64_t policy;
+    asm("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(policy));
+    uint4 words;
+    asm volatile("ld.global.L2::cache_hint.v4.u32 {%0, %1, %2, %3}, [%4], %5;"
+                 : "=r"(words.x), "=r"(words.y), "=r"(words.z), "=r"(words.w)
+                 : "l"(p), "l"(policy));
+    Pack<T, N> out;
+    memcpy(&out, &words, sizeof out);
+    return out;
+  }
+#endif
+  return load_pack<T, N, true>(p);
+}
+
 // Brings what is there into the L2 cache.  Of memory that is still being written, this does no harm: the cache is where
 // writes meet.
 __device__ __forceinline__ void prefetch(const void* p) {

@@ -28,7 +28,7 @@ KERNELS = {  # in each file, one compilation of a template
     "tables.cu": 2,
 }
 # At most. 128: four rows of 16 bytes and more in flight in a thread, and four blocks of 128 on a multiprocessor.
-REGISTERS = {"rotate.cu": 128, "backward.cu": 128}
+REGISTERS = {"sort_rows.cu": 96, "rotate.cu": 128, "backward.cu": 128}
 # Sums of a block, from its first threads.
 STORES_BESIDES_ROWS = {"rotate.cu": set(), "backward.cu": {"STG.E", "STG.E.64"}}
 SOURCES = sorted(path.name for path in (CSRC / "cuda").glob("*.cu"))
@@ -125,8 +125,9 @@ def test_decoding_is_a_short_kernel(instructions):
 
 @pytest.mark.parametrize("source", ["rotate.cu", "backward.cu"])
 def test_16_bit_rows_move_16_bytes_at_a_time(instructions, source):
+    """Of the backward where the features of a pair share coefficients: own ones leave registers for 8."""
     wide = [name for name in instructions(source) if re.search(r"(Halves|Adjacent)<.*(BFloat16|Half), 8, true>", name)]
-    assert len(wide) == (24 if source == "rotate.cu" else 8)
+    assert len(wide) == (24 if source == "rotate.cu" else 6)
     for name in wide:
         found = instructions(source)[name]
         assert count(found, "LDG.E.128") >= 1, name

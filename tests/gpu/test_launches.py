@@ -27,10 +27,10 @@ def test_one_kernel_forward_two_backward(kernels, name, form):
 
 @pytest.mark.parametrize("rows", [FEW_IDS + 1, 100_000])
 def test_many_ids_take_a_fixed_number_of_kernels(kernels, rows):
-    """All of them ours; nothing is copied between device and host."""
+    """At most four sort, of which torch has only the one that sets Triton's counters to zero. No copies to the host."""
     events = device_events(make_work("batched backward", kernels, rows=rows, dim=64))
     assert len(events) <= (5 if kernels == "cuda" else 6), events
-    assert not any(map(is_torchs, events)), events
+    assert sum(map(is_torchs, events)) <= (kernels == "triton"), events
 
 
 @pytest.mark.parametrize("inplace", [False, True], ids=["out of place", "in place"])

@@ -19,8 +19,17 @@ ROOT = Path(__file__).parents[3]
 CUDA = ROOT / "csrc" / "cuda"
 BINDING = ("csrc/binding/arguments.cpp", "csrc/binding/check.cpp", "csrc/binding/cuda.cpp")
 SANITIZE = os.environ.get("ROAD_SHIM_SANITIZE") == "1"
-# Small tests have more threads than ROAD_MOST_SMALL: they run the 64-bit row numbers too.
-FLAGS = ["-DROAD_CUDA_SHIM", "-DROAD_MOST_SMALL=4096", "-g0", "-O1", "-Wno-psabi", "-Wno-unknown-pragmas"]
+# Small tests have more threads than ROAD_MOST_SMALL, and run the 64-bit numbers of threads too; and more bytes of x
+# than ROAD_TABLE_BYTES, from which on angles are made into tables.
+FLAGS = [
+    "-DROAD_CUDA_SHIM",
+    "-DROAD_MOST_SMALL=4096",
+    "-DROAD_TABLE_BYTES=4096",
+    "-g0",
+    "-O1",
+    "-Wno-psabi",
+    "-Wno-unknown-pragmas",
+]
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 
 

@@ -95,8 +95,8 @@ struct Device {
   std::exception_ptr error;
 
   const bool reversed = std::getenv("ROAD_SHIM_REVERSE") != nullptr;
-  int votes = 0;  // what __syncthreads_count has seen
-  bool waited = false;  // whether a thread of this kernel has called wait_for_inputs
+  int votes = 0;                      // what __syncthreads_count has seen
+  bool waited = false;                // whether a thread of this kernel has called wait_for_inputs
   std::function<void()> before_wait;  // what the kernels before this one have not done yet
 
   static Device& get() {
@@ -157,9 +157,9 @@ inline void barrier() {
   shim_switch(&d.current->pointer, d.scheduler);
 }
 
-// A kernel that is launched dependently may start before its inputs are there.  Until all threads of its first block wait
-// for them, they are not: a test writes them in `before_wait`, so that a kernel that reads them earlier computes something
-// else.
+// A kernel that is launched dependently may start before its inputs are there.  Until all threads of its first block
+// wait for them, they are not: a test writes them in `before_wait`, so that a kernel that reads them earlier computes
+// something else.
 inline void wait_for_inputs() {
   Device& d = Device::get();
   d.waited = true;
