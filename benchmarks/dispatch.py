@@ -99,8 +99,20 @@ def prepare(mode: str, entry: Entry, device: torch.device) -> Callable[[], objec
         gz = torch.ones(1, WIDTH, device=device)
         return lambda: torch.autograd.grad(entry.call(*tensors), tensors, gz)
     if mode == "compiled":
-        return partial(torch.compile(entry.call, dynamic=False, fullgraph=True), *tensors)
+        return partial(torch.compile(apart(entry.call), dynamic=False, fullgraph=True), *tensors)
     return partial(entry.call, *tensors)
+
+
+def apart(call: Callable) -> Callable:
+    """With a code object of its own. What is compiled for others of the same code, as of another backend, has its guards
+    checked first in every call, and there may be eight at most.
+    """
+
+    def function(*tensors):
+        return call(*tensors)
+
+    function.__code__ = function.__code__.replace(co_name=f"{function.__name__}_of_{id(call)}")
+    return function
 
 
 def require_right(entry: Entry, mode: str, got: Tensor | tuple[Tensor, ...], device: torch.device) -> None:
