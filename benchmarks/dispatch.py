@@ -104,8 +104,8 @@ def prepare(mode: str, entry: Entry, device: torch.device) -> Callable[[], objec
 
 
 def apart(call: Callable) -> Callable:
-    """With a code object of its own. What is compiled for others of the same code, as of another backend, has its guards
-    checked first in every call, and there may be eight at most.
+    """With a code object of its own. What is compiled for others of the same code, as of another backend, has its
+    guards checked first in every call, and there may be eight at most.
     """
 
     def function(*tensors):
