@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "core/problem.h"
+#include "cpu/isa/target.h"
 
 namespace road::cpu {
 
@@ -45,14 +46,15 @@ const Kernels& kernels();
 namespace isa_baseline {
 const Kernels& kernels();
 }
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define ROAD_X86_DISPATCH 1
+#if defined(ROAD_X86_DISPATCH)
 namespace isa_avx2 {
 const Kernels& kernels();
 }
 namespace isa_avx512 {
 const Kernels& kernels();
 }
+#endif
+#if defined(ROAD_X86_DISPATCH_BFLOAT16)
 namespace isa_avx512_bf16 {
 const Kernels& kernels();
 }

@@ -8,7 +8,7 @@
 
 // The arguments after the condition are the message, evaluated only if the condition fails.
 #define CHECK(regime, condition, ...) \
-  ((regime).passed(condition) || (regime).fail(__FILE__, __LINE__, #condition, text(__VA_ARGS__)))
+  void((regime).passed(condition) || (regime).fail(__FILE__, __LINE__, #condition, text(__VA_ARGS__)))
 
 template <class... Parts>
 std::string text(const Parts&... parts) {

@@ -172,20 +172,32 @@ ROAD_INLINE void store(T* p, const Lanes<Acc<T>, L>& v) {
 
 // --- L adjacent pairs: element 2k to `a`, element 2k + 1 to `b` --------------------------------------------------
 
+// Lanes I... of a, or of b from the number of lanes of a on.  GCC has __builtin_shufflevector only since 12.
+template <int... I, class V>
+ROAD_INLINE V shuffle(const V& a, const V& b) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, I...);
+#else
+  constexpr int bytes = sizeof(a[0]);
+  using Index = std::conditional_t<bytes == 8, int64_t, std::conditional_t<bytes == 4, int32_t, int16_t>>;
+  return __builtin_shuffle(a, b, Lanes<Index, sizeof...(I)>{I...});
+#endif
+}
+
 template <class V, int... I>
 ROAD_INLINE V every_second(const V& lo, const V& hi, int first, std::integer_sequence<int, I...>) {
-  return first == 0 ? __builtin_shufflevector(lo, hi, (2 * I)...) : __builtin_shufflevector(lo, hi, (2 * I + 1)...);
+  return first == 0 ? shuffle<(2 * I)...>(lo, hi) : shuffle<(2 * I + 1)...>(lo, hi);
 }
 template <class V, int... I>
 ROAD_INLINE void interleave(const V& a, const V& b, V& lo, V& hi, std::integer_sequence<int, I...>) {
   constexpr int n = sizeof...(I);
-  lo = __builtin_shufflevector(a, b, (I / 2 + (I % 2) * n)...);
-  hi = __builtin_shufflevector(a, b, (n / 2 + I / 2 + (I % 2) * n)...);
+  lo = shuffle<(I / 2 + (I % 2) * n)...>(a, b);
+  hi = shuffle<(n / 2 + I / 2 + (I % 2) * n)...>(a, b);
 }
 
 template <class V, int... I>
 ROAD_INLINE V interleave_halves(const V& v, std::integer_sequence<int, I...>) {
-  return __builtin_shufflevector(v, v, (I / 2 + (I % 2) * int(sizeof...(I) / 2))...);
+  return shuffle<(I / 2 + (I % 2) * int(sizeof...(I) / 2))...>(v, v);
 }
 
 template <class T, int L>
