@@ -74,7 +74,10 @@ def show_backends() -> None:
     for name, row in info["backends"].items():
         print(f"  {name:8}", f"usable on {row['devices']}" if row["usable"] else f"not usable: {row['reason']}")
     if info["build"]:
+        without = info["build"].pop("without")
         print("  built with", ", ".join(f"{k} {v}" for k, v in info["build"].items() if v))
+        if "OpenMP" in without:
+            print("  built without OpenMP:", without["OpenMP"])
 
 
 def processor() -> str:

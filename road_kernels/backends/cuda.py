@@ -2,8 +2,9 @@
 
 import torch
 
-from ..ops.extension import EXTENSION, REASON
+from ..ops.extension import EXTENSION, REASON, WITHOUT
 from ..ops.schemas import merge, merge_, tables  # noqa: F401  the dispatcher finds the kernel of the device
+from .capability import why_unserved
 
 DEVICES = ("cuda",)
 
@@ -11,12 +12,14 @@ DEVICES = ("cuda",)
 def unavailable() -> str | None:
     if EXTENSION is None:
         return REASON
-    if EXTENSION.build_info()["cuda"] is None:
-        return "not built: the extension has no CUDA kernels (they need nvcc and a CUDA build of torch)"
+    build = EXTENSION.build_info()
+    if build["cuda"] is None:
+        why = WITHOUT.get("CUDA", "they need nvcc and a CUDA build of torch")
+        return f"not built: the extension has no CUDA kernels ({why})"
     # This asks NVML. is_available would initialise CUDA, and a process that forks afterwards could not use it.
     if torch.cuda.device_count() == 0:
         return "built, but torch sees no CUDA device here"
-    return None
+    return why_unserved(build["cuda_architectures"])
 
 
 if EXTENSION is not None:

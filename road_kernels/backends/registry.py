@@ -10,7 +10,8 @@ from types import ModuleType
 
 import torch
 
-from ..ops.extension import EXTENSION
+from ..ops import schemas
+from ..ops.extension import EXTENSION, WITHOUT
 
 # In order of preference. A new backend is a file in road_kernels/backends and a name here.
 TABLE = ("cuda", "cpu", "triton", "python")
@@ -58,6 +59,11 @@ def _first_for(device_type: str) -> ModuleType:
     # Triton serves CPU tensors in its interpreter only, for tests: never chosen automatically.
     return _loaded[next(name for name in serving if (name, device_type) != ("triton", "cpu"))][0]
 
+
+# For torch.compile and torch.export, which call the registered ops: the extension registers its CUDA kernels when it is
+# loaded, whether or not they run on this GPU.
+if _loaded["cuda"][0] is None:
+    schemas.register_backend(_first_for("cuda"), "CUDA")
 
 _WITH_KERNELS = frozenset(d for d in ("cuda", "cpu") if _first_for(d) is not _loaded["python"][0])
 # Filled when a device type is first seen; the lookup is then one dictionary access.
@@ -134,7 +140,8 @@ def backend_info() -> dict:
 
     Returns a dict: ``backends`` maps each name to {"usable": bool, "devices": [...] or "any", "reason": str or None};
     ``automatic`` maps device types to the backend chosen for them; ``build`` describes the compiled extension
-    (torch, compiler, C++ standard, instruction set in use, CUDA and its architectures) or is None.
+    (torch, compiler, C++ standard, instruction set in use, CUDA and its architectures, what was left out and why) or is
+    None.
     """
     backends = {
         name: {
@@ -147,7 +154,7 @@ def backend_info() -> dict:
     return {
         "backends": backends,
         "automatic": {d: _first_for(d).__name__.rpartition(".")[2] for d in ("cuda", "cpu")},
-        "build": EXTENSION.build_info() if EXTENSION else None,
+        "build": EXTENSION.build_info() | {"without": WITHOUT} if EXTENSION else None,
         "torch": torch.__version__,
         "machine": platform.machine(),
     }

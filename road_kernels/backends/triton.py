@@ -6,12 +6,10 @@ Under TRITON_INTERPRET=1 they run in Triton's interpreter, on CPU tensors too: s
 import functools
 import importlib.util
 import os
-import sys
 
 import torch
 
-from ..ops import formula, schemas
-from ..ops.extension import EXTENSION
+from ..ops import formula
 
 _INTERPRETED = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
 DEVICES = ("cuda", "cpu") if _INTERPRETED else ("cuda",)
@@ -61,9 +59,3 @@ def merge_(*args):
 
 def tables(*args):
     return _kernels().tables(*args)
-
-
-# For torch.compile and torch.export, which call the registered ops. Where the extension has CUDA kernels, those are
-# registered, whatever backend is asked for.
-if unavailable() is None and (EXTENSION is None or EXTENSION.build_info()["cuda"] is None):
-    schemas.register_backend(sys.modules[__name__], "CUDA")

@@ -36,4 +36,14 @@ def load() -> tuple[ModuleType | None, str | None]:
     return None, reason
 
 
+def left_out() -> dict[str, str]:
+    """What setup.py left out of an extension that it built ("CUDA", "OpenMP"), and why."""
+    try:
+        from .. import _build_info
+    except ImportError:
+        return {}
+    return getattr(_build_info, "WITHOUT", {})
+
+
 EXTENSION, REASON = load()
+WITHOUT = left_out()

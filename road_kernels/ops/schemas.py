@@ -16,6 +16,8 @@ forms with angles, [P] or [A, P]; its ``dtype`` is float32 or float64.
 Kernels register themselves: csrc/binding for the CPU and CUDA, road_kernels/backends for the others.
 """
 
+import warnings
+
 import torch
 
 from . import checks
@@ -50,9 +52,11 @@ for _op, _schema in _SCHEMAS.items():
 
 
 def register_backend(module, dispatch_key: str) -> None:
-    """Makes the functions of ``module``, named as the ops, their kernels for ``dispatch_key``."""
-    for op in OPS:
-        LIBRARY.impl(torch_name(op), getattr(module, op), dispatch_key)
+    """Makes the functions of ``module``, named as the ops, their kernels for ``dispatch_key``, replacing others."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "(?s).*previously registered kernel")
+        for op in OPS:
+            LIBRARY.impl(torch_name(op), getattr(module, op), dispatch_key)
 
 
 def is_transposed(w: torch.Tensor) -> bool:
