@@ -28,9 +28,10 @@ $(VENV)/.tools: requirements-dev.txt
 	$(if $(shell command -v nvcc),$(PIP) install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm)
 	touch $@
 
-# Without build isolation: an isolated build would compile against another torch than the one installed.
+# Without build isolation: an isolated build would compile against another torch than the one installed. Where there is
+# a compiler its errors are errors: by default, setup.py would leave out what does not compile.
 $(VENV)/.built: $(VENV)/.tools $(SOURCES)
-	$(PIP) install --no-build-isolation --no-deps -e .
+	ROAD_KERNELS_BUILD=$(if $(shell command -v $(CXX)),1,auto) $(PIP) install --no-build-isolation --no-deps -e .
 	touch $@
 
 demo: build

@@ -1,17 +1,23 @@
 """Builds the extension road_kernels._C.  Everything declarative is in pyproject.toml.
 
 Environment:
-    ROAD_KERNELS_BUILD   "auto" (default): compile if there is a C++ compiler; "0": pure Python; "1": fail without one.
+    ROAD_KERNELS_BUILD   "auto" (default): compile what can be compiled here, and record why the rest is not;
+                         "0": pure Python; "1": what cannot be compiled is an error.
     ROAD_KERNELS_CUDA    "auto" (default): compile the CUDA sources if nvcc and a CUDA build of torch are there;
                          "0": never; "1": fail if they cannot be.
     TORCH_CUDA_ARCH_LIST, CUDA_HOME, CXX, MAX_JOBS: as usual for torch extensions.
 """
 
+import functools
 import os
+import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
+import tempfile
 from glob import glob
 from pathlib import Path
 
@@ -19,23 +25,75 @@ from setuptools import setup
 
 ROOT = Path(__file__).parent
 # The kernels take no error path through errno and no floating-point traps; signed zeros and NaN stay exact.
-CXX_FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden", "-fopenmp", "-Wno-psabi", "-g0"]
+CXX_FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden", "-Wno-psabi", "-g0"]
+# What the sources need of a compiler, in little: GCC 8 has no __builtin_convertvector, a Python may lack its headers.
+PROBE = """
+#include <Python.h>
+#include <type_traits>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+typedef float Floats __attribute__((vector_size(16)));
+typedef int Ints __attribute__((vector_size(16)));
+template <class V>
+Ints positive_part(const V& v) {
+  if constexpr (std::is_same_v<V, Floats>) return __builtin_convertvector(v > 0 ? v : Floats{}, Ints);
+  else return Ints{};
+}
+void run(const Floats* v, Ints* out, int n) {
+#pragma omp parallel for
+  for (int k = 0; k < n; ++k) out[k] = positive_part(v[k]);
+}
+"""
 
 
-def fail(message: str) -> None:
-    sys.exit(f"road_kernels: {message}")
+class Unusable(Exception):
+    """Why something cannot be compiled here, as a part of a sentence."""
 
 
 def choice(name: str) -> str:
     value = os.environ.get(name, "auto")
     if value not in ("auto", "0", "1"):
-        fail(f"{name} must be auto, 0 or 1, got {value!r}")
+        sys.exit(f"road_kernels: {name} must be auto, 0 or 1, got {value!r}")
     return value
 
 
-def find_compiler() -> str | None:
-    wanted = os.environ.get("CXX", "").split()
-    return next((path for name in [*wanted[:1], "c++", "g++", "clang++"] if (path := shutil.which(name))), None)
+@functools.cache
+def find_compiler() -> tuple[str, list[str], bool]:
+    """The compiler, the flags that it needs, and whether it has OpenMP."""
+    if platform.system() == "Windows":
+        raise Unusable("the kernels need GCC or Clang, and torch builds extensions with MSVC on Windows")
+    wanted = shlex.split(os.environ.get("CXX", ""))
+    commands = [[name] for name in ("c++", "g++", "clang++")] if not wanted else [wanted]
+    commands = [[path, *options] for name, *options in commands if (path := shutil.which(name))]
+    if not commands:
+        raise Unusable(f"no C++ compiler was found ({wanted[0] if wanted else 'CXX, c++, g++, clang++'})")
+    for command in commands:
+        for openmp in (["-fopenmp"], []):
+            # torch asks for the first of these; its headers want no more than the second.
+            for standard in ("-std=c++20", "-std=c++17"):
+                said = compile_probe([*command, standard, *openmp])
+                if said is None:
+                    return shlex.join(command), openmp + [standard] * (standard != "-std=c++20"), bool(openmp)
+    raise Unusable(f"{command[0]} could not compile C++17 with vector extensions ({said})")
+
+
+def compile_probe(command: list[str]) -> str | None:
+    """The first error, or None."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "probe.cpp")
+        source.write_text(PROBE)
+        command = [*command, "-shared", "-fPIC", f"-I{sysconfig.get_path('include')}", str(source)]
+        try:
+            run = subprocess.run(
+                [*command, "-o", f"{folder}/probe.so"], capture_output=True, text=True, errors="replace"
+            )
+        except OSError as error:
+            return str(error)
+    if run.returncode == 0:
+        return None
+    said = run.stderr + run.stdout
+    return (re.search(r"error: .*", said) or re.search(r".*", said))[0][:120] or f"exit status {run.returncode}"
 
 
 def find_cuda_home() -> str | None:
@@ -52,55 +110,52 @@ def find_cuda_home() -> str | None:
     return None
 
 
-def default_architectures(cuda_home: str) -> str:
-    version = subprocess.run([f"{cuda_home}/bin/nvcc", "--version"], capture_output=True, text=True).stdout
-    major, minor = map(int, re.search(r"release (\d+)\.(\d+)", version).groups())
-    return "8.0;9.0;10.0+PTX" if (major, minor) >= (12, 8) else "8.0;9.0+PTX"  # nvcc 12.8 is the first to know 10.0
+@functools.cache
+def nvcc_version(cuda_home: str) -> tuple[int, int]:
+    said = subprocess.run([f"{cuda_home}/bin/nvcc", "--version"], capture_output=True, text=True).stdout
+    found = re.search(r"release (\d+)\.(\d+)", said)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 def cuda_sources() -> list[str]:
+    """Also sets what torch.utils.cpp_extension reads when it is imported: it guesses from PATH, and from its GPU."""
     import torch
 
-    wanted = choice("ROAD_KERNELS_CUDA")
     sources = sorted(glob("csrc/cuda/*.cu", root_dir=ROOT))
+    home = find_cuda_home()
     reasons = []
     if not sources:
         reasons.append("this version has no CUDA sources")
     if torch.version.cuda is None:
         reasons.append(f"torch {torch.__version__} is not a CUDA build")
-    home = find_cuda_home()
     if home is None:
         reasons.append("no CUDA toolkit (nvcc and include/cuda_runtime.h) was found")
-    if wanted == "0" or reasons:
-        if wanted == "1":
-            fail("ROAD_KERNELS_CUDA=1, but " + "; ".join(reasons))
-        return []
-    # Both before torch.utils.cpp_extension is imported: it guesses from PATH, and from the GPU that it sees.
+    elif torch.version.cuda and nvcc_version(home)[0] != int(torch.version.cuda.split(".")[0]):
+        reasons.append(f"nvcc is of CUDA {'.'.join(map(str, nvcc_version(home)))}, and torch of {torch.version.cuda}")
+    if reasons:
+        raise Unusable("; ".join(reasons))
     os.environ["CUDA_HOME"] = home
-    os.environ.setdefault("TORCH_CUDA_ARCH_LIST", default_architectures(home))
+    # nvcc 12.8 is the first to know 10.0.
+    default = "8.0;9.0;10.0+PTX" if nvcc_version(home) >= (12, 8) else "8.0;9.0+PTX"
+    os.environ.setdefault("TORCH_CUDA_ARCH_LIST", default)
     return sources
 
 
-def extension() -> dict:
-    wanted = choice("ROAD_KERNELS_BUILD")
-    build_info = ROOT / "road_kernels" / "_build_info.py"
-    if wanted == "0" or not (compiler := find_compiler()):
-        if wanted == "1":
-            fail("ROAD_KERNELS_BUILD=1, but no C++ compiler was found (CXX, c++, g++, clang++)")
-        reason = (
-            "ROAD_KERNELS_BUILD=0 when it was installed" if wanted == "0" else "no C++ compiler when it was installed"
-        )
-        print(f"road_kernels: installing without compiled kernels ({reason}); the pure PyTorch path is used")
-        build_info.write_text(f'"""Written by setup.py."""\n\nTORCH_VERSION = None\nREASON = "not built: {reason}"\n')
-        return {}
+def extension(kind: str) -> dict:
+    """The arguments of setup() for the "CUDA" and CPU kernels, or for the "CPU" ones only."""
+    for name in ("ROAD_KERNELS_BUILD", "ROAD_KERNELS_CUDA")[: 1 + (kind == "CUDA")]:
+        if choice(name) == "0":
+            raise Unusable(f"{name}=0")
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        raise Unusable(f"torch could not be imported ({error})") from error
+    cuda = cuda_sources() if kind == "CUDA" else []
+    compiler, needed, openmp = find_compiler()
     os.environ.setdefault("CXX", compiler)
-
-    import torch
-
-    cuda = cuda_sources()
     from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
 
-    flags = {"cxx": list(CXX_FLAGS), "nvcc": ["-O3"]}
+    flags = {"cxx": CXX_FLAGS + needed, "nvcc": ["-O3"]}
     sources = sorted(glob("csrc/cpu/**/*.cpp", root_dir=ROOT, recursive=True))
     sources += [s for s in sorted(glob("csrc/binding/*.cpp", root_dir=ROOT)) if cuda or "cuda" not in Path(s).name]
     if cuda:
@@ -108,16 +163,55 @@ def extension() -> dict:
             f'-DROAD_CUDA_VERSION="{torch.version.cuda}"',
             f'-DROAD_CUDA_ARCHITECTURES="{os.environ["TORCH_CUDA_ARCH_LIST"]}"',
         ]
-    kind = CUDAExtension if cuda else CppExtension
-    module = kind(
+    module = (CUDAExtension if cuda else CppExtension)(
         "road_kernels._C",
         sources + cuda,
         include_dirs=[str(ROOT / "csrc")],
         extra_compile_args=flags,
-        extra_link_args=["-fopenmp", "-Wl,-s"],
+        extra_link_args=["-fopenmp"] * openmp + ["-Wl,-s"] * (platform.system() == "Linux"),
     )
-    build_info.write_text(f'"""Written by setup.py."""\n\nTORCH_VERSION = "{torch.__version__}"\nREASON = None\n')
     return {"ext_modules": [module], "cmdclass": {"build_ext": BuildExtension.with_options(use_ninja=True)}}
 
 
-setup(**extension())
+def write_build_info(built: bool, without: dict[str, str]) -> None:
+    version, reason = None, None
+    if built:
+        import torch
+
+        version = torch.__version__
+        if not find_compiler()[2]:
+            without = without | {"OpenMP": f"{find_compiler()[0]} has none, so the CPU kernels use one thread"}
+    else:
+        reason = f"not built at installation: {without['CPU']}"
+        print(f"road_kernels: installing without compiled kernels ({reason}); the pure PyTorch path is used")
+    text = f'"""Written by setup.py."""\n\nTORCH_VERSION = {version!r}\nREASON = {reason!r}\nWITHOUT = {without!r}\n'
+    (ROOT / "road_kernels" / "_build_info.py").write_text(text)
+
+
+def main() -> None:
+    """Installs the most that can be compiled here: with CUDA, for the CPU, or Python alone."""
+    required = {"CUDA": choice("ROAD_KERNELS_CUDA") == "1", "CPU": choice("ROAD_KERNELS_BUILD") == "1"}
+    without = {}  # what is left out: why
+    for kind in ("CUDA", "CPU"):
+        try:
+            arguments = extension(kind)
+        except Unusable as reason:
+            if required[kind]:
+                sys.exit(f"road_kernels: ROAD_KERNELS_{'CUDA' if kind == 'CUDA' else 'BUILD'}=1, but {reason}")
+            without[kind] = str(reason)
+            continue
+        write_build_info(True, without)
+        try:
+            setup(**arguments)
+            return
+        except (Exception, SystemExit) as error:
+            if any(required.values()) or str(error) == "interrupted":
+                raise
+            first_line = (str(error) or repr(error)).splitlines()[0][:200]
+            without[kind] = f"the build failed ({first_line}); ROAD_KERNELS_BUILD=1 shows how"
+    write_build_info(False, without)
+    setup()
+
+
+if __name__ == "__main__":  # also when pip runs it
+    main()
