@@ -16,8 +16,8 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check -q
 SOURCES = $(shell find csrc -type f) setup.py pyproject.toml $(wildcard python_fallback/*.py)
 
-.PHONY: demo test test-all test-python test-triton test-shim test-cpp test-cpp-sanitized shim shim-sanitized \
-  bench bench-check gpu-check gpu-tune lint build clean
+.PHONY: demo test test-all test-python test-triton test-shim test-cpp test-cpp-sanitized test-cpp-compilers \
+  shim shim-sanitized bench bench-check gpu-check gpu-tune lint build clean
 
 build: $(VENV)/.built
 
@@ -54,7 +54,7 @@ test: shim
 	$(TRITON) -m "not slow" $(TRITON_SMOKE)
 	$(MAKE) test-cpp
 
-test-all: test-python test-triton test-shim test-cpp test-cpp-sanitized
+test-all: test-python test-triton test-shim test-cpp test-cpp-sanitized test-cpp-compilers
 
 test-python: shim
 	$(PYTEST) $(ON_BACKENDS) tests
@@ -77,7 +77,7 @@ shim-sanitized: build
 
 # The torch-free core as a C++ library of its own: as released, and under AddressSanitizer and UBSan.
 CTEST = $(BIN)/cmake -S . -B $(1) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
-  -DCMAKE_BUILD_TYPE=Release -DROAD_SANITIZE=$(2) >/dev/null && \
+  -DCMAKE_BUILD_TYPE=Release -DROAD_SANITIZE=$(2) $(if $(3),-DCMAKE_CXX_COMPILER=$(3)) >/dev/null && \
   $(BIN)/cmake --build $(1) && $(BIN)/ctest --test-dir $(1) --output-on-failure --parallel $(WORKERS)
 
 test-cpp: $(VENV)/.tools
@@ -85,6 +85,11 @@ test-cpp: $(VENV)/.tools
 
 test-cpp-sanitized: $(VENV)/.tools
 	$(call CTEST,build/cmake-sanitized,ON)
+
+# With every other compiler that is here: CMakeLists.txt says which are supported. COMPILERS="g++-11" names some.
+COMPILERS ?= $(foreach name,g++-9 g++-10 g++-11 g++-13 g++-14 clang++,$(if $(shell command -v $(name)),$(name)))
+test-cpp-compilers: $(VENV)/.tools
+	$(foreach name,$(COMPILERS),echo $(name): && $(call CTEST,build/cmake-$(name),OFF,$(name)) &&) true
 
 # Minutes, on a machine with nothing else to do: the targets, then every sweep with its tables and plots.
 bench: build

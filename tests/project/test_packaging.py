@@ -126,6 +126,15 @@ def test_a_compiler_that_fails_on_the_sources(tmp_path, wanted):
     assert reason.startswith("not built at installation: the build failed (")
 
 
+@pytest.mark.parametrize("compiler", ["g++-11", "clang++"])  # the default of Ubuntu 22.04 and of CUDA images; another
+def test_with_another_compiler(tmp_path, compiler):
+    if shutil.which(compiler) is None:
+        pytest.skip(f"no {compiler}")
+    wheel = build_wheel(tmp_path, ROAD_KERNELS_BUILD="1", CXX=compiler)
+    choice, reason, warnings = use(wheel, tmp_path)
+    assert (choice, reason, warnings) == ("cpu", "None", [])
+
+
 @pytest.mark.skipif(rk.backend_info()["build"] is None, reason="no compiled extension here")
 def test_with_a_compiler(tmp_path):
     """The wheel as a user builds it; then the same one under another torch, and with a damaged library."""
