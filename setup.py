@@ -148,11 +148,12 @@ def extension(kind: str) -> dict:
             raise Unusable(f"{name}=0")
     try:
         import torch
+
+        cuda = cuda_sources() if kind == "CUDA" else []
     except (ImportError, OSError) as error:
-        raise Unusable(f"torch could not be imported ({error})") from error
-    cuda = cuda_sources() if kind == "CUDA" else []
+        raise Unusable(f"torch or nvcc cannot be used: {error}") from error
     compiler, needed, openmp = find_compiler()
-    os.environ.setdefault("CXX", compiler)
+    os.environ["CXX"] = os.environ.get("CXX") or compiler
     from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
 
     flags = {"cxx": CXX_FLAGS + needed, "nvcc": ["-O3"]}

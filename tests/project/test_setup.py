@@ -74,6 +74,7 @@ def test_the_compiler_of_this_machine(setup_py):
 
 def test_everything_is_there(setup_py, compiler, monkeypatch):
     path = compiler(TAKES_ALL)
+    monkeypatch.setenv("CXX", "")
     assert setup_py.find_compiler() == (path, ["-fopenmp"], True)
     (arguments,) = run(setup_py, monkeypatch)
     (module,) = arguments["ext_modules"]
@@ -81,6 +82,7 @@ def test_everything_is_there(setup_py, compiler, monkeypatch):
     assert not [flag for flag in module.extra_compile_args["cxx"] if flag.startswith("-std")]  # as torch has it
     assert build_info(setup_py)["TORCH_VERSION"] == torch.__version__
     assert list(build_info(setup_py)["WITHOUT"]) == ["CUDA"]
+    assert os.environ["CXX"] == path  # which torch reads
 
 
 def test_without_openmp(setup_py, compiler, monkeypatch):
@@ -172,6 +174,13 @@ def test_nvcc_of_another_cuda_than_torch(setup_py, toolkit):
     toolkit("11.8")
     with pytest.raises(setup_py.Unusable, match=r"nvcc is of CUDA 11\.8, and torch of 13\.0"):
         setup_py.cuda_sources()
+
+
+def test_an_nvcc_that_does_not_run(setup_py, toolkit):
+    home = toolkit("13.0")
+    Path(home, "bin", "nvcc").write_bytes(b"not a program of this machine")
+    with pytest.raises(setup_py.Unusable, match="torch or nvcc cannot be used: "):
+        setup_py.extension("CUDA")
 
 
 def staged(setup_py, monkeypatch, compiler):
