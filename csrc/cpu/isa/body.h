@@ -14,8 +14,7 @@ void widen(const void* src, DType dtype, int64_t n, A* dst) {
     const T* p = static_cast<const T*>(src);
     for_pairs<Acc<T>>(n, [&](auto lanes, int64_t k) __attribute__((always_inline)) {
       constexpr int L = decltype(lanes)::value;
-      const auto v = convert<A, L>(load<T, L>(p + k));
-      std::memcpy(dst + k, &v, sizeof v);
+      store<A, L>(dst + k, convert<A, L>(load<T, L>(p + k)));
     });
   });
 }

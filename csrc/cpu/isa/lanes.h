@@ -22,10 +22,12 @@ namespace ROAD_ISA {
 template <class E, int L>
 struct LanesOf {
   typedef E type __attribute__((vector_size(L * sizeof(E))));
+  typedef type in_memory __attribute__((aligned(1), may_alias));
 };
 template <class E>
 struct LanesOf<E, 1> {
   using type = E;
+  typedef E in_memory __attribute__((aligned(1), may_alias));
 };
 template <class E, int L>
 using Lanes = typename LanesOf<E, L>::type;
@@ -46,7 +48,8 @@ ROAD_INLINE void for_pairs(int64_t n, const Body& body) {
 
 template <class To, class From>
 ROAD_INLINE To reinterpret(const From& from) {
-  return bit_cast<To>(from);
+  if constexpr (std::is_arithmetic_v<To>) return bit_cast<To>(from);
+  else return (To)from;
 }
 
 template <class E, int L, class From>
@@ -55,11 +58,29 @@ ROAD_INLINE Lanes<E, L> convert(const From& from) {
   else return __builtin_convertvector(from, Lanes<E, L>);
 }
 
+// GCC before 11 splits 32 bytes at any address in two, for processors older than AVX2.
+#if ROAD_VECTOR_BYTES >= 32 && !defined(__clang__) && __GNUC__ < 11
+constexpr int kSplit = 32;
+#define ROAD_MOVE_UNSPLIT(to, from) asm("vmovups %1, %0" : to : from)
+#else
+constexpr int kSplit = 0;
+#define ROAD_MOVE_UNSPLIT(to, from)
+#endif
+
+// At any address.  For memcpy, GCC before 12 goes through the stack, 16 bytes at a time.
 template <class E, int L>
 ROAD_INLINE Lanes<E, L> load_raw(const void* p) {
+  using Memory = typename LanesOf<E, L>::in_memory;
   Lanes<E, L> v;
-  std::memcpy(&v, p, sizeof v);
+  if constexpr (L * sizeof(E) == kSplit) ROAD_MOVE_UNSPLIT("=x"(v), "m"(*static_cast<const Memory*>(p)));
+  else v = *static_cast<const Memory*>(p);
   return v;
+}
+template <class E, int L>
+ROAD_INLINE void store_raw(void* p, const Lanes<E, L>& v) {
+  using Memory = typename LanesOf<E, L>::in_memory;
+  if constexpr (L * sizeof(E) == kSplit) ROAD_MOVE_UNSPLIT("=m"(*static_cast<Memory*>(p)), "x"(v));
+  else *static_cast<Memory*>(p) = v;
 }
 
 // --- 16-bit formats: bits in 32-bit lanes <-> float --------------------------------------------------------------
@@ -155,18 +176,14 @@ ROAD_INLINE void store(T* p, const Lanes<Acc<T>, L>& v) {
 #if defined(ROAD_CONVERTS_BFLOAT16)
     if constexpr (L == 16)
       if (__builtin_expect(!any_subnormal(v), 1)) {
-        const __m256bh bits = _mm512_cvtneps_pbh((__m512)v);
-        std::memcpy(p, &bits, sizeof bits);
-        return;
+        return store_raw<uint16_t, 16>(p, (Lanes<uint16_t, 16>)_mm512_cvtneps_pbh((__m512)v));
       }
 #endif
-    const auto bits = narrow_bits<L>(round_to_bfloat16_bits<L>(v));
-    std::memcpy(p, &bits, sizeof bits);
+    store_raw<uint16_t, L>(p, narrow_bits<L>(round_to_bfloat16_bits<L>(v)));
   } else if constexpr (std::is_same_v<T, Half>) {
-    const auto bits = float_to_half_bits<L>(v);
-    std::memcpy(p, &bits, sizeof bits);
+    store_raw<uint16_t, L>(p, float_to_half_bits<L>(v));
   } else {
-    std::memcpy(p, &v, sizeof v);
+    store_raw<T, L>(p, v);
   }
 }
 
@@ -231,15 +248,13 @@ ROAD_INLINE void store_adjacent(T* p, const Lanes<Acc<T>, L>& a, const Lanes<Acc
     if constexpr (std::is_same_v<T, BFloat16> && L == 16)
       if (__builtin_expect(!any_subnormal(a) && !any_subnormal(b), 1)) {
         const auto halves = (Lanes<uint16_t, 32>)_mm512_cvtne2ps_pbh((__m512)b, (__m512)a);
-        const auto pairs = interleave_halves(halves, std::make_integer_sequence<int, 32>{});
-        std::memcpy(p, &pairs, sizeof pairs);
-        return;
+        return store_raw<uint16_t, 32>(p, interleave_halves(halves, std::make_integer_sequence<int, 32>{}));
       }
 #endif
     Lanes<uint32_t, L> word;
     if constexpr (std::is_same_v<T, BFloat16>) word = round_to_bfloat16_bits<L>(a) | round_to_bfloat16_bits<L>(b) << 16;
     else word = widen_bits<L>(float_to_half_bits<L>(a)) | widen_bits<L>(float_to_half_bits<L>(b)) << 16;
-    std::memcpy(p, &word, sizeof word);
+    store_raw<uint32_t, L>(p, word);
   } else {
     Lanes<Acc<T>, L> lo, hi;
     interleave(a, b, lo, hi, std::make_integer_sequence<int, L>{});
