@@ -8,13 +8,13 @@
 
 // The arguments after the condition are the message, evaluated only if the condition fails.
 #define CHECK(regime, condition, ...) \
-  void((regime).passed(condition) || (regime).fail(__FILE__, __LINE__, #condition, text(__VA_ARGS__)))
+  ((regime).passed(condition) || (regime).fail(__FILE__, __LINE__, #condition, text(__VA_ARGS__)))
 
 template <class... Parts>
 std::string text(const Parts&... parts) {
   std::ostringstream out;
   out.precision(17);
-  (out << ... << parts);
+  static_cast<void>((out << ... << parts));  // of no parts, clang warns
   return out.str();
 }
 

@@ -1,7 +1,7 @@
 // Pairs of features L at a time, for one instruction set: their elements in a row and their coefficients.
 #pragma once
 
-#include "cpu/isa/lanes.h"
+#include "cpu/isa/adjacent.h"
 #include "cpu/kernels.h"
 
 namespace road {
