@@ -124,7 +124,7 @@ def test_in_place_writes_where_it_reads(recorder):  # noqa: F811
     x, version = X.clone(), X._version
     ops.rotate_(x, *PARAMS, None, "road_1", 64, False)
     _, values = named(recorder)
-    assert values["x"] is x and values["z"] is x and values["copy_below"] == -1
+    assert values["x"] == values["z"] == x.data_ptr() and values["copy_below"] == -1
     assert x._version > version
 
 
@@ -297,3 +297,40 @@ def test_arguments_that_would_read_out_of_bounds_are_refused(recorder):  # noqa:
     with pytest.raises(ValueError, match=r"w must be \[D, N\]"):
         ops.merge(X[0], p, q, 64)
     assert not recorder.launches
+
+
+def test_an_equal_call_is_neither_checked_nor_prepared_again(recorder, monkeypatch):  # noqa: F811
+    p, q = make_params("road_1", 3, 256)
+    ids = torch.tensor([0, 2, -1, 1, 1, 0, 2, 2])
+    first = ops.rotate(X, p, q, ids, "road_1", 64)
+    ops.rotate_(X.clone(), p, q, ids, "road_1", 64, False)
+    monkeypatch.setattr(ops, "_arguments", None)
+    again = ops.rotate(X.clone(), p.clone(), q.clone(), ids.flip(0), "road_1", 64)
+    x = X.clone()
+    ops.rotate_(x, p, q, ids, "road_1", 64, False)
+    assert again.shape == first.shape and again.dtype == first.dtype and x._version == 1
+    (_, _, out), (_, _, inplace), (_, _, out2), (_, _, inplace2) = recorder.launches
+    addresses = again.data_ptr(), x.data_ptr(), x.data_ptr()
+    assert (out2[1], inplace2[0], inplace2[1]) == addresses
+    assert out[5:] == out2[5:] and inplace[5:] == inplace2[5:]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: c.update(x=torch.zeros(8, 258, dtype=torch.bfloat16)),
+        lambda c: c.update(p=c["p"][:, :-1]),
+        lambda c: c.update(q=c["q"][:2]),
+        lambda c: c.update(ids=c["ids"].to(torch.int16)),
+        lambda c: c.update(ids=torch.zeros(9, dtype=torch.int64)),
+        lambda c: c.update(group_size=48),
+    ],
+)
+def test_a_call_that_differs_is_checked(recorder, change):  # noqa: F811
+    p, q = make_params("road_1", 3, 256)
+    call = {"x": X, "p": p, "q": q, "ids": torch.zeros(8, dtype=torch.int64), "form": "road_1", "group_size": 64}
+    ops.rotate(*call.values())
+    change(call)
+    with pytest.raises((TypeError, ValueError)):
+        ops.rotate(*call.values())
+    assert len(recorder.launches) == 1
