@@ -116,10 +116,11 @@ def rotate(
     Args:
         r1, r2: [D], or compact [D/2] when both rows of a pair share them, packed [D/g, g/2]; see road_tables.
         overlap: the promise that r1 and r2 are not being written by work still in flight on the current stream when
-            this call's kernel may start, which is while the kernel before it runs. It holds for tables that any kernel
-            before that one has written; not if the kernel before makes or updates them, or work on another stream. On
-            GPUs of compute capability 9.0 and newer the tables are then read early, x never is. A broken promise gives
-            wrong results and no error. Other devices and backends ignore it, and so does a call whose r1 or r2
+            this call's kernel may start, which is while the kernel before it runs; several calls with overlap in
+            direct succession may all start while the kernel before the first runs. It holds for tables that any kernel
+            before that one has written; not if that one makes or updates them, or work on another stream. On GPUs of
+            compute capability 9.0 and newer the tables are then read early, x never is. A broken promise gives wrong
+            results and no error. Other devices and backends ignore it, and so does a call whose r1 or r2
             requires grad (an optimizer may be writing it).
         The rest, the result and the errors as in road_apply.
     """
