@@ -47,6 +47,7 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, cudaStream_t, 
 
 // Whether the current device runs code of `kernel` that waits: compiled for 9.0 or newer (code for 8.0 that the driver
 // translated for a newer device does not), by a driver that can capture such launches in a graph (CUDA 12.3).
+// ROAD_NO_DEPENDENT_LAUNCH is for a profiler, whose times of kernels otherwise include the wait.
 template <class Kernel>
 bool waits_for_inputs(Kernel* kernel) {
 #if CUDART_VERSION < 12030 || defined(ROAD_NO_DEPENDENT_LAUNCH)
