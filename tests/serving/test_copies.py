@@ -63,7 +63,7 @@ def test_parameters_stay_parameters():
 
 def test_what_is_unpickled_is_checked():
     data = pickle.dumps(make_adapter()).replace(b"road_1", b"road_3")
-    with pytest.raises(ValueError, match="variant must be .* got 'road_3'"):
+    with pytest.raises(ValueError, match=r"variant must be .* got 'road_3'"):
         pickle.loads(data)
 
 
