@@ -36,24 +36,25 @@ class AdapterBank:
         device, dtype: of the tables. Two bytes an entry halve the memory: the rms error of a bfloat16 result, in units
             of the result, is 1.7e-3 with float32 tables, 1.7e-3 with float16 and 2.4e-3 with bfloat16.
 
-    A slot without an adapter is the identity: r1 = 1, r2 = 0, which passes finite rows bit for bit, as does every id
-    that ``ids``, ``hold`` and ``ids_of_slots`` make for no adapter, -1, of any row. Only the number of an empty slot,
-    given to ``rotate`` as it is, is multiplied out: an infinity or NaN then makes its pair NaN. ``ids_of_slots`` turns
-    such numbers into -1, once a step. Loading and updating compute and check everything first, and refuse an adapter
-    without changing the bank.
+    Empty slots are the identity: r1 = 1, r2 = 0. Ids that the bank makes (``ids``, ``hold``, ``ids_of_slots``) are -1
+    where there is no adapter, and such rows pass bit for bit. The number of an empty slot, given to ``rotate`` as it
+    is, passes finite rows bit for bit; an infinity or NaN makes its pair NaN, since 0 times it is. ``ids_of_slots``
+    turns such numbers into -1, once a step.
+
+    Loading and updating compute and check everything first, and refuse an adapter without changing the bank.
 
     Threads: any number may read (``ids``, ``hold``, ``rotate``, ``tables``) while others write (``load``,
     ``replace``, ``update``, ``evict``). No slot is written that a ``hold`` is open on, so a batch inside ``with
     bank.hold(names) as ids`` sees its adapters unchanged, whatever is evicted, replaced or updated meanwhile. Plain
     ``ids`` suffice where the same thread writes between its steps.
 
-    A copy, a deep copy and what is unpickled (``torch.load`` with ``weights_only=True`` too) are banks of their own:
-    the same adapters in the same slots, tables and locks that are new, no ``hold``. Handles of ``layer`` that are
-    copied along belong to the copy. Only loaded adapters are stored; ``map_location`` decides on the device.
+    Copies of a bank, deep or not, and what is unpickled (by ``torch.load`` with ``weights_only=True`` too) have the
+    same adapters in the same slots, and memory, locks and holds of their own. ``map_location`` decides on the device.
 
-    CUDA streams: copies and resets run on the current stream of the calling thread, without synchronising. Threads
-    that share a stream, as they do by default, need nothing. A thread that loads on its own stream must order the two:
-    ``loading.wait_stream(serving)`` before it writes, ``serving.wait_stream(loading)`` before the new ids are used.
+    CUDA streams: copies and resets run on the current stream of the calling thread; only ``update`` with tensors of
+    the device synchronises. Threads that share a stream, as they do by default, need nothing. A thread that loads on
+    its own stream must order the two: ``loading.wait_stream(serving)`` before it writes,
+    ``serving.wait_stream(loading)`` before the new ids are used.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class AdapterBank:
     def layer(self, name: str) -> BankLayer:
         """A handle on a layer, for the loop that runs it in every step: ``bank.layer("q").rotate(h, ids)``.
 
-        Valid as long as the bank: it sees every later load, replacement and eviction. Raises KeyError for a layer that
+        Valid as long as the bank: it sees every later write. Raises KeyError for a layer that
         the bank does not have.
         """
         return BankLayer(self, name)
@@ -226,18 +227,17 @@ class AdapterBank:
     ) -> int:
         """Gives a loaded adapter new values, in its slot, and returns the slot: what a trainer sends every step.
 
-        Everything is computed and checked first, for all layers at once; then the rows of the slot are written in one
-        go, between two steps of the thread that calls, or beside others: a ``hold`` that opens meanwhile waits for the
-        end of the write, and where one is open on the adapter, it keeps the values that it started with, the new ones
-        go to a free slot, and the name moves there, as in ``replace``.
+        All layers are computed and checked, then written at once: between two steps of the calling thread, or beside
+        other threads. A ``hold`` that opens during the write waits for its end. Where one is open on the adapter, it
+        keeps the old values; the new ones go to a free slot, and the name moves there, as in ``replace``.
 
         Args:
-            layers: layer name -> (theta, alpha), or (r1, r2), with names as in ``load``; or an Adapter. On the bank's
-                device they are used there, and the check synchronises once; elsewhere it is done on the CPU. They must
-                not change during the call.
+            layers: layer name -> (theta, alpha), or (r1, r2), with names as in ``load``; or an Adapter. Tensors on the
+                bank's device are used there, with one synchronisation; others go through the CPU. They must not change
+                during the call.
             form: what ``layers`` hold: "road_1" (the default), "road_2" or "road_4" of the bank's group_size, or
                 "table": [D/2] or, for a bank that is not compact, [D]. Of an Adapter it is the variant.
-            partial: allow layers of the bank to be absent: they keep the values that they have.
+            partial: allow layers of the bank to be absent: they keep their values.
 
         Raises:
             KeyError: no adapter of that name is loaded.

@@ -33,6 +33,9 @@ class BankLayer:
     ) -> Tensor:
         """rotate_batched of the layer's output x [..., D] by the layer's tables; arguments and errors as there.
 
+        adapter_ids: from ``ids``, ``hold`` or ``ids_of_slots`` of the bank. Those are -1 for no adapter, which passes
+        any row bit for bit; the number of an empty slot, used as it is, does so with finite rows only.
+
         overlap: as in rotate_batched. It holds for the layers of a model if adapters are loaded, and ids filled,
         between steps, and the kernel before is the layer's own; not for a rotation that directly follows them.
         """

@@ -52,7 +52,7 @@ def test_tables_are_rounded_once_from_float64(form, dtype):
         want = (p, q) if form == "table" else oracle.tables(p, q, form, width, G)
         for got, w in zip(bank.tables(layer), want, strict=True):
             rounded = torch.from_numpy(np.asarray(w)).to(dtype).double().numpy()
-            np.testing.assert_allclose(f64(got[slot]), rounded, rtol=4e-16 if dtype == torch.float64 else 0, atol=0)
+            np.testing.assert_allclose(f64(got[slot]), rounded, rtol=4e-16 if dtype == torch.float64 else 0)
 
 
 def test_what_an_update_takes():
