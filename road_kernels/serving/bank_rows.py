@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from .. import python_fallback
-from ..functional import road_tables
+from ..backends.registry import backend_info
+from ..functional.tables import tables_in
 from ..ops import checks
 from .adapter import Adapter, check_layers
 from .layer_names import LayerNames
 
 Pair = tuple[Tensor, Tensor]
+_ON_CPU = "cpu" if backend_info()["backends"]["cpu"]["usable"] else "python"
 
 
 @dataclass(frozen=True)
@@ -127,9 +129,10 @@ class RowMaker:
             return checks.packed_width(variant, self.widths[layer])
 
         theta, alpha = (self._side_by_side(layers, pairs, k, device, float(k), width) for k in (0, 1))
-        dtype = torch.promote_types(torch.promote_types(theta.dtype, alpha.dtype), self.dtype)
-        theta, alpha = (t.to(torch.promote_types(dtype, torch.float32)) for t in (theta, alpha))
-        tables = road_tables(theta, alpha, variant=variant, group_size=self.group_size)
+        wide = torch.float64 if torch.float64 in (theta.dtype, alpha.dtype, self.dtype) else torch.float32
+        # A server that insists on set_backend("cuda") still has its adapters computed on the CPU.
+        backend = None if device == self.device else _ON_CPU
+        tables = tables_in(wide, theta, alpha, variant, self.group_size, backend)
         if self.compact:
             return tables
         return python_fallback.expand_tables(*tables, sum(map(self.widths.__getitem__, layers)), self.group_size)

@@ -167,15 +167,29 @@ def test_one_copy_for_all_layers(monkeypatch):
     bank = AdapterBank({f"layers.{k}": 16 for k in range(50)}, 2, group_size=8)
     new = {f"layers.{k}": make_params("road_1", None, 16, seed=k) for k in range(50)}
     bank.load("anna", Adapter(new, group_size=8))
-    calls, copy, tables = [], torch._foreach_copy_, rk.serving.bank_rows.road_tables
+    calls, copy, tables = [], torch._foreach_copy_, rk.serving.bank_rows.tables_in
     monkeypatch.setattr(
         torch, "_foreach_copy_", lambda targets, sources: calls.append(len(targets)) or copy(targets, sources)
     )
-    monkeypatch.setattr(
-        rk.serving.bank_rows, "road_tables", lambda *a, **kw: calls.append("tables") or tables(*a, **kw)
-    )
+    monkeypatch.setattr(rk.serving.bank_rows, "tables_in", lambda *a, **kw: calls.append("tables") or tables(*a, **kw))
     bank.update("anna", new)
     assert calls == ["tables", 2, 100]  # r1 and r2 side by side, rounded to the tables' dtype; then every row
+
+
+def test_adapters_are_computed_on_the_cpu_whatever_the_backend_of_the_server(monkeypatch):
+    """set_backend("cuda") serves no CPU tensors, and a bank on a GPU still loads and updates from the CPU."""
+    bank = make_bank()
+    monkeypatch.setattr(bank._store.rows, "device", torch.device("meta"))  # stands for a GPU
+    monkeypatch.setattr(rk.backends.registry._forced, "name", "cuda" if DEVICE == "cpu" else "cpu")
+    layers = {name: tuple(t.cpu() for t in pair) for name, pair in make_layers("road_1").items()}
+    if DEVICE == "cpu":
+        with pytest.raises(RuntimeError, match="cuda"):
+            rk.road_tables(*layers[LAYER], group_size=G)
+    for rows in (
+        bank._store.rows.of_adapter(Adapter(layers, group_size=G), False),
+        bank._store.rows.of_update(layers, None, False),
+    ):
+        assert rows.flat.is_meta and rows.flat.shape == (2, sum(WIDTHS.values()) // 2)
 
 
 def test_readers_see_whole_versions():
