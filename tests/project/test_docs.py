@@ -1,4 +1,4 @@
-"""The Python blocks of README.md and docs/ run as printed, their links resolve, and examples/serving_loop.py runs."""
+"""The Python blocks of README.md and docs/ run as printed, their links resolve, and the serving examples run."""
 
 import re
 import subprocess
@@ -45,4 +45,17 @@ def test_serving_loop(tmp_path):
     assert "every request equals itself run alone with its adapter merged" in run.stdout
     assert re.search(r"[1-9]\d* hits, [1-9]\d* loads, [1-9]\d* evictions", run.stdout)
     assert re.search(r"1 refused: .*adapter_model.safetensors is damaged", run.stdout)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_live_updates(tmp_path):
+    script = ROOT / "examples" / "live_updates.py"
+    command = [sys.executable, script, "--quick"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr
+    assert re.search(r"20 updates between \d+ steps", run.stdout)
+    assert re.search(r"pause per update: \d+\.\d\d ms in the median", run.stdout)
+    assert "the same bit for bit, from the first round to the last" in run.stdout
+    assert "the policy served is the policy trained" in run.stdout
     assert not list(tmp_path.iterdir())
