@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from ..backends.registry import choose, is_traced_as_formula
+from ..distributed import dispatch as sharded
 from ..ops import aliasing, checks, formula, schemas
-from ..ops.autograd import Rotate, needs_formula
+from ..ops.autograd import BelowAutograd, Rotate, needs_formula
 from ..ops.extension import EXTENSION
 
 
@@ -160,7 +161,10 @@ def _run(x, p, q, adapter_ids, form, group_size, inplace, backend, overlap):
         return _traced(x, p, q, adapter_ids, form, group_size, inplace, overlap, backend)
     if inplace:
         aliasing.check_inplace(x)
-    module = choose(backend, x.device)
+    if sharded.is_sharded(x, p, q, adapter_ids):
+        module = _by_the_ops(x, p, q, adapter_ids, form, backend)
+    else:
+        module = choose(backend, x.device)
     if needs_formula():
         return _by_formula(x, p, q, adapter_ids, form, group_size, inplace)
     if torch.is_grad_enabled() and (x.requires_grad or p.requires_grad or q.requires_grad):
@@ -172,6 +176,13 @@ def _run(x, p, q, adapter_ids, form, group_size, inplace, backend, overlap):
         module.rotate_(x, p, q, adapter_ids, form, group_size, False, overlap)
         return x
     return module.rotate(x, p, q, adapter_ids, form, group_size, overlap)
+
+
+def _by_the_ops(x, p, q, adapter_ids, form, backend):
+    """Of DTensors: the dispatcher finds the rule of the op, and the kernel for the shards."""
+    names = "x", *(("r1", "r2") if form == "table" else ("theta", "alpha")), "adapter_ids"
+    sharded.check(backend, **dict(zip(names, (x, p, q, adapter_ids), strict=True)))
+    return BelowAutograd
 
 
 def _by_formula(x, p, q, adapter_ids, form, group_size, inplace):
