@@ -85,7 +85,7 @@ def apply_active(layer, result: Tensor) -> Tensor:
                 modules["road_alpha"]._parameters[name],
                 variant=layer.variant[name],
                 group_size=layer.group_size[name],
-                inplace=_options.inplace,
+                inplace=_options.may_write(result),
             )
     names = _active(layer)
     if not names:
@@ -96,7 +96,8 @@ def apply_active(layer, result: Tensor) -> Tensor:
         (name,) = names
         theta, alpha, variant = layer.road_theta[name], layer.road_alpha[name], layer.variant[name]
         group_size = layer.group_size[name]
-        return road_apply(result, theta, alpha, variant=variant, group_size=group_size, inplace=_options.inplace)
+        inplace = _options.may_write(result)
+        return road_apply(result, theta, alpha, variant=variant, group_size=group_size, inplace=inplace)
     return _apply_several(layer, names, result)
 
 
@@ -125,7 +126,7 @@ def _apply_several(layer, names: list[str], result: Tensor) -> Tensor:
         tables = _tables(layer, run[0], result)
         for name in run[1:]:
             tables = compose(tables, _tables(layer, name, result), dim=result.shape[-1], group_size=group_size)
-        result = rotate(result, *tables, group_size=group_size, inplace=_options.inplace)
+        result = rotate(result, *tables, group_size=group_size, inplace=_options.may_write(result))
     return result.to(dtype)
 
 

@@ -36,7 +36,7 @@ def apply_mixed_batch(layer, result: Tensor, adapter_names: list[str]) -> Tensor
             run.ids,
             variant=run.variant,
             group_size=run.group_size,
-            inplace=_options.inplace or (not recorded and result.is_contiguous()),
+            inplace=_options.may_write(result) or (not recorded and result.is_contiguous()),
         )
     return result
 
