@@ -63,10 +63,12 @@ def check_call(rank, shards, form, batched, inplace, name, dim=32, group_size=8,
     assert z.placements == (placement,)
     assert gx.placements == gz.placements
     summed = name in ("rows", "tokens", "sum")
+    # The order in which PyTorch sums over rows depends on the width; that of the kernels does not.
+    by_kernels = rk.backend_info()["automatic"]["cpu"] == "cpu"
     assert gp.placements == gq.placements == ((Partial(),) if summed else tuple(of_p))
     for k, (mine, theirs) in enumerate(zip(got, want, strict=True)):
         assert mine.shape == theirs.shape and mine.dtype == theirs.dtype
-        if name == "sum" or (summed and k > 1):
+        if name == "sum" or (k > 1 and (summed or not by_kernels)):
             scale = theirs.abs().max().item() * len(x.flatten()) ** 0.5
             torch.testing.assert_close(whole(mine), theirs, rtol=0, atol=4 * torch.finfo(theirs.dtype).eps * scale)
         else:
