@@ -5,7 +5,8 @@
     fsdp.py        what FSDP2 does with parameters
 
 ``register()`` gives DTensor the rules. Nobody has to call it: importing road_kernels does where the program has
-imported torch.distributed.tensor, otherwise the first call on a DTensor does. Importing road_kernels imports nothing of it.
+imported torch.distributed.tensor, and otherwise the first call on a DTensor does. Importing road_kernels
+imports nothing of it.
 """
 
 import contextlib

@@ -8,6 +8,7 @@ import torch
 
 pytest.importorskip("torch.distributed.tensor", reason="this PyTorch has no torch.distributed")
 from support import sharded
+from support.backends import usable_backends
 from torch.distributed.tensor import Replicate, Shard
 
 FORMS = ("road_1", "road_2", "road_4", "table", "table_half")
@@ -78,7 +79,8 @@ def test_refusals(two_ranks):
         assert found["plain x"].startswith("TypeError: theta is a DTensor, so x must be, too")
         assert found["plain ids"].startswith("TypeError: x is a DTensor, so adapter_ids must be, too")
         assert found["mesh"].startswith("ValueError: theta must be on the mesh of x")
-        assert found["backend"].startswith("RuntimeError: shards on cpu are computed by the backend 'cpu'")
+        if "cpu" in usable_backends():
+            assert found["backend"].startswith("RuntimeError: shards on cpu are computed by the backend 'cpu'")
         assert found["group_size"].startswith("ValueError: group_size must be even")
         assert found["plain table"].startswith("TypeError: theta is a DTensor, so alpha must be, too")
         assert found["plain weight"].startswith("TypeError: theta is a DTensor, so weight must be, too")
@@ -97,6 +99,8 @@ def test_autograd_sees_writes(two_ranks):
 
 @pytest.mark.parametrize("name", ["whole", "rows", "features"])
 def test_second_order(two_ranks, name):
+    if name == "features" and torch.__version__ < "2.13":
+        pytest.skip("DTensor has no rule for a view of the formula there")
     two_ranks.run(sharded.check_second_order, name)
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ... import compose, road_apply, road_tables, rotate
+from ...distributed.dispatch import is_sharded
 from . import _options
 from ._mixed_batch import apply_mixed_batch
 from ._versions import _layer
@@ -90,7 +91,7 @@ def apply_active(layer, result: Tensor) -> Tensor:
     names = _active(layer)
     if not names:
         return result
-    if type(result) is not Tensor:
+    if type(result) is not Tensor and not is_sharded(result):
         return _by_formula_of_peft(layer, names, result)
     if len(names) == 1:
         (name,) = names
@@ -102,7 +103,7 @@ def apply_active(layer, result: Tensor) -> Tensor:
 
 
 def _by_formula_of_peft(layer, names: list[str], result: Tensor) -> Tensor:
-    """For subclasses of Tensor (such as sharded ones), which have their own arithmetic."""
+    """For subclasses of Tensor that have their own arithmetic."""
     dtype = result.dtype
     for name in names:
         theta, alpha = layer.road_theta[name], layer.road_alpha[name]
