@@ -61,3 +61,9 @@ def replicated(t: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     module = sys.modules["torch.distributed.tensor"]
     placements = [module.Replicate()] * like.device_mesh.ndim
     return module.DTensor.from_local(t, like.device_mesh, placements, run_check=False)
+
+
+def made_whole(t: torch.Tensor) -> torch.Tensor:
+    """A DTensor replicated on its mesh: a collective of its ranks; gradients reach t."""
+    module = sys.modules["torch.distributed.tensor"]
+    return t.redistribute(placements=[module.Replicate()] * t.device_mesh.ndim)

@@ -34,6 +34,10 @@ def test_several_adapters(two_ranks):
     two_ranks.run(tp_cases.check_several)
 
 
+def test_mixed_batch(two_ranks):
+    two_ranks.run(tp_cases.check_mixed_batch)
+
+
 def test_sequence_parallel(two_ranks):
     two_ranks.run(tp_cases.check_sequence_parallel, 2)
 

@@ -5,7 +5,7 @@ import copy
 import torch
 from support.peft_models import first, layers, make_model
 from support.problems import make_x
-from support.sharded import mesh, refusal, whole
+from support.sharded import loss, mesh, refusal, whole
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
 from torch.utils.checkpoint import checkpoint
 
@@ -25,7 +25,7 @@ def step(model, x, run=None):
     """The output, the gradient of x, and those of the parameters. Every rank has the same x: means are exact."""
     x = x.clone().requires_grad_()
     z = (run or model)(x)
-    z.float().square().sum().backward()
+    loss(z).backward()
     return [z.detach(), x.grad, *(whole(p.grad) for p in model.parameters() if p.requires_grad)]
 
 
