@@ -66,3 +66,19 @@ def test_checkpoints_of_two_ranks_by_four(two_ranks, four_ranks, tmp_path):
     for loaded in four_ranks.run(tp_cases.load, 4, str(tmp_path)):
         for name, t in saved.items():
             assert torch.equal(loaded[name], t)
+
+
+def test_fsdp_checkpoint_in_one_process(two_ranks, tmp_path):
+    saved, _ = two_ranks.run(tp_cases.save_fsdp, str(tmp_path))
+    one = make_model(("road_1", 64))
+    state = {"model": one.state_dict()}
+    dcp.load(state, checkpoint_id=tmp_path / "fsdp", no_dist=True)
+    assert saved.keys() == state["model"].keys()
+    for name, t in saved.items():
+        assert torch.equal(state["model"][name], t)
+    one.load_state_dict(saved)
+
+
+@pytest.mark.slow
+def test_with_fsdp(four_ranks):
+    four_ranks.run(tp_cases.check_two_parallelisms)

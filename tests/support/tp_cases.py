@@ -10,6 +10,9 @@ from support.peft_models import TwoLinears, config, first, layers, make_model, r
 from support.problems import make_x
 from support.sharded import loss, mesh, refusal, whole
 from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, get_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, SequenceParallel, parallelize_module
 
@@ -186,3 +189,41 @@ def load(rank, size, folder):
     dcp.load(state, checkpoint_id=f"{folder}/shards")
     model.load_state_dict(state)
     return {name: whole(t).detach() for name, t in model.state_dict().items()}
+
+
+def save_fsdp(rank, folder):
+    """An optimizer's step under FSDP2, then its and the model's state, by torch.distributed.checkpoint."""
+    model = make_model(("road_1", 64))
+    fully_shard(model, mesh=mesh(2))
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01)
+    with road_peft.enabled():
+        loss(model(make_x(3, 16))).backward()
+    optimizer.step()
+    model_state, optimizer_state = get_state_dict(model, optimizer)
+    dcp.save({"model": model_state, "optimizer": optimizer_state}, checkpoint_id=f"{folder}/fsdp")
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    return get_model_state_dict(model, options=options)  # of rank 0
+
+
+def check_two_parallelisms(rank):
+    """FSDP2 over the rows of a mesh, tensor parallelism over its columns; a step of the optimizer."""
+    on = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "tensor"))
+    model, x = make_model(("road_1", 64)), make_x(4, 5, 16)
+    one = copy.deepcopy(model)
+    with road_peft.enabled():
+        parallelize_module(model.base_model.model, on["tensor"], TWO)
+        for layer in layers(model):
+            fully_shard(layer, mesh=on["data"])
+        fully_shard(model, mesh=on["data"])
+        for m in (model, one):
+            optimizer = torch.optim.AdamW([p for p in m.parameters() if p.requires_grad], lr=0.01)
+            # Each half of the batch on its own ranks; FSDP takes the mean of their gradients.
+            mine = x.chunk(2)[on.get_local_rank("data")] if m is model else x
+            (loss(m(mine)) * (1 if m is model else 0.5)).backward()
+            optimizer.step()
+        assert_same(gradients(model), gradients(one))
+        assert_same(model.parameters(), one.parameters())
+        model.reshard()
+        for m in (model, one):
+            m.merge_adapter()
+        assert_same(model.parameters(), one.parameters())
