@@ -59,6 +59,9 @@ def road_apply(
         RuntimeError: ``backend`` is not usable here, or ``inplace`` on a leaf that requires grad.
         ValueError: training with ``inplace`` and a zero alpha or determinant.
 
+    All tensors of a call may be DTensors of one mesh. z and the gradients are then placed as docs/distributed.md says;
+    RuntimeError for ``inplace`` where x would have to be redistributed.
+
     Source: Liao & Monz, "3-in-1: 2D Rotary Adaptation", arXiv 2409.00119, section 3.2.
     """
     if _is_dynamo_tracing():

@@ -7,7 +7,8 @@ import os
 import tempfile
 import traceback
 
-TIME_LIMIT = 60  # seconds for one function; a rank that waits for one that has failed would never end
+# Seconds for one function, as a rank that waits for one that has failed would never end; and for processes to start.
+TIME_LIMIT, START_LIMIT = 60, 240
 
 
 class Ranks:
@@ -35,24 +36,31 @@ class Ranks:
         for process, _ in self.ranks:
             process.kill()
             process.join()
+        if self.ranks:
+            self.folder.cleanup()
         self.ranks = []
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
-        file = tempfile.mktemp(prefix="road_kernels_ranks_")
+        self.folder = tempfile.TemporaryDirectory(prefix="road_kernels_ranks_")
+        file = os.path.join(self.folder.name, "store")
         for rank in range(self.size):
             ours, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(rank, self.size, file, theirs), daemon=True)
             process.start()
             theirs.close()
             self.ranks.append((process, ours))
+        for rank in range(self.size):
+            if text := self._answer(rank, START_LIMIT)[0]:
+                self.stop()
+                raise AssertionError(f"rank {rank} of {self.size} has not started: {text}")
 
-    def _answer(self, rank: int):
+    def _answer(self, rank: int, limit: float = TIME_LIMIT):
         _, connection = self.ranks[rank]
         try:
-            if connection.poll(TIME_LIMIT):
+            if connection.poll(limit):
                 return connection.recv()
-            return f"no answer after {TIME_LIMIT} s", None
+            return f"no answer after {limit} s", None
         except EOFError:
             return "the process died", None
 
@@ -63,8 +71,9 @@ def _serve(rank: int, size: int, file: str, connection) -> None:
     import torch.distributed as dist
 
     torch.set_num_threads(1)
-    limit = datetime.timedelta(seconds=TIME_LIMIT)
+    limit = datetime.timedelta(seconds=START_LIMIT)
     dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=size, timeout=limit)
+    connection.send((None, None))
     while True:
         try:
             call = connection.recv()
