@@ -93,6 +93,10 @@ def test_tables_merge_and_unmerge(two_ranks, variant, group_size):
     two_ranks.run(sharded.check_tables_and_merge, 2, variant, group_size)
 
 
+def test_the_ops(two_ranks):
+    two_ranks.run(sharded.check_ops)
+
+
 def test_autograd_sees_writes(two_ranks):
     two_ranks.run(sharded.check_saved)
 

@@ -34,6 +34,10 @@ def test_several_adapters(two_ranks):
     two_ranks.run(tp_cases.check_several)
 
 
+def test_compiled(two_ranks):
+    two_ranks.run(tp_cases.check_compiled)
+
+
 def test_mixed_batch(two_ranks):
     two_ranks.run(tp_cases.check_mixed_batch)
 

@@ -181,6 +181,36 @@ def check_tables_and_merge(rank, shards, variant, group_size):
     )
 
 
+def check_ops(rank):
+    """torch.ops.road_kernels on DTensors: the ops in place write where the shards are, and send nothing."""
+    on, ops = mesh(2), torch.ops.road_kernels
+    x, p, q, *_ = problem("table_half", 16)
+    weight = make_x(16, 6)
+    r1, r2 = place(p, on, [Replicate()]), place(q, on, [Replicate()])
+    for placement in PLACEMENTS.values():
+        h = place(x, on, [placement])
+        memory = h.to_local().data_ptr()
+        with CommDebugMode() as sent:
+            assert ops.rotate_(h, r1, r2, None, "table", 8, False) is None
+        assert sent.get_total_counts() == 0 and h.to_local().data_ptr() == memory
+        torch.testing.assert_close(whole(h), rk.rotate(x, p, q, group_size=8), rtol=1e-6, atol=1e-6)
+        assert h.placements == (placement,)
+    for placement in (Replicate(), Shard(0), Shard(1), Partial()):
+        w = place(weight, on, [placement])
+        with CommDebugMode() as sent:
+            mixed = ops.mix_rows(w, r1, r2, 8)
+            assert ops.mix_rows_(w, r1, r2, 8) is None
+        assert sent.get_total_counts() == 0 and mixed.placements == w.placements == (placement,)
+        assert torch.equal(whole(mixed), whole(w))
+        torch.testing.assert_close(whole(w), rk.rotate(weight.t(), p, q, group_size=8).t(), rtol=1e-6, atol=1e-6)
+    cut = place(weight, on, [Shard(0)])
+    assert "mix_rows_ cannot write in place" in refusal(lambda: ops.mix_rows_(cut, r1, r2, 16))
+    # Nothing is cached across forms: the parameters of road_2 are as wide as their tables, those of road_4 twice.
+    wide = place(make_x(32), on, [Shard(0)])
+    for form, width in (("road_2", 32), ("road_4", 16), ("road_2", 32)):
+        assert ops.tables(wide, wide, form, 8, torch.float32)[0].shape == (width,)
+
+
 def check_saved(rank):
     """Autograd knows of writes into a DTensor, with and without gradients."""
     on = mesh(2)

@@ -100,6 +100,19 @@ def check_several(rank):
         assert_same(gradients(model), gradients(one))
 
 
+def check_compiled(rank):
+    model = make_model(("road_1", 64))
+    one, x = copy.deepcopy(model), make_x(3, 5, 16)
+    with road_peft.enabled():
+        parallelize_module(model.base_model.model, mesh(2), TWO)
+        compiled = torch.compile(model, backend="aot_eager")
+        z = compiled(x)
+        assert_same([z], [one(x)])
+        loss(z).backward()
+        loss(one(x)).backward()
+        assert_same(gradients(model), gradients(one))
+
+
 def check_mixed_batch(rank):
     model = make_model(("road_1", 64), ("road_4", 64), ("road_2", 32)).eval()
     one, x, names = copy.deepcopy(model), make_x(4, 5, 16), ["B", "__base__", "C", "A"]
