@@ -21,6 +21,16 @@ def blocks() -> list:
     return found
 
 
+@pytest.fixture
+def no_process_group():
+    """Blocks of docs/distributed.md make one, each for itself."""
+    yield
+    distributed = sys.modules.get("torch.distributed")
+    if distributed and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("no_process_group")
 @pytest.mark.parametrize(("page", "line", "code"), blocks())
 def test_blocks_run(page, line, code):
     exec(compile("\n" * line + code, page.name, "exec"), {"__name__": page.stem})
