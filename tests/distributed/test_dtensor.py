@@ -12,6 +12,8 @@ from support.backends import usable_backends
 from torch.distributed.tensor import Replicate, Shard
 
 FORMS = ("road_1", "road_2", "road_4", "table", "table_half")
+
+pytestmark = pytest.mark.cpu_only  # processes with gloo, on CPU tensors
 NAMES = ("whole", "rows", "tokens", "features", "sum")
 
 

@@ -6,6 +6,8 @@ pytest.importorskip("peft", reason="PEFT is not installed")
 pytest.importorskip("torch.distributed.fsdp", reason="this PyTorch has no torch.distributed")
 from support import fsdp_cases
 
+pytestmark = pytest.mark.cpu_only  # processes with gloo, on CPU tensors
+
 
 @pytest.mark.parametrize("inplace", [False, True])
 @pytest.mark.parametrize("each", ["model", "layer", "base_layer"])

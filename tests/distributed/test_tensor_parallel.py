@@ -9,6 +9,8 @@ import torch.distributed.checkpoint as dcp
 from support import tp_cases
 from support.peft_models import make_model
 
+pytestmark = pytest.mark.cpu_only  # processes with gloo, on CPU tensors
+
 
 @pytest.mark.parametrize(
     ("kv_heads", "variant", "inplace"), [(2, "road_1", False), (1, "road_4", False), (2, "road_2", True)]
