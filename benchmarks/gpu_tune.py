@@ -39,11 +39,15 @@ VARIANTS = {
     "forward: 1 row a thread from own tables": {"ROWS_TABLES_OWN": 1},
     "forward: 4 rows a thread from shared angles": {"ROWS_ANGLES_SHARED": 4},
     "forward: 2 rows a thread from own angles": {"ROWS_ANGLES_OWN": 2},
-    "forward: 16 bytes a thread at 1024 rows": {"FEW_BYTES": 1 << 20},
+    "forward: 8 bytes a thread at 1024 rows": {"FEW_BYTES": 8 << 20},
+    "forward: prefetches at 1024 rows": {"PREFETCH_BYTES": 8 << 20},
+    "forward: angles of road_4 in every block": {"TABLE_BYTES": 1 << 40},
     "backward: 128 columns": {"COLUMNS": 128},
     "backward: 32 rows a block": {"BLOCK_ROWS": 32},
     "backward: 128 rows a block": {"BLOCK_ROWS": 128},
     "backward: 1 row at once": {"ROWS_AT_ONCE": 1},
+    "backward: 2 rows at once of own coefficients": {"ROWS_AT_ONCE_OWN": 2},
+    "backward: 64 rows a block of own coefficients": {"BLOCK_ROWS_OWN": 64},
 }
 
 

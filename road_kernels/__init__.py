@@ -25,12 +25,13 @@ from .functional import (
 )
 from .functional.algebra import combine, compose, identity, invert, select_pairs, tables_to_road4, transpose
 from .functional.measures import angular_displacement, cosine_similarity, magnitude_change
-from .serving import Adapter, AdapterBank, BankFullError
+from .serving import Adapter, AdapterBank, BankFullError, BankLayer
 
 __all__ = [
     "Adapter",
     "AdapterBank",
     "BankFullError",
+    "BankLayer",
     "__version__",
     "algebra",
     "angular_displacement",

@@ -98,6 +98,11 @@ def choose(name: str | None, device: torch.device) -> ModuleType:
     return module
 
 
+def registered_for(device: torch.device) -> ModuleType:
+    """The backend whose kernels torch.ops.road_kernels runs on this device."""
+    return _first_for(device.type)
+
+
 def is_traced_as_formula(name: str | None, device: torch.device) -> bool:
     """Whether torch.compile traces the formula, as ``choose`` chooses. Short: all it reads becomes a guard."""
     name = name or _forced_last or _default

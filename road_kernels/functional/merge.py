@@ -5,8 +5,9 @@ from torch import Tensor
 
 from .. import python_fallback
 from ..backends.registry import choose, is_traced_as_formula
+from ..distributed import dispatch as sharded
 from ..ops import aliasing, checks, formula, schemas
-from ..ops.autograd import needs_formula
+from ..ops.autograd import BelowAutograd, needs_formula
 from .tables import tables_in
 
 
@@ -28,6 +29,8 @@ def road_merge(
     Args:
         weight: [out, in]; its rows are mixed in pairs, D = out. bias: [out] or None.
         inplace: write into weight and bias, and return them.
+        All four may be DTensors of one mesh; every rank of it makes the call. theta and alpha are gathered. Rows cut at
+        multiples of group_size and columns stay where they are, others are redistributed and come back.
         The rest as in road_apply.
 
     Returns:
@@ -40,6 +43,7 @@ def road_merge(
     """
     _check_layer(weight, bias, theta, alpha, variant, group_size, inplace)
     with torch.no_grad():
+        theta, alpha = _parameters(weight, bias, theta, alpha, backend)
         tables = tables_in(torch.float64, theta, alpha, variant, group_size, backend)
         return _merge_layer(weight, bias, tables, group_size, inplace, backend)
 
@@ -67,6 +71,7 @@ def road_unmerge(
     """
     _check_layer(weight, bias, theta, alpha, variant, group_size, inplace)
     with torch.no_grad():
+        theta, alpha = _parameters(weight, bias, theta, alpha, backend)
         tables = python_fallback.unmerge_tables(weight.shape[0], theta, alpha, variant, group_size)
         return _merge_layer(weight, bias, tables, group_size, inplace, backend)
 
@@ -81,7 +86,29 @@ def _check_layer(weight, bias, theta, alpha, variant, group_size, inplace):
                 aliasing.check_inplace(bias, "bias")
 
 
+def _parameters(weight, bias, theta, alpha, backend):
+    """theta and alpha, of a sharded layer in full on every rank, so that all of them refuse a singular block."""
+    if not sharded.is_sharded(weight, bias, theta, alpha):
+        return theta, alpha
+    sharded.check(backend, weight=weight, bias=bias, theta=theta, alpha=alpha)
+    return sharded.gathered(theta), sharded.gathered(alpha)
+
+
+def _merge_sharded(weight, bias, tables, group_size, inplace):
+    """Back in the placements of weight and bias, whichever the op needed: an optimizer or FSDP holds on to them."""
+    tables = [sharded.replicated(t, weight) for t in tables]
+    merged = BelowAutograd.merge(weight, *tables, group_size).redistribute(placements=weight.placements)
+    if bias is not None:
+        mixed = BelowAutograd.rotate(bias, *tables, None, "table", group_size).redistribute(placements=bias.placements)
+    if not inplace:
+        return merged, None if bias is None else mixed
+    weight.copy_(merged)
+    return weight, None if bias is None else bias.copy_(mixed)
+
+
 def _merge_layer(weight, bias, tables, group_size, inplace, backend):
+    if sharded.is_sharded(weight):
+        return _merge_sharded(weight, bias, tables, group_size, inplace)
     if needs_formula():
         module = formula
     elif torch.compiler.is_compiling():

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from ..backends.registry import choose, is_traced_as_formula
+from ..distributed import dispatch as sharded
 from ..ops import aliasing, checks, formula, schemas
-from ..ops.autograd import Rotate, needs_formula
+from ..ops.autograd import BelowAutograd, Rotate, needs_formula
 from ..ops.extension import EXTENSION
 
 
@@ -57,6 +58,9 @@ def road_apply(
         TypeError, ValueError: an argument of the wrong type, dtype, device or shape.
         RuntimeError: ``backend`` is not usable here, or ``inplace`` on a leaf that requires grad.
         ValueError: training with ``inplace`` and a zero alpha or determinant.
+
+    All tensors of a call may be DTensors of one mesh. z and the gradients are then placed as docs/distributed.md says;
+    RuntimeError for ``inplace`` where x would have to be redistributed.
 
     Source: Liao & Monz, "3-in-1: 2D Rotary Adaptation", arXiv 2409.00119, section 3.2.
     """
@@ -116,10 +120,11 @@ def rotate(
     Args:
         r1, r2: [D], or compact [D/2] when both rows of a pair share them, packed [D/g, g/2]; see road_tables.
         overlap: the promise that r1 and r2 are not being written by work still in flight on the current stream when
-            this call's kernel may start, which is while the kernel before it runs. It holds for tables that any kernel
-            before that one has written; not if the kernel before makes or updates them, or work on another stream. On
-            GPUs of compute capability 9.0 and newer the tables are then read early, x never is. A broken promise gives
-            wrong results and no error. Other devices and backends ignore it, and so does a call whose r1 or r2
+            this call's kernel may start, which is while the kernel before it runs; several calls with overlap in
+            direct succession may all start while the kernel before the first runs. It holds for tables that any kernel
+            before that one has written; not if that one makes or updates them, or work on another stream. On GPUs of
+            compute capability 9.0 and newer the tables are then read early, x never is. A broken promise gives wrong
+            results and no error. Other devices and backends ignore it, and so does a call whose r1 or r2
             requires grad (an optimizer may be writing it).
         The rest, the result and the errors as in road_apply.
     """
@@ -160,7 +165,10 @@ def _run(x, p, q, adapter_ids, form, group_size, inplace, backend, overlap):
         return _traced(x, p, q, adapter_ids, form, group_size, inplace, overlap, backend)
     if inplace:
         aliasing.check_inplace(x)
-    module = choose(backend, x.device)
+    if sharded.is_sharded(x, p, q, adapter_ids):
+        module = _by_the_ops(x, p, q, adapter_ids, form, backend)
+    else:
+        module = choose(backend, x.device)
     if needs_formula():
         return _by_formula(x, p, q, adapter_ids, form, group_size, inplace)
     if torch.is_grad_enabled() and (x.requires_grad or p.requires_grad or q.requires_grad):
@@ -172,6 +180,13 @@ def _run(x, p, q, adapter_ids, form, group_size, inplace, backend, overlap):
         module.rotate_(x, p, q, adapter_ids, form, group_size, False, overlap)
         return x
     return module.rotate(x, p, q, adapter_ids, form, group_size, overlap)
+
+
+def _by_the_ops(x, p, q, adapter_ids, form, backend):
+    """Of DTensors: the dispatcher finds the rule of the op, and the kernel for the shards."""
+    names = "x", *(("r1", "r2") if form == "table" else ("theta", "alpha")), "adapter_ids"
+    sharded.check(backend, **dict(zip(names, (x, p, q, adapter_ids), strict=True)))
+    return BelowAutograd
 
 
 def _by_formula(x, p, q, adapter_ids, form, group_size, inplace):
@@ -189,7 +204,8 @@ def _traced(x, p, q, adapter_ids, form, group_size, inplace, overlap, backend):
     2048 x 4096 on a 2-core Xeon, op against formula: alone 8.5 and 40 ms, between two pointwise neighbours 30 and
     46 ms, forward and backward with SiLU 62 and 122 ms (float32), 18 and 84 ms (bfloat16).
     """
-    if is_traced_as_formula(backend, x.device) or needs_formula():
+    by_formula = is_traced_as_formula(backend, x.device) and not sharded.is_sharded(x)  # DTensor has rules for the op
+    if by_formula or needs_formula():
         return _by_formula(x, p, q, adapter_ids, form, group_size, inplace)
     # Functionalisation removes both copies.
     z = schemas.rotate(x.clone() if inplace else x, p, q, adapter_ids, form, group_size, overlap)

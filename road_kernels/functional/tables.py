@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 
 from ..backends.registry import choose, is_traced_as_formula
+from ..distributed import dispatch as sharded
 from ..ops import checks, formula, schemas
-from ..ops.autograd import Tables, needs_formula
+from ..ops.autograd import BelowAutograd, Tables, needs_formula
 from ..python_fallback.tables import arithmetic_dtype
 
 
@@ -37,7 +38,11 @@ def tables_in(
     if torch.compiler.is_compiling():
         module = formula if is_traced_as_formula(backend, theta.device) else schemas
         return module.tables(theta, alpha, variant, group_size, dtype)
-    module = choose(backend, theta.device)
+    if sharded.is_sharded(theta, alpha):
+        sharded.check(backend, theta=theta, alpha=alpha)
+        module = BelowAutograd
+    else:
+        module = choose(backend, theta.device)
     if torch.is_grad_enabled() and (theta.requires_grad or alpha.requires_grad):
         return Tables.apply(theta, alpha, variant, group_size, dtype, module)
     return module.tables(theta, alpha, variant, group_size, dtype)

@@ -65,24 +65,36 @@ class Tables(torch.autograd.Function):
         return gp if ctx.needs_input_grad[0] else None, gq if ctx.needs_input_grad[1] else None, None, None, None, None
 
 
-# Gradients of the ops themselves, for direct calls of torch.ops.road_kernels and for torch.compile.
-class _BelowAutograd:
+# Called before an op is dispatched on a subclass of Tensor; road_kernels.distributed, which is above us, sets it.
+before_subclass = None
+
+
+def _below(op):
+    writes = op._schema.is_mutable
+
+    def call(x, *args):
+        subclass = type(x) not in (torch.Tensor, torch.nn.Parameter)
+        if subclass and before_subclass is not None:
+            before_subclass(x)
+        with torch._C._AutoDispatchBelowAutograd():
+            result = op(x, *args)
+        if subclass and writes and not torch.compiler.is_compiling():
+            torch.autograd.graph.increment_version(x)  # the kernel has told the tensor inside of it only
+        return result
+
+    return staticmethod(call)
+
+
+# Gradients of the ops themselves, for direct calls of torch.ops.road_kernels, for torch.compile and for DTensors.
+class BelowAutograd:
     """The ops as a backend, dispatched below the Autograd key."""
 
-    @staticmethod
-    def rotate(*args):
-        with torch._C._AutoDispatchBelowAutograd():
-            return schemas.rotate(*args)
-
-    @staticmethod
-    def rotate_backward(*args):
-        with torch._C._AutoDispatchBelowAutograd():
-            return schemas.rotate_backward(*args)
-
-    @staticmethod
-    def tables(*args):
-        with torch._C._AutoDispatchBelowAutograd():
-            return schemas.tables(*args)
+    rotate = _below(schemas.rotate)
+    rotate_backward = _below(schemas.rotate_backward)
+    merge = _below(schemas.merge)
+    tables = _below(schemas.tables)
+    rotate_ = _below(schemas.rotate_)
+    merge_ = _below(schemas.merge_)
 
 
 def _wants_grad(*tensors) -> bool:
@@ -93,12 +105,12 @@ def _rotate_autograd(x, p, q, adapter_ids, form, group_size, overlap=False):
     if needs_formula():
         return formula.rotate(x, p, q, adapter_ids, form, group_size)
     if not _wants_grad(x, p, q):
-        return _BelowAutograd.rotate(x, p, q, adapter_ids, form, group_size, overlap)
-    return Rotate.apply(x, p, q, adapter_ids, form, group_size, False, _BelowAutograd)
+        return BelowAutograd.rotate(x, p, q, adapter_ids, form, group_size, overlap)
+    return Rotate.apply(x, p, q, adapter_ids, form, group_size, False, BelowAutograd)
 
 
 def _rotate_backward_autograd(grad, saved, p, q, *rest):
-    return (formula if _wants_grad(grad, saved, p, q) else _BelowAutograd).rotate_backward(grad, saved, p, q, *rest)
+    return (formula if _wants_grad(grad, saved, p, q) else BelowAutograd).rotate_backward(grad, saved, p, q, *rest)
 
 
 def _rotate_inplace_autograd(x, p, q, *rest):
@@ -106,16 +118,15 @@ def _rotate_inplace_autograd(x, p, q, *rest):
         raise RuntimeError(
             "road_kernels::rotate_ has no gradient of its own: call road_kernels.rotate(..., inplace=True)"
         )
-    with torch._C._AutoDispatchBelowAutograd():
-        return schemas.rotate_(x, p, q, *rest)
+    return BelowAutograd.rotate_(x, p, q, *rest)
 
 
 def _tables_autograd(p, q, form, group_size, dtype):
     if needs_formula():
         return formula.tables(p, q, form, group_size, dtype)
     if not _wants_grad(p, q):
-        return _BelowAutograd.tables(p, q, form, group_size, dtype)
-    return Tables.apply(p, q, form, group_size, dtype, _BelowAutograd)
+        return BelowAutograd.tables(p, q, form, group_size, dtype)
+    return Tables.apply(p, q, form, group_size, dtype, BelowAutograd)
 
 
 schemas.LIBRARY.impl("tables", _tables_autograd, "Autograd")

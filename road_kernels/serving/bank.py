@@ -1,7 +1,6 @@
 """AdapterBank: the adapters that a server has loaded, in slots that its batches refer to by index."""
 
 import os
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -9,16 +8,13 @@ import torch
 from torch import Tensor
 
 from ..functional import rotate_batched
-from ..ops import checks
+from . import bank_ids
 from .adapter import Adapter
 from .bank_layer import BankLayer
 from .bank_tables import BankTables
+from .bank_writer import BankWriter
 from .layer_names import some
 from .slots import Slots
-
-
-class BankFullError(RuntimeError):
-    """No slot is free: evict an adapter, or wait for the batches that still hold evicted ones."""
 
 
 class AdapterBank:
@@ -40,17 +36,25 @@ class AdapterBank:
         device, dtype: of the tables. Two bytes an entry halve the memory: the rms error of a bfloat16 result, in units
             of the result, is 1.7e-3 with float32 tables, 1.7e-3 with float16 and 2.4e-3 with bfloat16.
 
-    A slot without an adapter is the identity: its rows pass bit for bit. Loading computes and checks everything first,
-    and refuses an adapter without changing the bank.
+    Empty slots are the identity: r1 = 1, r2 = 0. Ids that the bank makes (``ids``, ``hold``, ``ids_of_slots``) are -1
+    where there is no adapter, and such rows pass bit for bit. The number of an empty slot, given to ``rotate`` as it
+    is, passes finite rows bit for bit; an infinity or NaN makes its pair NaN, since 0 times it is. ``ids_of_slots``
+    turns such numbers into -1, once a step.
+
+    Loading and updating compute and check everything first, and refuse an adapter without changing the bank.
 
     Threads: any number may read (``ids``, ``hold``, ``rotate``, ``tables``) while others write (``load``,
-    ``replace``, ``evict``). Only free slots are written. A slot is free once its name is gone and no ``hold`` on it is
-    open, so a batch inside ``with bank.hold(names) as ids`` sees its adapters unchanged, whatever is evicted or
-    replaced meanwhile. Plain ``ids`` suffice where the same thread writes between its steps.
+    ``replace``, ``update``, ``evict``). No slot is written that a ``hold`` is open on, so a batch inside ``with
+    bank.hold(names) as ids`` sees its adapters unchanged, whatever is evicted, replaced or updated meanwhile. Plain
+    ``ids`` suffice where the same thread writes between its steps.
 
-    CUDA streams: copies and resets run on the current stream of the calling thread, without synchronising. Threads
-    that share a stream, as they do by default, need nothing. A thread that loads on its own stream must order the two:
-    ``loading.wait_stream(serving)`` before it writes, ``serving.wait_stream(loading)`` before the new ids are used.
+    Copies of a bank, deep or not, and what is unpickled (by ``torch.load`` with ``weights_only=True`` too) have the
+    same adapters in the same slots, and memory, locks and holds of their own. ``map_location`` decides on the device.
+
+    CUDA streams: copies and resets run on the current stream of the calling thread; only ``update`` with tensors of
+    the device synchronises. Threads that share a stream, as they do by default, need nothing. A thread that loads on
+    its own stream must order the two: ``loading.wait_stream(serving)`` before it writes,
+    ``serving.wait_stream(loading)`` before the new ids are used.
     """
 
     def __init__(
@@ -69,11 +73,17 @@ class AdapterBank:
             raise ValueError(f"capacity must be 1 or more, got {capacity}")
         self.capacity = capacity
         self._store = BankTables(widths, capacity, group_size, compact, device, dtype)
-        self.widths, self.group_size, self.compact = self._store.widths, group_size, compact
+        self.widths, self.group_size, self.compact = self._store.widths, group_size, bool(compact)
         self.device, self.dtype = self._store.device, dtype
         self._tables = self._store.by_layer
         self._slots = Slots(capacity)
-        self._writing = threading.Lock()
+        self._writer = BankWriter(self._store, self._slots, capacity)
+
+    def __reduce__(self):
+        with self._writer.lock:
+            by_name = dict(self._slots.by_name)
+            rows = self._store.read(list(by_name.values()))
+        return _restore, (dict(self.widths), self.capacity, self.group_size, self.compact, by_name, rows)
 
     def tables(self, layer: str) -> tuple[Tensor, Tensor]:
         """(r1, r2) of a layer, [capacity, D/2] or [capacity, D]: the tables themselves, to be read only."""
@@ -85,10 +95,10 @@ class AdapterBank:
     def layer(self, name: str) -> BankLayer:
         """A handle on a layer, for the loop that runs it in every step: ``bank.layer("q").rotate(h, ids)``.
 
-        Valid as long as the bank: it sees every later load, replacement and eviction. Raises KeyError for a layer that
+        Valid as long as the bank: it sees every later write. Raises KeyError for a layer that
         the bank does not have.
         """
-        return BankLayer(name, self.tables(name), self.group_size)
+        return BankLayer(self, name)
 
     def rotate(
         self,
@@ -116,21 +126,37 @@ class AdapterBank:
             out: int32 or int64 [N], N >= len(names), on the bank's device: filled, with -1 after the names, and
                 returned. For CUDA graphs, which read the same memory at every replay.
 
-        The ids are valid until one of the names is evicted or replaced; see ``hold``.
+        The ids are valid until one of the names is evicted or replaced, or updated while a ``hold`` is open on it; see
+        ``hold``.
 
         Raises:
             KeyError: an adapter that is not loaded. TypeError, ValueError: ``out`` does not fit.
         """
-        return self._to_device(self._slots.look_up(names), out)
+        return bank_ids.to_device(self._slots.look_up(names), out, self.device)
 
     @contextmanager
     def hold(self, names: Sequence[str | None], *, out: Tensor | None = None) -> Iterator[Tensor]:
         """``with bank.hold(names) as ids``: as ``ids``, and their slots are not written before the block ends."""
         slots = self._slots.pin(names)
         try:
-            yield self._to_device(slots, out)
+            yield bank_ids.to_device(slots, out, self.device)
         finally:
-            self._clear(self._slots.release(slots))
+            self._writer.clear(self._slots.release(slots))
+
+    def ids_of_slots(self, slots: Tensor, *, out: Tensor | None = None) -> Tensor:
+        """``slots`` with -1 in place of the number of every empty slot, whose rows then pass bit for bit.
+
+        For servers that keep slot numbers in a tensor of their own: once a step, not once a layer. A slot that a
+        ``hold`` is open on is not empty. Nothing is read back from a GPU, so it can be captured in a CUDA graph.
+
+        Args:
+            slots: int32 or int64 [...] on the bank's device, -1 .. capacity - 1.
+            out: of the shape of ``slots``, int32 or int64, filled and returned; may be ``slots`` itself.
+
+        Raises:
+            TypeError, ValueError: not such tensors. IndexError: another number (on a GPU: a device-side assertion).
+        """
+        return bank_ids.of_slots(slots, self._store.filled, out)
 
     def slot(self, name: str) -> int:
         """The slot of a loaded adapter. Raises KeyError for another."""
@@ -179,12 +205,7 @@ class AdapterBank:
                 unknown, ambiguous or of another width, another group_size, a variant that compact tables cannot
                 hold, a NaN or infinity, a damaged or missing file. The bank is unchanged.
         """
-        if not isinstance(name, str):
-            raise TypeError(f"name must be a str, got {type(name).__name__}")
-        with self._writing:
-            if name in self:
-                raise ValueError(f"an adapter named {name!r} is loaded: use replace, or evict it first")
-            return self._fill_a_slot(name, adapter, partial)
+        return self._writer.load(name, adapter, partial)
 
     def replace(self, name: str, adapter: Adapter | str | os.PathLike, *, partial: bool = False) -> int:
         """Gives a loaded name another adapter and returns its new slot. Arguments and errors as in ``load``.
@@ -194,59 +215,58 @@ class AdapterBank:
 
         Raises KeyError if no adapter of that name is loaded.
         """
-        with self._writing:
-            self.slot(name)
-            return self._fill_a_slot(name, adapter, partial)
+        return self._writer.replace(name, adapter, partial)
+
+    def update(
+        self,
+        name: str,
+        layers: Mapping[str, tuple[Tensor, Tensor]] | Adapter,
+        *,
+        form: str | None = None,
+        partial: bool = False,
+    ) -> int:
+        """Gives a loaded adapter new values, in its slot, and returns the slot: what a trainer sends every step.
+
+        All layers are computed and checked, then written at once: between two steps of the calling thread, or beside
+        other threads. A ``hold`` that opens during the write waits for its end. Where one is open on the adapter, it
+        keeps the old values; the new ones go to a free slot, and the name moves there, as in ``replace``.
+
+        Args:
+            layers: layer name -> (theta, alpha), or (r1, r2), with names as in ``load``; or an Adapter. Tensors on the
+                bank's device are used there, with one synchronisation; others go through the CPU. They must not change
+                during the call.
+            form: what ``layers`` hold: "road_1" (the default), "road_2" or "road_4" of the bank's group_size, or
+                "table": [D/2] or, for a bank that is not compact, [D]. Of an Adapter it is the variant.
+            partial: allow layers of the bank to be absent: they keep their values.
+
+        Raises:
+            KeyError: no adapter of that name is loaded.
+            BankFullError: a running batch holds the adapter, and no slot is free for a second version.
+            ValueError, TypeError: as in ``load``. The bank is unchanged after each of these.
+        """
+        return self._writer.update(name, layers, form, partial)
 
     def evict(self, name: str) -> None:
         """Removes an adapter. Its slot becomes the identity and free, at once or when the last ``hold`` on it ends.
 
         Raises KeyError if no adapter of that name is loaded.
         """
-        with self._writing:
-            self._clear(self._slots.remove(name))
+        self._writer.evict(name)
 
     def _no_layer(self, layer: str) -> KeyError:
         return KeyError(f"no layer {layer!r} in this bank: it has {some(self.widths)}")
 
-    def _fill_a_slot(self, name: str, adapter, partial: bool) -> int:
-        if isinstance(adapter, (str, os.PathLike)):
-            adapter = Adapter.from_peft(adapter)
-        elif not isinstance(adapter, Adapter):
-            raise TypeError(f"adapter must be an Adapter or the path of a checkpoint, got {type(adapter).__name__}")
-        rows = self._store.rows_of(adapter, partial)
-        slot = self._slots.take()
-        if slot is None:
-            held = len(self._slots.retired)
-            raise BankFullError(
-                f"no slot of {self.capacity} is free for {name!r}"
-                + (f": {held} of them evicted but still held" if held else "")
-            )
-        try:
-            self._store.write(slot, rows)
-        except BaseException:
-            self._clear([slot])
-            raise
-        self._clear(self._slots.publish(name, slot))
-        return slot
 
-    def _clear(self, slots: Sequence[int]) -> None:
-        for slot in slots:
-            self._store.write(slot, self._store.identity)
-            self._slots.give_back(slot)
-
-    def _to_device(self, slots: list[int], out: Tensor | None) -> Tensor:
-        if out is None:
-            out = torch.empty(len(slots), dtype=torch.int32, device=self.device)
-        elif not isinstance(out, Tensor) or out.dtype not in checks.INTEGERS or out.device != self.device:
-            raise TypeError(f"out must be an int32 or int64 tensor on {self.device}, got {_describe(out)}")
-        elif out.dim() != 1 or len(out) < len(slots):
-            raise ValueError(f"out must be [N] with N >= {len(slots)}, the number of names, got {list(out.shape)}")
-        slots = slots + [-1] * (len(out) - len(slots))
-        # Pinned memory, so that the copy does not synchronise.
-        host = torch.tensor(slots, dtype=out.dtype, device="cpu", pin_memory=self.device.type == "cuda")
-        return out.copy_(host, non_blocking=True)
+def _restore(widths, capacity: int, group_size: int, compact: bool, by_name: Mapping[str, int], rows: Tensor):
+    """The bank whose __reduce__ gave these. What comes from a file is checked."""
+    bank = AdapterBank(widths, capacity, group_size=group_size, compact=compact, device=rows.device, dtype=rows.dtype)
+    slots = list(by_name.values())
+    if len(set(slots)) < len(slots) or not set(slots) <= set(range(capacity)):
+        raise ValueError(f"a bank of {capacity} slots cannot hold adapters in the slots {slots}")
+    bank._store.restore(slots, rows)
+    bank._slots.restore(by_name)
+    return bank
 
 
-def _describe(value) -> str:
-    return f"{value.dtype} on {value.device}" if isinstance(value, Tensor) else type(value).__name__
+# Unpickling them calls _restore and the constructor of BankLayer, which check and run nothing else.
+torch.serialization.add_safe_globals([_restore])

@@ -1,5 +1,6 @@
 """One layer of an AdapterBank, for the loop that runs it in every step."""
 
+import torch
 from torch import Tensor
 
 from ..functional import rotate_batched
@@ -8,14 +9,18 @@ from ..functional import rotate_batched
 class BankLayer:
     """A handle from ``AdapterBank.layer``: what is the same in every step is looked up once.
 
-    name: the layer. r1, r2: its tables, as ``AdapterBank.tables`` returns them, to be read only. group_size: g.
+    bank: the bank. name: the layer. r1, r2: its tables, as ``AdapterBank.tables`` returns them, to be read only.
+    group_size: g. A copy, or what is unpickled, belongs to the copy of the bank.
     """
 
-    __slots__ = ("group_size", "name", "r1", "r2")
+    __slots__ = ("bank", "group_size", "name", "r1", "r2")
 
-    def __init__(self, name: str, tables: tuple[Tensor, Tensor], group_size: int):
-        self.name, self.group_size = name, group_size
-        self.r1, self.r2 = tables
+    def __init__(self, bank, name: str):
+        self.bank, self.name, self.group_size = bank, name, bank.group_size
+        self.r1, self.r2 = bank.tables(name)
+
+    def __reduce__(self):
+        return BankLayer, (self.bank, self.name)
 
     def rotate(
         self,
@@ -27,6 +32,9 @@ class BankLayer:
         backend: str | None = None,
     ) -> Tensor:
         """rotate_batched of the layer's output x [..., D] by the layer's tables; arguments and errors as there.
+
+        adapter_ids: from ``ids``, ``hold`` or ``ids_of_slots`` of the bank. Those are -1 for no adapter, which passes
+        any row bit for bit; the number of an empty slot, used as it is, does so with finite rows only.
 
         overlap: as in rotate_batched. It holds for the layers of a model if adapters are loaded, and ids filled,
         between steps, and the kernel before is the layer's own; not for a rotation that directly follows them.
@@ -44,3 +52,6 @@ class BankLayer:
 
     def __repr__(self) -> str:
         return f"BankLayer({self.name!r}, {list(self.r1.shape)} of {self.r1.dtype} on {self.r1.device})"
+
+
+torch.serialization.add_safe_globals([BankLayer])

@@ -6,76 +6,67 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from .. import python_fallback
-from ..functional import road_tables
 from ..ops import checks
-from .adapter import Adapter
-from .layer_names import LayerNames
+from .bank_rows import RowMaker, Rows
 
 
 class BankTables:
-    """by_layer: layer -> (r1, r2), allocated once and written row by row. Arguments as in AdapterBank."""
+    """by_layer: layer -> (r1, r2), allocated once and written row by row. Arguments as in AdapterBank.
+
+    filled: int32 [capacity], the slot's own number where it holds an adapter, -1 where it is the identity. Written
+    beside the tables, on the same stream.
+    """
 
     def __init__(self, widths, capacity: int, group_size: int, compact: bool, device, dtype: torch.dtype):
         _check_arguments(widths, group_size, dtype)
         self.widths = MappingProxyType(dict(widths))
-        self.group_size, self.compact, self.dtype = group_size, bool(compact), dtype
-        self._names = LayerNames(self.widths)
+        self.rows = RowMaker(self.widths, group_size, bool(compact), dtype)
         # Tensors created in inference mode cannot be written outside of it.
         with torch.inference_mode(False):
             self.by_layer = {
                 layer: tuple(
-                    torch.full((capacity, width // 2 if compact else width), value, dtype=dtype, device=device)
+                    torch.full((capacity, self.rows.table_width(layer)), value, dtype=dtype, device=device)
                     for value in (1.0, 0.0)
                 )
-                for layer, width in self.widths.items()
+                for layer in self.widths
             }
-            self.device = next(iter(self.by_layer.values()))[0].device
-            self.identity = self._stage({})
+            self.device = self.rows.device = next(iter(self.by_layer.values()))[0].device
+            self.filled = torch.full((capacity,), -1, dtype=torch.int32, device=self.device)
+            self._identity = self.rows.identity()
 
-    def rows_of(self, adapter: Adapter, partial: bool) -> tuple[Tensor, ...]:
-        """What ``write`` writes to a slot for this adapter. Raises TypeError or ValueError if it does not fit."""
-        if adapter.group_size != self.group_size:
-            raise ValueError(f"the adapter has group_size {adapter.group_size}, but the bank {self.group_size}")
-        if self.compact and adapter.variant != "road_1":
-            raise ValueError(
-                f"compact tables hold road_1 only, got {adapter.variant}: make the bank with compact=False"
-            )
-        names, widths = self._names.match(adapter.layers, partial), adapter.widths
-        for layer, name in names.items():
-            if widths[name] != self.widths[layer]:
-                raise ValueError(
-                    f"layer {name!r} is {self.widths[layer]} features wide in the bank, got {widths[name]}"
-                )
-        return self._stage({layer: self._tables_of(adapter, name) for layer, name in names.items()})
+    def write(self, slot: int, rows: Rows) -> None:
+        """Writes the layers of ``rows``. On a GPU a few launches for all of them together."""
+        self._copy(self._row_of(slot, rows.layers), rows)
+        self.filled[slot].fill_(slot)
 
-    def write(self, slot: int, rows: Sequence[Tensor]) -> None:
+    def clear(self, slot: int) -> None:
+        self.filled[slot].fill_(-1)
+        self._copy(self._row_of(slot, self._identity.layers), self._identity)
+
+    def read(self, slots: Sequence[int]) -> Tensor:
+        """A copy of the rows of some slots, [len(slots), 2, W]: r1 and r2 of all layers side by side."""
+        at = torch.tensor(slots, dtype=torch.int64, device=self.device)
+        tables = zip(*self.by_layer.values(), strict=True)
+        return torch.stack([torch.cat([t.index_select(0, at) for t in part], 1) for part in tables], 1)
+
+    def restore(self, slots: Sequence[int], rows: Tensor) -> None:
+        """Writes what ``read`` of the same slots returned. Raises ValueError if it is of another size."""
+        width = self._identity.flat.shape[1]
+        if rows.shape != (len(slots), 2, width):
+            raise ValueError(f"rows must be [{len(slots)}, 2, {width}], got {list(rows.shape)}")
+        for slot, flat in zip(slots, rows, strict=True):
+            self.write(slot, Rows(tuple(self.widths), flat.contiguous()))
+
+    def read_slot(self, slot: int) -> Rows:
+        return Rows(tuple(self.widths), self.read([slot])[0])
+
+    def _row_of(self, slot: int, layers: Sequence[str]) -> list[Tensor]:
+        return [self.by_layer[layer][part][slot] for part in (0, 1) for layer in layers]
+
+    def _copy(self, targets: list[Tensor], rows: Rows) -> None:
+        sizes = [self.rows.table_width(layer) for layer in rows.layers]
         with torch.no_grad():
-            torch._foreach_copy_([table[slot] for pair in self.by_layer.values() for table in pair], rows)
-
-    def _tables_of(self, adapter: Adapter, name: str) -> tuple[Tensor, Tensor]:
-        """On the CPU, where reading the values does not synchronise; float32 or wider."""
-        theta, alpha = adapter.layers[name]
-        dtype = torch.promote_types(torch.promote_types(theta.dtype, alpha.dtype), self.dtype)
-        theta, alpha = (t.detach().to("cpu", torch.promote_types(dtype, torch.float32)) for t in (theta, alpha))
-        tables = road_tables(theta, alpha, variant=adapter.variant, group_size=self.group_size)
-        if self.compact:
-            return tables
-        return python_fallback.expand_tables(*tables, adapter.widths[name], self.group_size)
-
-    def _stage(self, tables: Mapping[str, tuple[Tensor, Tensor]]) -> tuple[Tensor, ...]:
-        """r1 and r2 of every layer, the identity where ``tables`` has none; checked to be finite, copied at once."""
-        sizes = [table.shape[1] for pair in self.by_layer.values() for table in pair]
-        flat = torch.empty(sum(sizes), dtype=self.dtype, device="cpu", pin_memory=self.device.type == "cuda")
-        rows = iter(flat.split(sizes))
-        identity = torch.ones(1, device="cpu"), torch.zeros(1, device="cpu")
-        for layer in self.by_layer:
-            for row, values in zip((next(rows), next(rows)), tables.get(layer, identity), strict=True):
-                if not row.copy_(values).isfinite().all():
-                    raise ValueError(
-                        f"theta or alpha of layer {layer!r} has a NaN, an infinity, or a value beyond {self.dtype}"
-                    )
-        return flat.to(self.device, non_blocking=True).split(sizes)
+            torch._foreach_copy_(targets, rows.flat.view(-1).split(sizes * 2))
 
 
 def _check_arguments(widths, group_size, dtype) -> None:

@@ -1,12 +1,15 @@
-"""Reading PEFT's RoAd checkpoints, without PEFT."""
+"""Reading and writing PEFT's RoAd checkpoints, without PEFT."""
 
 import json
-from collections.abc import Collection
+import os
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from ..ops import checks
+from .layer_names import plain_name
 
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 PREFIX = "base_model.model."  # PEFT's own wrappers around the model
@@ -25,6 +28,51 @@ def read_peft(folder, ignore: Collection[str] = ()) -> tuple[Layers, str, int]:
     variant, group_size = _read_config(folder)
     layers = _pair_up(_read_weights(folder), folder, ignore)
     return layers, variant, group_size
+
+
+def write_peft(
+    folder, layers: Mapping[str, tuple[Tensor, Tensor]], variant: str, group_size: int, base_model: str | None
+) -> None:
+    """See Adapter.save."""
+    try:
+        from safetensors.torch import save
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "writing a checkpoint needs the package safetensors: pip install safetensors"
+        ) from error
+    names: dict[str, str] = {}  # in the checkpoint -> in the adapter
+    for name in layers:
+        if (other := names.setdefault(plain_name(name), name)) != name:
+            raise ValueError(f"layers {other!r} and {name!r} have one name in a checkpoint, {plain_name(name)!r}")
+    config = {
+        "base_model_name_or_path": base_model,
+        "group_size": group_size,
+        "inference_mode": True,
+        "init_weights": True,
+        "peft_type": "ROAD",
+        "target_modules": sorted(names),
+        "task_type": None,
+        "variant": variant,
+    }
+    weights = {}
+    for name, pair in layers.items():
+        for parameter, tensor in zip(PARAMETERS, pair, strict=True):
+            # A copy: safetensors takes no two tensors of one storage, which slices of a flat tensor are.
+            copy = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu").copy_(tensor.detach())
+            weights[f"{PREFIX}{plain_name(name)}.{parameter}"] = copy
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    # Renamed when complete, the weights first: a reader never finds half a file, nor a config without weights.
+    for name, data in (
+        (WEIGHTS, save(weights, metadata={"format": "pt"})),
+        (CONFIG, json.dumps(config, indent=2).encode()),
+    ):
+        part = folder / f"{name}.{os.getpid()}.part"
+        try:
+            part.write_bytes(data)
+            part.replace(folder / name)
+        finally:
+            part.unlink(missing_ok=True)
 
 
 def _read_config(folder: Path) -> tuple[str, int]:
@@ -74,7 +122,7 @@ def _existing(folder: Path, name: str) -> Path:
 def _pair_up(weights: dict[str, Tensor], folder: Path, ignore: Collection[str]) -> Layers:
     found: dict[str, dict[str, Tensor]] = {}
     for key, tensor in weights.items():
-        module, _, parameter = key.removeprefix(PREFIX).rpartition(".")
+        module, _, parameter = plain_name(key).removeprefix(PREFIX).rpartition(".")
         if parameter not in PARAMETERS:
             if any(f".{name}." in f".{module}." for name in ignore):
                 continue
@@ -83,7 +131,9 @@ def _pair_up(weights: dict[str, Tensor], folder: Path, ignore: Collection[str]) 
                 f"read the checkpoint with Adapter.from_peft(folder, ignore=[...])"
             )
         if parameter in found.setdefault(module, {}):
-            raise ValueError(f"{folder} holds {parameter} of layer {module!r} twice, with and without {PREFIX!r}")
+            raise ValueError(
+                f"{folder} holds {parameter} of layer {module!r} twice, with and without {PREFIX!r} or a wrapper"
+            )
         found[module][parameter] = tensor
     for module, pair in found.items():
         if missing := [parameter for parameter in PARAMETERS if parameter not in pair]:

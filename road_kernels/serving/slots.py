@@ -2,7 +2,8 @@
 
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 
 class Slots:
@@ -19,6 +20,13 @@ class Slots:
         self.retired: set[int] = set()
         self._pins = [0] * capacity
         self._lock = threading.Lock()  # never held while tensors are written
+        self._rewriting: int | None = None  # the named slot that a writer rewrites, which pin waits for
+        self._rewritten = threading.Condition(self._lock)
+
+    def restore(self, by_name: Mapping[str, int]) -> None:
+        """Of a new table: takes these names with their slots, which the caller has checked and filled."""
+        self.by_name = dict(by_name)
+        self.free = deque(slot for slot in self.free if slot not in set(by_name.values()))
 
     def look_up(self, names: Sequence[str | None]) -> list[int]:
         """One slot per name, -1 for None; all from one state of the table."""
@@ -31,9 +39,12 @@ class Slots:
             raise KeyError(f"no adapter named {error.args[0]!r} is loaded") from None
 
     def pin(self, names: Sequence[str | None]) -> list[int]:
-        """As look_up; a pinned slot is not cleared before it is released."""
+        """As look_up; a pinned slot is neither cleared nor rewritten before it is released."""
         with self._lock:
             slots = self.look_up(names)
+            while self._rewriting in slots:
+                self._rewritten.wait()
+                slots = self.look_up(names)
             for slot in set(slots) - {-1}:
                 self._pins[slot] += 1
         return slots
@@ -46,6 +57,20 @@ class Slots:
             done = [slot for slot in self.retired.intersection(slots) if self._pins[slot] == 0]
             self.retired.difference_update(done)
         return done
+
+    @contextmanager
+    def rewrite(self, name: str) -> Iterator[int | None]:
+        """The slot of a loaded name, not to be pinned before the block ends; or None: it is pinned already."""
+        with self._lock:
+            slot = self.look_up((name,))[0]
+            if not self._pins[slot]:
+                self._rewriting = slot
+        try:
+            yield self._rewriting
+        finally:
+            with self._lock:
+                self._rewriting = None
+                self._rewritten.notify_all()
 
     def take(self) -> int | None:
         """A free slot for the caller to fill and publish, or None."""

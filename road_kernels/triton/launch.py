@@ -18,6 +18,7 @@ INTERPRETED = triton.knobs.runtime.interpret
 _OPTIONS = {"enable_fp_fusion": True, "sanitize_overflow": False}
 # Triton loads a kernel in several steps; another thread (autograd has one per device) must not see it half loaded.
 _compiling = threading.Lock()
+_runtime = triton.knobs.runtime
 
 
 def kernel(function):
@@ -26,6 +27,12 @@ def kernel(function):
     """
     integers = [name for name, kind in inspect.get_annotations(function).items() if kind == tl.int64]
     return triton.jit(function, do_not_specialize=integers)
+
+
+def _has_hooks() -> bool:
+    """Whether a profiler wants to see launches."""
+    hooks = _runtime.launch_enter_hook, _runtime.launch_exit_hook
+    return any(hook is not None and getattr(hook, "calls", True) for hook in hooks)
 
 
 class Launch:
@@ -58,17 +65,33 @@ class Launch:
         limit = {"maxnreg": self.registers} if self.registers and not hip else {}
         return {"num_warps": self.num_warps, "debug": self.asserts, **_OPTIONS, **limit}
 
-    def __call__(self, *tensors: torch.Tensor) -> None:
+    def __call__(self, *tensors: torch.Tensor):
+        """Launches, and returns how: a function of the device and the addresses of tensors of the same kind, that is of
+        the same dtypes, and at multiples of 16 bytes where these are. None in the interpreter.
+        """
         if INTERPRETED:
             self.kernel[self.grid](*tensors, *self.tail)
-            return
-        kind = tuple([(t.dtype, t.data_ptr() % 16 == 0) for t in tensors])
+            return None
+        addresses = [t.data_ptr() for t in tensors]
+        kind = tuple([(t.dtype, address % 16 == 0) for t, address in zip(tensors, addresses, strict=True)])
         runner = self.runners.get(kind)
         if runner is None:
             runner = self.runners[kind] = self._compile(tensors)
-        runner(*tensors, *self.tail)
+        runner(tensors[0].get_device(), *addresses)
+        return runner
 
     def _compile(self, tensors):
         options = self.options(hip=torch.version.hip is not None)
         with _compiling:
-            return self.kernel.warmup(*tensors, *self.tail, grid=self.grid, **options)[self.grid]
+            compiled = self.kernel.warmup(*tensors, *self.tail, grid=self.grid, **options)
+            by_triton = compiled[self.grid]  # loads it
+        run, function, metadata = compiled.run, compiled.function, compiled.packed_metadata
+        get_stream, (x, y, z), tail = triton.runtime.driver.active.get_current_stream, self.grid, self.tail
+
+        def runner(device: int, *addresses: int) -> None:
+            if _has_hooks():
+                by_triton(*addresses, *tail)
+            else:  # as by_triton does, without what it prepares for hooks
+                run(x, y, z, get_stream(device), function, metadata, None, None, None, *addresses, *tail)
+
+        return runner

@@ -4,7 +4,8 @@ Programs are short and many: a lane loads what it has at once, and the program e
 sweep memory in one narrow front. Programs that walk many rows reach 88 to 94 % of the fastest copy, these 98 and more.
 
 Figures are of an H200 and bfloat16 rows of 4096. "Measured" ones are of CUDA kernels of the same shape (csrc/cuda);
-"derived" ones follow from those, or from counting bytes and registers. Triton's own have not been timed.
+"derived" ones follow from those, or from counting bytes and registers. On an H100 Triton's own reach 97 to 99 % of the
+fastest copy forward and 86 to 93 % backward (benchmarks/results).
 """
 
 import math

@@ -18,7 +18,7 @@ def collect(*options: str) -> tuple[int, list[str], str]:
 
 def test_only_tests_on_the_backends_asked_for():
     status, names, _ = collect("--backend", "python")
-    assert status == 0 and len(names) == 3 and all("[python" in name for name in names)
+    assert status == 0 and names and all("[python" in name for name in names)
 
 
 def test_a_backend_that_is_not_usable_fails_the_run(monkeypatch):

@@ -1,4 +1,4 @@
-"""The Python blocks of README.md and docs/ run as printed, their links resolve, and examples/serving_loop.py runs."""
+"""The Python blocks of README.md and docs/ run as printed, their links resolve, and the serving examples run."""
 
 import re
 import subprocess
@@ -21,6 +21,16 @@ def blocks() -> list:
     return found
 
 
+@pytest.fixture
+def no_process_group():
+    """Blocks of docs/distributed.md make one, each for itself."""
+    yield
+    distributed = sys.modules.get("torch.distributed")
+    if distributed and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("no_process_group")
 @pytest.mark.parametrize(("page", "line", "code"), blocks())
 def test_blocks_run(page, line, code):
     exec(compile("\n" * line + code, page.name, "exec"), {"__name__": page.stem})
@@ -45,4 +55,17 @@ def test_serving_loop(tmp_path):
     assert "every request equals itself run alone with its adapter merged" in run.stdout
     assert re.search(r"[1-9]\d* hits, [1-9]\d* loads, [1-9]\d* evictions", run.stdout)
     assert re.search(r"1 refused: .*adapter_model.safetensors is damaged", run.stdout)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_live_updates(tmp_path):
+    script = ROOT / "examples" / "live_updates.py"
+    command = [sys.executable, script, "--quick"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr
+    assert re.search(r"20 updates between \d+ steps", run.stdout)
+    assert re.search(r"pause per update: \d+\.\d\d ms in the median", run.stdout)
+    assert "the same bit for bit, from the first round to the last" in run.stdout
+    assert "the policy served is the policy trained" in run.stdout
     assert not list(tmp_path.iterdir())

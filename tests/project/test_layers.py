@@ -22,10 +22,11 @@ IMPORTS = {
     "ops": {"python_fallback"},
     "triton": {"python_fallback", "ops"},
     "backends": {"python_fallback", "ops", "triton"},
-    "functional": BELOW_FUNCTIONAL - {"triton"},
+    "distributed": {"ops", "backends"},
+    "functional": BELOW_FUNCTIONAL - {"triton"} | {"distributed"},
     "serving": BELOW_FUNCTIONAL - {"triton"} | {"functional"},
     "": BELOW_FUNCTIONAL - {"triton"} | {"functional", "serving"},
-    "integrations": BELOW_FUNCTIONAL - {"triton"} | {"functional", "serving", ""},
+    "integrations": BELOW_FUNCTIONAL - {"triton"} | {"distributed", "functional", "serving", ""},
 }
 
 

@@ -173,7 +173,7 @@ def test_writers_take_turns():
 def test_a_name_is_loaded_once(monkeypatch):
     """A second load of a name, started while the first one is computing, waits for it and is then refused."""
     bank, outcome, threads = make_bank(), [], []
-    rows_of = bank._store.rows_of
+    of_adapter = bank._store.rows.of_adapter
 
     def second():
         try:
@@ -186,9 +186,9 @@ def test_a_name_is_loaded_once(monkeypatch):
             threads.append(threading.Thread(target=second))
             threads[0].start()
             threads[0].join(0.1)
-        return rows_of(*args)
+        return of_adapter(*args)
 
-    monkeypatch.setattr(bank._store, "rows_of", slow)
+    monkeypatch.setattr(bank._store.rows, "of_adapter", slow)
     bank.load("anna", make_adapter(1))
     threads[0].join()
     assert outcome == ["an adapter named 'anna' is loaded: use replace, or evict it first"]

@@ -11,6 +11,14 @@ WIDTHS = {"layers.0.qkv": 24, "layers.0.down": 16, "layers.1.qkv": 24, "layers.1
 G = 8
 
 
+def make_layers(form, seed=7, dtype=torch.float32) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """What AdapterBank.update takes: parameters or, for "table" and "table_half", ready tables."""
+    return {
+        name: make_params(form, None, width, dtype, seed=100 * seed + k)
+        for k, (name, width) in enumerate(WIDTHS.items())
+    }
+
+
 def make_adapter(seed=1, variant="road_1", widths=WIDTHS, group_size=G, dtype=torch.float32) -> Adapter:
     layers = {
         name: make_params(variant, None, width, dtype, seed=100 * seed + k)

@@ -20,6 +20,8 @@ What differs:
 - A mixed batch (``adapter_names=[...]``) is one call per layer, or one per group_size where they differ, also on
   float16 and bfloat16 models with float32 adapters (PEFT raises an index_put error there), and on bitsandbytes layers.
 - merge and unmerge build no D x D matrix. A merge or unmerge that is refused leaves the layer unchanged.
+- Layers whose weights are DTensors work, under FSDP2 and in tensor parallelism (docs/distributed.md), merged in the
+  memory of their shards.
 """
 
 from ._switch import disable, enable, enabled, is_enabled

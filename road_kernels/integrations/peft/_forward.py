@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ... import compose, road_apply, road_tables, rotate
+from ...distributed.dispatch import is_sharded
 from . import _options
 from ._mixed_batch import apply_mixed_batch
 from ._versions import _layer
@@ -85,23 +86,24 @@ def apply_active(layer, result: Tensor) -> Tensor:
                 modules["road_alpha"]._parameters[name],
                 variant=layer.variant[name],
                 group_size=layer.group_size[name],
-                inplace=_options.inplace,
+                inplace=_options.may_write(result),
             )
     names = _active(layer)
     if not names:
         return result
-    if type(result) is not Tensor:
+    if type(result) is not Tensor and not is_sharded(result):
         return _by_formula_of_peft(layer, names, result)
     if len(names) == 1:
         (name,) = names
         theta, alpha, variant = layer.road_theta[name], layer.road_alpha[name], layer.variant[name]
         group_size = layer.group_size[name]
-        return road_apply(result, theta, alpha, variant=variant, group_size=group_size, inplace=_options.inplace)
+        inplace = _options.may_write(result)
+        return road_apply(result, theta, alpha, variant=variant, group_size=group_size, inplace=inplace)
     return _apply_several(layer, names, result)
 
 
 def _by_formula_of_peft(layer, names: list[str], result: Tensor) -> Tensor:
-    """For subclasses of Tensor (such as sharded ones), which have their own arithmetic."""
+    """For subclasses of Tensor that have their own arithmetic."""
     dtype = result.dtype
     for name in names:
         theta, alpha = layer.road_theta[name], layer.road_alpha[name]
@@ -125,7 +127,7 @@ def _apply_several(layer, names: list[str], result: Tensor) -> Tensor:
         tables = _tables(layer, run[0], result)
         for name in run[1:]:
             tables = compose(tables, _tables(layer, name, result), dim=result.shape[-1], group_size=group_size)
-        result = rotate(result, *tables, group_size=group_size, inplace=_options.inplace)
+        result = rotate(result, *tables, group_size=group_size, inplace=_options.may_write(result))
     return result.to(dtype)
 
 

@@ -1,4 +1,7 @@
-"""merge and unmerge: one pass over the weight per adapter; refused, if at all, before anything is written."""
+"""merge and unmerge: one pass over the weight per adapter; refused, if at all, before anything is written.
+
+Sharded weights (DTensors, of FSDP2 or tensor parallelism) are written where they are, on every rank of their mesh.
+"""
 
 import functools
 
@@ -7,6 +10,8 @@ from peft.tuners.tuners_utils import check_adapters_to_merge
 from torch import Tensor
 
 from ... import road_merge, road_unmerge
+from ...distributed.dispatch import gathered, is_sharded, replicated
+from ...distributed.fsdp import is_gathered
 from ...python_fallback import road_tables
 from . import _options
 
@@ -15,8 +20,9 @@ def linear_merge(original):
     @functools.wraps(original)
     def merge(self, safe_merge=False, adapter_names=None):
         base = self.get_base_layer()
-        if not _has_plain_weight(base):
+        if not _has_known_weight(base):
             return original(self, safe_merge, adapter_names)
+        _refuse_gathered(base)
         for name in check_adapters_to_merge(self, adapter_names):
             if name in self.road_theta:
                 inplace = _options.inplace and not safe_merge
@@ -34,8 +40,9 @@ def linear_unmerge(original):
     @functools.wraps(original)
     def unmerge(self):
         base = self.get_base_layer()
-        if not self.merged or not _has_plain_weight(base):
+        if not self.merged or not _has_known_weight(base):
             return original(self)
+        _refuse_gathered(base)
         while self.merged_adapters:
             name = self.merged_adapters[-1]
             if name in self.road_theta:
@@ -89,13 +96,21 @@ def _check_bias(layer, adapter_names) -> None:
 
 
 def _refuse_non_finite(what: str, tensor: Tensor | None, name: str) -> None:
-    if tensor is not None and not tensor.isfinite().all():
+    if tensor is not None and not gathered(tensor.isfinite().all()):
         raise ValueError(f"NaNs detected in the merged {what}. The adapter {name} seems to be broken")
 
 
-def _has_plain_weight(base) -> bool:
-    """Not a quantized or sharded one, which is a subclass of Tensor with arithmetic of its own."""
-    return type(base.weight.data) is Tensor
+def _has_known_weight(base) -> bool:
+    """Not a quantized one, which is a subclass of Tensor with arithmetic of its own."""
+    return type(base.weight.data) is Tensor or is_sharded(base.weight)
+
+
+def _refuse_gathered(base) -> None:
+    if is_gathered(base):
+        raise RuntimeError(
+            "FSDP has gathered the weight of this layer and would lose what is merged into it or unmerged from it: "
+            "call reshard() of the FSDP modules first"
+        )
 
 
 def _data(base) -> tuple[Tensor, Tensor | None]:
@@ -103,16 +118,28 @@ def _data(base) -> tuple[Tensor, Tensor | None]:
 
 
 def _store(base, weight: Tensor, bias: Tensor | None) -> None:
-    """Into the same Parameter objects, as PEFT does: a state_dict taken before keeps the old values."""
-    base.weight.data = weight
-    if bias is not None:
-        base.bias.data = bias
+    """Into the same Parameter objects, as PEFT does: a state_dict taken before keeps the old values.
+
+    Of sharded ones into their memory, which is a part of FSDP's: a state_dict taken before has the new values.
+    """
+    for parameter, value in ((base.weight, weight), (base.bias, bias)):
+        if value is None:
+            continue
+        if is_sharded(parameter):
+            parameter.data.copy_(value)
+        else:
+            parameter.data = value
 
 
 def _adapter(layer, name: str) -> dict:
+    theta, alpha = layer.road_theta[name].data, layer.road_alpha[name].data
+    if is_sharded(theta, alpha, weight := layer.get_base_layer().weight):  # each may be, without the others
+        theta, alpha = gathered(theta), gathered(alpha)
+        if is_sharded(weight):
+            theta, alpha = replicated(theta, weight), replicated(alpha, weight)
     return {
-        "theta": layer.road_theta[name].data,
-        "alpha": layer.road_alpha[name].data,
+        "theta": theta,
+        "alpha": alpha,
         "variant": layer.variant[name],
         "group_size": layer.group_size[name],
     }

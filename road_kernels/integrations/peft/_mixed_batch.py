@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ... import road_apply_batched
+from ...distributed.dispatch import is_sharded, made_whole, replicated
 from . import _options
 from ._batch_plan import Run, plan
 
@@ -14,7 +15,7 @@ def mixed_batch_forward(original):
     @functools.wraps(original)
     def _mixed_batch_forward(self, x, *args, adapter_names, **kwargs):
         result = self.base_layer(x, *args, **kwargs)
-        if type(result) is not Tensor:  # a subclass, with arithmetic of its own
+        if type(result) is not Tensor and not is_sharded(result):  # a subclass, with arithmetic of its own
             return original(self, x, *args, adapter_names=adapter_names, **kwargs)
         return apply_mixed_batch(self, result, adapter_names)
 
@@ -27,16 +28,19 @@ def apply_mixed_batch(layer, result: Tensor, adapter_names: list[str]) -> Tensor
     Written over ``result`` where no gradient is recorded, as PEFT does.
     """
     for run in plan(layer, adapter_names, result.device):
-        theta, alpha = stack(layer, run)
+        ids, sharded = run.ids, type(result) is not Tensor and is_sharded(result)
+        theta, alpha = stack(layer, run, sharded)
+        if sharded:
+            ids = replicated(ids, result)
         recorded = torch.is_grad_enabled() and (result.requires_grad or theta.requires_grad)
         result = road_apply_batched(
             result,
             theta,
             alpha,
-            run.ids,
+            ids,
             variant=run.variant,
             group_size=run.group_size,
-            inplace=_options.inplace or (not recorded and result.is_contiguous()),
+            inplace=_options.may_write(result) or (not recorded and result.is_contiguous()),
         )
     return result
 
@@ -45,8 +49,8 @@ def apply_mixed_batch(layer, result: Tensor, adapter_names: list[str]) -> Tensor
 _OWN = {"road_1": (1, 1), "road_2": (1, 2), "road_4": (2, 2)}
 
 
-def stack(layer, run: Run) -> tuple[Tensor, Tensor]:
-    """theta and alpha of all adapters of the run, [A, P] each, packed as its widest variant.
+def stack(layer, run: Run, sharded: bool = False) -> tuple[Tensor, Tensor]:
+    """theta and alpha of all adapters of the run, [A, P] each, packed as its widest variant; sharded ones replicated.
 
     One launch, and two or three more where variants are mixed. Built in every call from the current parameters, so it
     cannot be stale, also when a CUDA graph replays it: writes through ``.data``, fused optimizers and sharding wrappers
@@ -56,6 +60,8 @@ def stack(layer, run: Run) -> tuple[Tensor, Tensor]:
     parts = []
     for variant, names in run.names.items():
         parameters = [_parameter(layer, of, name) for of in ("road_theta", "road_alpha") for name in names]
+        if sharded:
+            parameters = [made_whole(parameter) for parameter in parameters]
         part = torch.cat(parameters).view(2, len(names), -1)
         if variant != run.variant:
             half = run.group_size // 2
