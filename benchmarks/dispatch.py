@@ -26,7 +26,7 @@ from .harness.measure import EFFORTS, Effort
 from .harness.sweep import Results, arguments, progress
 
 WIDTH, GROUP_SIZE, ADAPTERS = 64, 64, 4
-YARDSTICKS = ("layer_norm", "x + x")
+BASELINES = ("layer_norm", "x + x")
 MODES = ("no gradients", "records", "forward and backward", "compiled")
 
 
@@ -116,8 +116,8 @@ def apart(call: Callable) -> Callable:
 
 
 def require_right(entry: Entry, mode: str, got: Tensor | tuple[Tensor, ...], device: torch.device) -> None:
-    """Every entry but the yardsticks returns the rotation; its backward returns the gradient of x first."""
-    if entry.name in YARDSTICKS:
+    """Every entry but the baselines returns the rotation; its backward returns the gradient of x first."""
+    if entry.name in BASELINES:
         return
     x, r1, r2 = (t.double() for t in example(Entry("", None, rk.road_tables), device))
     if mode == "forward and backward":

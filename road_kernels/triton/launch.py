@@ -29,10 +29,9 @@ def kernel(function):
     return triton.jit(function, do_not_specialize=integers)
 
 
-def _has_hooks() -> bool:
-    """Whether a profiler wants to see launches."""
-    hooks = _runtime.launch_enter_hook, _runtime.launch_exit_hook
-    return any(hook is not None and getattr(hook, "calls", True) for hook in hooks)
+def _calls_something(hook) -> bool:
+    """Of a profiler, which wants to see launches. Triton's own chain of hooks is there always, and mostly empty."""
+    return hook is not None and bool(getattr(hook, "calls", True))
 
 
 class Launch:
@@ -89,7 +88,7 @@ class Launch:
         get_stream, (x, y, z), tail = triton.runtime.driver.active.get_current_stream, self.grid, self.tail
 
         def runner(device: int, *addresses: int) -> None:
-            if _has_hooks():
+            if _calls_something(_runtime.launch_enter_hook) or _calls_something(_runtime.launch_exit_hook):
                 by_triton(*addresses, *tail)
             else:  # as by_triton does, without what it prepares for hooks
                 run(x, y, z, get_stream(device), function, metadata, None, None, None, *addresses, *tail)

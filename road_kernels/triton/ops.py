@@ -11,20 +11,25 @@ _READY_AT_MOST = 4096
 _ready = {}
 
 
-def _signature(x, p, q, adapter_ids, form, group_size, inplace):
-    """(all that checks and preparation depend on, the addresses). Device numbers, as equal ones are equal devices."""
-    addresses = x.data_ptr(), p.data_ptr(), q.data_ptr(), 0 if adapter_ids is None else adapter_ids.data_ptr()
-    ids = adapter_ids
-    signature = (
-        x.shape, x.stride(), x.dtype, x.get_device(), p.shape, p.stride(), p.dtype, p.get_device(), q.shape, q.stride(),
-        q.dtype, q.get_device(), ids is not None and (ids.shape, ids.stride(), ids.dtype, ids.get_device()), form,
-        group_size, inplace, addresses[0] % 16, addresses[1] % 16, addresses[2] % 16, addresses[3] % 16,
-    )  # fmt: skip
-    return signature, addresses
+def _signature(x, p, q, ids, form, group_size, inplace):
+    """(all that checks and preparation depend on, the addresses), or None for the signature of tensors that are not at
+    multiples of 16 bytes. Device numbers, as equal ones are equal devices.
+    """
+    x_at, p_at, q_at = x.data_ptr(), p.data_ptr(), q.data_ptr()
+    ids_at, of_ids = 0, None
+    if ids is not None:
+        ids_at, of_ids = ids.data_ptr(), (ids.shape, ids.stride(), ids.dtype, ids.get_device())
+    signature = None
+    if not (x_at | p_at | q_at | ids_at) & 15:
+        signature = (
+            x.shape, x.stride(), x.dtype, x.get_device(), p.shape, p.stride(), p.dtype, p.get_device(), q.shape,
+            q.stride(), q.dtype, q.get_device(), of_ids, form, group_size, inplace,
+        )  # fmt: skip
+    return signature, (x_at, p_at, q_at, ids_at)
 
 
 def _keep_ready(signature, runner):
-    if runner is not None:
+    if runner is not None and signature is not None:
         if len(_ready) >= _READY_AT_MOST:
             _ready.clear()
         _ready[signature] = runner
