@@ -28,7 +28,8 @@ KERNELS = {  # in each file, one compilation of a template
     "tables.cu": 2,
 }
 # At most. 128: four rows of 16 bytes and more in flight in a thread, and four blocks of 128 on a multiprocessor.
-REGISTERS = {"sort_rows.cu": 96, "rotate.cu": 128, "backward.cu": 128}
+# Those of add_counts_kernel, of whose small blocks there are fewer than multiprocessors, limit nothing.
+REGISTERS = {"sort_rows.cu": 128, "rotate.cu": 128, "backward.cu": 128}
 # Sums of a block, from its first threads.
 STORES_BESIDES_ROWS = {"rotate.cu": set(), "backward.cu": {"STG.E", "STG.E.64"}}
 SOURCES = sorted(path.name for path in (CSRC / "cuda").glob("*.cu"))
