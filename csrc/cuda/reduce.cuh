@@ -107,7 +107,7 @@ __device__ __forceinline__ void write_zeros(const Problem& problem, const Gradie
 constexpr int kReduceThreads = 256;
 
 // A block takes V * blockDim.x pairs of one adapter.  Each of its blockDim.y slices adds every blockDim.y-th of the
-// adapter's partial sums, V of them with one load; then the slices are added pairwise; all in double.
+// adapter's partial sums, V of them with one load; then the slices are added; all in double, in a fixed order.
 template <class A, bool Shared, int V>
 __global__ void __launch_bounds__(kReduceThreads, Shared ? 4 : 2)
     reduce_kernel(Problem problem, Partition partition, SortedRows sorted, int tiles, Divisor by_tiles,

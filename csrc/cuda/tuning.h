@@ -1,6 +1,6 @@
 // Choices that only measurements on a device can settle.  Each can be set when compiling: nvcc reads
 // NVCC_APPEND_FLAGS=-DROAD_THREADS=256 from the environment, and benchmarks/gpu_tune.py compares several builds.  None
-// changes a result, apart from the order of sums.
+// changes a result, apart from the order of sums.  The figures of an H100: benchmarks/results/*/tuning.txt.
 #pragma once
 
 #include <cstdint>
