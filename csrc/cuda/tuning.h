@@ -21,7 +21,8 @@
 // Rows of a thread of the forward: with tables that both rows of a pair share, with tables of their own, from angles
 // that they share, from their own.  One row reaches 99.8 % of the fastest copy on an H200, two 97.5 to 98.9, four 97.5
 // to 98.7, eight 92 to 94.  From angles two reach 99.4 % on an H100, one 83.5; from angles of their own in road_4,
-// whose sines take longer than its rows, four reach 86 and two 71: see ROAD_TABLE_BYTES.
+// whose sines take longer than its rows, four reach 86, and two took half
+// as long again: see ROAD_TABLE_BYTES.
 #ifndef ROAD_ROWS_TABLES_SHARED
 #define ROAD_ROWS_TABLES_SHARED 1
 #endif
@@ -36,7 +37,7 @@
 #endif
 // Up to so many bytes of x, a thread of the forward takes 8 bytes of each row instead of 16, and one row: a decode step
 // is bound by latency.  1 to 256 bfloat16 rows of 4096 with tables were 4 to 9 % faster so on an H200; 1024 rows, 8 MB,
-// were 8 % slower on an H100.
+// were 1 % slower on an H100.
 #ifndef ROAD_FEW_BYTES
 #define ROAD_FEW_BYTES (4 << 20)
 #endif
@@ -49,8 +50,8 @@
 // rows side by side, two at once, 64 rows a block reach 99.4 % of the fastest copy on an H200 before the reduction; 128
 // wide 97.7, 256 wide 96.3; 16 rows a block 94 to 97, four 86; registers for three or four blocks with two rows at once
 // lose 4 to 10 %.  With the reduction, on an H100: 92.2 %, half as wide 93.3 (parameters only: 91.8 and 90.9); own
-// coefficients in 16 bytes and one row at once 80 to 83 %, in 8 bytes and four rows 86; 128 rows a block 2 % more
-// than 64.
+// coefficients in 16 bytes and one row at once 80 to 83 %, in 8 bytes and four rows 86; 128 rows a block 2 to 5 %
+// more than 64.
 #ifndef ROAD_BACKWARD_THREADS
 #define ROAD_BACKWARD_THREADS 256
 #endif

@@ -1,11 +1,11 @@
 """The Triton kernels compiled ahead of time, without a GPU: registers, spills and access widths from their SASS."""
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 import torch
-from support.problems import op_form, param_width
+from support.problems import param_width
 from support.triton_interpreter import INTERPRETED
 
 pytest.importorskip("triton", reason="triton is not installed")
@@ -13,53 +13,12 @@ if INTERPRETED:
     pytest.skip("Triton's interpreter takes the compiler's place in this process", allow_module_level=True)
 
 from support.triton_aot import TARGETS, Sass, compile_launch, forget_launches
+from support.triton_cases import Case
 
 from road_kernels.triton import plan, prepare
 
 pytestmark = [pytest.mark.slow, pytest.mark.cpu_only]
 F16, BF16, F32, F64, I32, I64 = torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int32, torch.int64
-
-
-@dataclass(frozen=True)
-class Case:
-    """A call on x [rows, dim] with float32 parameters; `gap` elements between rows."""
-
-    form: str = "road_1"
-    dtype: torch.dtype = BF16
-    dim: int = 4096
-    group_size: int = 64
-    batched: bool = False
-    rows: int = 16384
-    adapters: int = 100
-    gap: int = 0
-    transposed: bool = False
-    from_output: bool = False
-    split: bool = False
-
-    def __str__(self):
-        changed = {name: value for name, value in vars(self).items() if value != getattr(Case, name)}
-        return " ".join(f"{name}={value}".removeprefix("dtype=torch.") for name, value in changed.items()) or "plain"
-
-    @property
-    def shared(self):
-        return self.form in ("road_1", "table_half")
-
-    @property
-    def words(self):
-        return self.group_size == 2
-
-    def arguments(self):
-        width = param_width(self.form, self.dim)
-        strides = (width, width) if self.batched else (0, 0)
-        adapters = self.adapters if self.batched else 1
-        return adapters, width, *strides, self.rows if self.batched else None, op_form(self.form), self.group_size
-
-    def strides(self):
-        row = self.dim + self.gap
-        return (self.rows * row + 64, row, 1) if self.split else (row, 1)
-
-    def shape(self):
-        return (2, self.rows // 2, self.dim) if self.split else (self.rows, self.dim)
 
 
 @pytest.fixture
