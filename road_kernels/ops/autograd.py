@@ -14,6 +14,18 @@ def needs_formula() -> bool:
     return _functorch_active() or forward_ad._current_level >= 0
 
 
+def is_transformed() -> bool:
+    """Whether a tensor made now belongs to a tool that transforms or records the program, and means nothing outside it:
+    torch.func and vmap, torch.compile and torch.export, torch.jit.trace, and modes as FakeTensorMode or make_fx's.
+    """
+    return (
+        _functorch_active()
+        or torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._get_tracing_state() is not None
+    )
+
+
 def divides_in_place(form: str, need_p: bool, need_q: bool) -> bool:
     """Whether a backward from the output divides by a determinant (road_1: by alpha, for its own gradient only)."""
     return need_q or (need_p and form != "road_1")

@@ -154,6 +154,24 @@ def refuse_id(id: int, position: int, adapters: int) -> NoReturn:
     )
 
 
+def check_id_values(adapter_ids: Tensor, adapters: int) -> None:
+    """Raises IndexError for an id outside -1 .. adapters - 1, where values can be read without waiting for a device.
+
+    Under torch.func transforms and vmap, whose own error would be a RuntimeError, they are those of the tensor inside.
+    Where the program is traced there are none.
+    """
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() or torch.jit.is_tracing():
+        return
+    while torch._C._functorch.is_functorch_wrapped_tensor(adapter_ids):
+        adapter_ids = torch._C._functorch.get_unwrapped(adapter_ids)
+    if not adapter_ids.is_cpu or type(adapter_ids) is not Tensor:
+        return
+    outside = (adapter_ids < -1) | (adapter_ids >= adapters)
+    if outside.any():
+        position = outside.flatten().nonzero()[0].item()
+        refuse_id(adapter_ids.flatten()[position].item(), position, adapters)
+
+
 def refuse_singular(adapter: int | None, i: int, j: int, determinant: float) -> NoReturn:
     """adapter: its index in a bank, or None."""
     who = "the adapter has" if adapter is None else f"adapter {adapter} has"

@@ -143,7 +143,7 @@ class RowMaker:
         homes = {t.device for t in parts if t is not None}
         home = homes.pop() if len(homes) == 1 else device
         parts = [
-            torch.full((width(layer),), default, device=home) if t is None else t.to(home)
+            torch.full((width(layer),), default, dtype=torch.float32, device=home) if t is None else t.to(home)
             for layer, t in zip(layers, parts, strict=True)
         ]
         return torch.cat(parts).to(device)
