@@ -66,19 +66,17 @@ def model_call(original):
     @contextlib.contextmanager
     def _enable_peft_forward_hooks(self, *args, **kwargs):
         names = kwargs.get("adapter_names")
-        layers = [module for module in self.modules() if isinstance(module, _layer.RoadLayer)]
-        if names is None or self.training or not _are_known(names, layers):
+        layers = _parts(self, _layer.RoadLayer) if names is not None and not self.training else []
+        if not layers or not _are_known(names, layers):
             with original(self, *args, **kwargs):  # which refuses what is wrong
                 yield
             return
         candidates = [list(names)]
         if (times := _repeats(self.model, kwargs)) > 1:
             candidates.append([name for name in names for _ in range(times)])
-        heads = []
-        if not all(
-            layer.disable_adapters for layer in layers
-        ):  # PEFT 0.18 disables heads that the active adapter lacks
-            heads = [module for module in self.modules() if isinstance(module, AuxiliaryTrainingWrapper)]
+        # Whatever a head says: PEFT 0.18 disables those that the active adapter lacks.
+        disabled = all(layer.disable_adapters for layer in layers)
+        heads = [] if disabled else _parts(self, AuxiliaryTrainingWrapper)
         undo = contextlib.ExitStack()
         try:
             for module in (*layers, *heads):
@@ -88,6 +86,10 @@ def model_call(original):
             undo.close()
 
     return _enable_peft_forward_hooks
+
+
+def _parts(model: nn.Module, kind: type) -> list:
+    return [module for module in model.modules() if isinstance(module, kind)]
 
 
 def _are_known(names, layers) -> bool:
@@ -112,8 +114,9 @@ def _give(module: nn.Module, candidates: list[list[str]]):
         hook = functools.partial(_add_names, candidates)
         return module.register_forward_pre_hook(hook, with_kwargs=True).remove
     if isinstance(module, _layer.RoadLayer):
-        device = next(iter(module.road_theta.values())).device
-        if not torch.compiler.is_compiling():
+        parameter = next(iter(module.road_theta.values()), None)
+        if parameter is not None and not torch.compiler.is_compiling():
+            device = parameter.device
             candidates = [batch_of(module, names, device) for names in candidates]
     before = module._road_adapter_names
     module._road_adapter_names = tuple(candidates)
