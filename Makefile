@@ -7,10 +7,12 @@
 #   make gpu-tune     compares the choices of csrc/cuda/tuning.h there
 #   make lint     ruff and clang-format, which `pre-commit install` runs at every commit too
 # Another Python or torch (2.11 or newer):  make test PYTHON=python3.12 TORCH='torch==2.11.0' VENV=.venv312
+# Another PEFT (0.18 or newer):             make test PEFT='peft==0.18.0', in an environment of its own
 # An environment of yours, as it is:        make test VENV=/path/to/venv TORCH=
 
 PYTHON ?= python3
-VENV ?= .venv
+PEFT ?=
+VENV ?= .venv$(addprefix -,$(subst ==,-,$(PEFT)))
 TORCH ?= torch==2.13.0
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check -q
@@ -24,7 +26,7 @@ build: $(VENV)/.built
 $(VENV)/.tools: requirements-dev.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(if $(TORCH),$(PIP) install '$(TORCH)')
-	$(PIP) install -r requirements-dev.txt
+	$(PIP) install -r requirements-dev.txt $(addsuffix ',$(addprefix ',$(PEFT)))
 	$(if $(shell command -v nvcc),$(PIP) install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm)
 	touch $@
 

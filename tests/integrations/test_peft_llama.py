@@ -8,34 +8,14 @@ import pytest
 import torch
 import transformers.integrations.peft
 from packaging.version import Version
-from peft import PeftModel, RoadConfig, get_peft_model
+from peft import PeftModel, get_peft_model
 from support.backends import DEVICE
 from support.peft_models import first, layers, randomize
-from transformers import LlamaConfig, LlamaForCausalLM
+from support.tiny_llama import adapter, tiny_llama
 
 from road_kernels.integrations import peft as road_peft
 
-TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 NAMES = ["A", "__base__", "B", "C", "A"]
-
-
-def adapter(variant, group_size) -> RoadConfig:
-    return RoadConfig(variant=variant, group_size=group_size, target_modules=TARGETS, task_type="CAUSAL_LM")
-
-
-def tiny_llama(dtype=torch.float32):
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        initializer_range=0.2,
-        eos_token_id=None,
-    )
-    return LlamaForCausalLM(config).to(dtype)
 
 
 def with_adapters(dtype=torch.float32):
