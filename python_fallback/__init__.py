@@ -14,6 +14,7 @@ tested against the same numbers. It imports torch and nothing else.
 from .algebra import compose_tables, inverse_or_refuse, road_4_parameters, select_pairs, transpose_tables
 from .gradients import road_tables_backward, rotate_backward, rotate_batched_backward
 from .merge import road_merge, road_unmerge, unmerge_tables
+from .road_lora import road_lora_apply, road_lora_apply_batched, road_lora_merge
 from .rotate import road_apply, road_apply_batched, rotate, rotate_batched
 from .tables import expand_tables, invert_tables, road_tables
 
@@ -25,6 +26,9 @@ __all__ = [
     "road_4_parameters",
     "road_apply",
     "road_apply_batched",
+    "road_lora_apply",
+    "road_lora_apply_batched",
+    "road_lora_merge",
     "road_merge",
     "road_tables",
     "road_tables_backward",

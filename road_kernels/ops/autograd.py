@@ -61,6 +61,44 @@ class Rotate(torch.autograd.Function):
         return *grads, None, None, None, None, None
 
 
+class RotateAndAdd(torch.autograd.Function):
+    """RoAd + LoRA over h: h rotated, then ``scaling`` low @ b^T added to it, low [N, r] and b [D, r] in h's dtype.
+
+    Saves low, b and the result, from which the backward takes the product of rank r away again.
+    """
+
+    @staticmethod
+    def forward(ctx, h, theta, alpha, low, b, scaling, form, group_size, backend):
+        _, need_theta, need_alpha = ctx.needs_input_grad[:3]
+        backend.rotate_(h, theta, alpha, None, form, group_size, divides_in_place(form, need_theta, need_alpha))
+        try:
+            h.view(-1, h.shape[-1]).addmm_(low, b.t(), alpha=scaling)
+        except RuntimeError:  # a slice whose rows lie at no one distance
+            h.add_((low @ b.t()).view(h.shape), alpha=scaling)
+        ctx.mark_dirty(h)
+        ctx.save_for_backward(h if need_theta or need_alpha else None, theta, alpha, low, b)
+        ctx.call = scaling, form, group_size, backend
+        return h
+
+    @staticmethod
+    def backward(ctx, grad):
+        z, theta, alpha, low, b = ctx.saved_tensors
+        scaling, form, group_size, backend = ctx.call
+        if torch.is_grad_enabled():  # create_graph=True
+            backend = formula
+        matrix = grad.reshape(-1, grad.shape[-1])
+        rotated = grad  # only gh is needed, which does not read it
+        if z is not None:
+            rotated = torch.addmm(z.reshape(matrix.shape), low, b.t(), alpha=-scaling).view(grad.shape)
+        mask = list(ctx.needs_input_grad[:3])
+        grads = (None,) * 3
+        if any(mask):
+            grads = backend.rotate_backward(grad, rotated, theta, alpha, None, form, group_size, True, mask)
+        grad_low = scaling * (matrix @ b) if ctx.needs_input_grad[3] else None
+        grad_b = scaling * (matrix.t() @ low) if ctx.needs_input_grad[4] else None
+        return *grads, grad_low, grad_b, None, None, None, None
+
+
 class Tables(torch.autograd.Function):
     """Saves the parameters. The backward is the formula, which can be differentiated again."""
 
