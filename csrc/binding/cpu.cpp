@@ -21,7 +21,7 @@ struct Cpu {
     explicit Guard(const Tensor&) {}
   };
 
-  static Tensor output(const Tensor& like) { return fresh_output(like); }
+  static Tensor output(at::IntArrayRef sizes, const at::TensorOptions& options) { return fresh_output(sizes, options); }
 
   static void check_ids(const Problem& problem) {
     const int64_t bad = cpu::first_bad_id(problem);
