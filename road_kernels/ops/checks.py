@@ -16,6 +16,7 @@ FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64}
 INTEGERS = frozenset({torch.int32, torch.int64})
 VARIANTS = ("road_1", "road_2", "road_4")  # each contains the ones before it
 FORMS = (*VARIANTS, "table")
+FUSED = "table of a fused op"  # "table" to the functions here, for calls that have one name with and without ids
 _NEEDS_FLOAT = "float16, bfloat16, float32 or float64"
 
 
@@ -60,8 +61,8 @@ def packed_dim(variant: str, width: int) -> int:
     return 2 * width if variant == "road_1" else width if variant == "road_2" else width // 2
 
 
-def _check_pair(x: Tensor, p, q, form: str, dim: int, batched: bool) -> None:
-    if form == "table":
+def _check_pair(x: Tensor, p, q, form: str, dim: int, batched: bool, of: str) -> None:
+    if form in ("table", FUSED):
         names, widths, why = ("r1", "r2"), (dim, dim // 2), f"for D = {dim}"
         functions = "rotate", "rotate_batched"
     else:
@@ -70,12 +71,14 @@ def _check_pair(x: Tensor, p, q, form: str, dim: int, batched: bool) -> None:
     for name, t in zip(names, (p, q), strict=True):
         check_float_tensor(name, t)
         if t.device != x.device:
-            raise ValueError(f"{name} must be on the device of x ({x.device}), got {t.device}")
+            raise ValueError(f"{name} must be on the device of {of} ({x.device}), got {t.device}")
         if t.dim() != (2 if batched else 1) or all(t.shape[-1] != width for width in widths):
             wanted = " or ".join(f"[A, {w}]" if batched else f"[{w}]" for w in widths)
             hint = ""
             if t.dim() == (1 if batched else 2):
                 hint = f" (for one adapter use {functions[0]})" if batched else f" (for a bank use {functions[1]})"
+                if form == FUSED:
+                    hint = f" (adapter_ids {'is for a bank' if batched else 'says which of a bank'})"
             raise ValueError(f"{name} must be {wanted} {why}, got {list(t.shape)}{hint}")
     if p.shape != q.shape:
         raise ValueError(f"{names[1]} must have the shape of {names[0]}, {list(p.shape)}, got {list(q.shape)}")
@@ -99,15 +102,15 @@ def check_ids(x: Tensor, adapter_ids, name: str = "adapter_ids", of: str = "x") 
         )
 
 
-def check_arguments(x, p, q, adapter_ids, form: str, group_size, batched: bool | None = None) -> None:
+def check_arguments(x, p, q, adapter_ids, form: str, group_size, batched: bool | None = None, name: str = "x") -> None:
     """The rules of rotate, rotate_ and rotate_backward. batched: whether ids are needed; default: if given."""
     batched = adapter_ids is not None if batched is None else batched
-    dim = check_x(x, group_size)
-    if form not in FORMS:
+    dim = check_x(x, group_size, name)
+    if form not in FORMS and form != FUSED:
         raise ValueError(f"form must be 'road_1', 'road_2', 'road_4' or 'table', got {form!r}")
-    _check_pair(x, p, q, form, dim, batched)
+    _check_pair(x, p, q, form, dim, batched, name)
     if batched:
-        check_ids(x, adapter_ids)
+        check_ids(x, adapter_ids, of=name)
 
 
 def _decided_in_cpp(x, p, q, adapter_ids, form, group_size, batched: bool) -> bool:
