@@ -31,6 +31,13 @@ def divides_in_place(form: str, need_p: bool, need_q: bool) -> bool:
     return need_q or (need_p and form != "road_1")
 
 
+def backend_of_backward(backend, formula=formula):
+    """Gradients that can be differentiated again, or traced by compiled autograd, or the backend's own."""
+    if torch.is_grad_enabled():  # create_graph=True
+        return formula
+    return schemas if torch.compiler.is_compiling() else backend
+
+
 # forward(ctx, ...) and not setup_context: 6 us a call instead of 21.
 class Rotate(torch.autograd.Function):
     """Saves x in its own dtype, or in place only the output; neither if no parameter needs a gradient."""
@@ -52,8 +59,7 @@ class Rotate(torch.autograd.Function):
     def backward(ctx, grad):
         saved, p, q, adapter_ids = ctx.saved_tensors
         form, group_size, from_output, backend = ctx.call
-        if torch.is_grad_enabled():  # create_graph=True: gradients that can be differentiated again
-            backend = formula
+        backend = backend_of_backward(backend)
         saved = grad if saved is None else saved  # only gx is needed, which does not read it
         grads = backend.rotate_backward(
             grad, saved, p, q, adapter_ids, form, group_size, from_output, list(ctx.needs_input_grad[:3])
@@ -84,8 +90,7 @@ class RotateAndAdd(torch.autograd.Function):
     def backward(ctx, grad):
         z, theta, alpha, low, b = ctx.saved_tensors
         scaling, form, group_size, backend = ctx.call
-        if torch.is_grad_enabled():  # create_graph=True
-            backend = formula
+        backend = backend_of_backward(backend)
         matrix = grad.reshape(-1, grad.shape[-1])
         rotated = grad  # only gh is needed, which does not read it
         if z is not None:

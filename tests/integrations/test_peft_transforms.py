@@ -91,6 +91,7 @@ def fake(call, x):
     return call(x)
 
 
+SLOW = (export_strict, compiled_autograd)
 TOOLS = (
     functionalize,
     vmap,
@@ -99,11 +100,10 @@ TOOLS = (
     jit_trace,
     make_fx_graph,
     export,
-    export_strict,
     compiled,
-    compiled_autograd,
     inference_mode,
     fake,
+    *(pytest.param(tool, marks=pytest.mark.slow) for tool in SLOW),
 )
 
 
