@@ -121,9 +121,10 @@ def plot(result: dict, path: Path) -> None:
         left.errorbar(at, means, yerr=[low, high], fmt="o", ms=5, capsize=2, color=colours[name], label=name)
         if m["parameters"]:
             right.plot(m["parameters"], statistics.mean(means), "o", ms=7, color=colours[name])
-            right.annotate(
-                name, (m["parameters"], statistics.mean(means)), xytext=(6, 5), textcoords="offset points", fontsize=9
-            )
+            left_of = name == "RoAd1 + LoRA"  # LoRA lies beside it
+            offset = {"xytext": (-6 if left_of else 6, 5), "ha": "right" if left_of else "left"}
+            at_point = m["parameters"], statistics.mean(means)
+            right.annotate(name, at_point, textcoords="offset points", fontsize=9, **offset)
         else:
             right.axhline(statistics.mean(means), color=colours[name], lw=1, ls="--")
     left.set_xticks(range(len(domains)), domains)
