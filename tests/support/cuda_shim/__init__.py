@@ -17,7 +17,8 @@ from road_kernels.ops import formula
 
 ROOT = Path(__file__).parents[3]
 CUDA = ROOT / "csrc" / "cuda"
-BINDING = ("csrc/binding/arguments.cpp", "csrc/binding/check.cpp", "csrc/binding/cuda.cpp")
+BINDING = tuple(f"csrc/binding/{name}.cpp" for name in ("arguments", "check", "fused_arguments", "cuda"))
+FUSED = ("rotate_silu_mul", "rotate_silu_mul_backward", *(f"rotate_{op}{_}" for op in ("add_rms_norm", "rope") for _ in ("", "_")))
 SANITIZE = os.environ.get("ROAD_SHIM_SANITIZE") == "1"
 # Small tests have more threads than ROAD_MOST_SMALL, and run the 64-bit numbers of threads too; and more bytes of x
 # than ROAD_TABLE_BYTES, from which on angles are made into tables.
@@ -94,4 +95,5 @@ def backend() -> SimpleNamespace:
         merge=module.merge,
         merge_=module.merge_,
         tables=module.tables,
+        **{name: getattr(module, name) for name in FUSED},
     )
