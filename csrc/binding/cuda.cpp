@@ -123,8 +123,7 @@ struct Cuda {
     const Problem& problem = arguments.problem();
     const Memory memory(arguments, out.gp || out.gq,
                         [&] { return cuda::silu_mul_backward_scratch(problem, gz, x, out); });
-    check_launch(
-        cuda::rotate_silu_mul_backward(problem, gz, x, out, memory.sorted, memory.scratch, current_stream()));
+    check_launch(cuda::rotate_silu_mul_backward(problem, gz, x, out, memory.sorted, memory.scratch, current_stream()));
   }
 
   static void rotate_add_rms_norm(const Problem& problem, const Rows& x, const Rows& residual, const RmsNorm& norm,

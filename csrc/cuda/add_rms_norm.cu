@@ -1,5 +1,5 @@
-// s = R x + residual and its RMSNorm.  A row belongs to one block, in whose registers it stays between the sum of squares
-// and the end; of a row that does not fit, all is computed a second time.
+// s = R x + residual and its RMSNorm.  A row belongs to one block, in whose registers it stays between the sum of
+// squares and the end; of a row that does not fit, all is computed a second time.
 //
 // Squares are added pairwise, in the order of features: the tree of a row does not depend on how its elements could be
 // loaded, so its result is bitwise the same wherever it lies in memory.
@@ -83,9 +83,8 @@ struct Sum {
   }
   __device__ __forceinline__ void store_normalized(const NormArguments& a, T* first, int at, A scale) const {
     A wi[K], wj[K];
-    with_dtype(a.norm.weight_dtype, [&](auto t) {
-      load_features<P>(static_cast<const decltype(t)*>(a.norm.weight) + at, a.half, wi, wj);
-    });
+    with_dtype(a.norm.weight_dtype,
+               [&](auto t) { load_features<P>(static_cast<const decltype(t)*>(a.norm.weight) + at, a.half, wi, wj); });
 #pragma unroll
     for (int k = 0; k < K; ++k) wi[k] = normalized(i[k], scale, wi[k]), wj[k] = normalized(j[k], scale, wj[k]);
     store(first, a.half, wi, wj);

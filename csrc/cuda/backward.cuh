@@ -25,48 +25,8 @@ struct BackwardArguments {
   bool staged;  // rows are not a stride apart: their offsets are staged in shared memory
 };
 
-// Where the gradient of R x comes from, for the pairs that a thread has in kSides places of a row, and which instance of
-// the kernel a problem takes.
-//
-// It is given.
-struct Given {
-  static constexpr int kSides = 1;
-  static constexpr bool kRecomputes = false;  // from R x, which takes the coefficients
-
-  template <class P, class A, bool Shared>
-  static __device__ __forceinline__ void load_coefs(const Params& params, Form form, int g, int adapter, int pair,
-                                                    int at, int, PairCoefs<A, P::kPairs, Shared> (&c)[1]) {
-    AnySource::load<P>(params, form, g, adapter, pair, at, c[0]);
-  }
-  template <class P, class A, class Coefs>
-  static __device__ __forceinline__ void gradients(const typename P::Packs& g, int k, const A (&)[1][P::kUnit],
-                                                   const A (&)[1][P::kUnit], const Coefs (&)[1], A (&gi)[1][P::kUnit],
-                                                   A (&gj)[1][P::kUnit]) {
-    P::get(g, k, gi[0], gj[0]);
-  }
-  // Where the gradient of x is put together; of a pass-through row it is there already.
-  template <class Packs>
-  static __device__ __forceinline__ Packs& gx(Packs& g, Packs (&)[1], int) {
-    return g;
-  }
-  template <class P>
-  static __device__ __forceinline__ void pass_through(typename P::Packs&, typename P::Packs (&)[1]) {}
-
-  // use(pairing, shared).  vectorizes(bytes): whether rows can be moved so many bytes at a time.
-  template <class T, class Vectorizes, class Use>
-  static void with_instance(const Problem& problem, const Vectorizes& vectorizes, const Use& use) {
-    // 16 bytes a thread, and 8 where own coefficients and their sums take twice the registers.
-    constexpr int N = 16 / sizeof(T), M = N > 2 ? N / 2 : N;
-    const auto with_packs = [&](auto of16, auto of8, auto of_one) {
-      if (is_shared(problem.form)) vectorizes(16) ? use(of16, std::true_type{}) : use(of_one, std::true_type{});
-      else
-        vectorizes(problem.group_size == 2 ? 16 : M * sizeof(T)) ? use(of8, std::false_type{})
-                                                                 : use(of_one, std::false_type{});
-    };
-    if (problem.group_size == 2) with_packs(Adjacent<T, N, true>{}, Adjacent<T, N, true>{}, Adjacent<T, 2, false>{});
-    else with_packs(Halves<T, N, true>{}, Halves<T, M, true>{}, Halves<T, 1, false>{});
-  }
-};
+// A template parameter Through says where the gradient of R x comes from, for the pairs that a thread has in
+// Through::kSides places of a row, and which instance of the kernel a problem takes: see Given in backward.cu.
 
 // What block number s of a mixed batch has to do; see Partition.  Found by all threads together: each round compares as
 // many candidates as there are threads.

@@ -99,8 +99,8 @@ struct AnySource {
   }
 };
 
-// Tables of one adapter, as the layout of a thread's pairs has them.  run(table, first, to): as many adjacent numbers as
-// `to` holds.
+// Tables of one adapter, as the layout of a thread's pairs has them.  run(table, first, to): as many adjacent numbers
+// as `to` holds.
 template <class P, class A, bool Shared, class Run>
 __device__ __forceinline__ void load_tables(const Params& params, int g, int64_t adapter, int pair, int at,
                                             PairCoefs<A, P::kPairs, Shared>& c, const Run& run) {

@@ -72,8 +72,8 @@ __device__ __forceinline__ int64_t id_number(const IdMap& ids, int64_t row) {
 
 __device__ __forceinline__ int adapter_of(const IdMap& ids, int64_t number) {
   if (!ids.data) return 0;
-  const int64_t id = ids.is_int64 ? static_cast<const int64_t*>(ids.data)[number]
-                                  : static_cast<const int32_t*>(ids.data)[number];
+  const int64_t id =
+      ids.is_int64 ? static_cast<const int64_t*>(ids.data)[number] : static_cast<const int32_t*>(ids.data)[number];
   return checked_id(id, ids.adapters);
 }
 

@@ -1,8 +1,9 @@
 // RoPE on rotated heads.  Both turn pairs of features, and the pairs of the two cross.
 //
-// Where few features are closed under both, a thread has them: in the halves of a head that RoPE pairs, the pairs of the
-// rotation (groups within a half); or pairs that are the same for both.  Blocks are short, as in rotate.cu.  Everything
-// else takes what it needs of a head, up to four features for one, which other threads read, too: rope_any.cu.
+// Where few features are closed under both, a thread has them: in the halves of a head that RoPE pairs, the pairs of
+// the rotation (groups within a half); or pairs that are the same for both.  Blocks are short, as in rotate.cu.
+// Everything else takes what it needs of a head, up to four features for one, which other threads read, too:
+// rope_any.cu.
 #include "cuda/rope.cuh"
 
 #include "cuda/launch.cuh"
@@ -37,8 +38,7 @@ __global__ void __launch_bounds__(kThreads, ROAD_RESIDENT_OWN / kThreads)
     for (int n = 0; n < N; ++n) {
       prefetch_pairs<P>(x + n * a.apart, a.half);
       if (id >= 0)
-        AlignedTables::prefetch_coefs<P, Shared>(a.params, 2 * a.half, id, pair + n * (a.apart / 2),
-                                                 at + n * a.apart);
+        AlignedTables::prefetch_coefs<P, Shared>(a.params, 2 * a.half, id, pair + n * (a.apart / 2), at + n * a.apart);
     }
   }
   wait_for_inputs();
@@ -97,7 +97,8 @@ cudaError_t rotate_rope(const Problem& problem, const Rows& x, const Rope& rope,
   with_dtype(problem.dtype, [&](auto t) {
     using T = decltype(t);
     const TurnMap turn(rope);
-    const int64_t bytes = problem.rows * problem.dim * static_cast<int64_t>(sizeof(T)), places = closed == Closed::kTwo ? 2 : 1;
+    const int64_t bytes = problem.rows * problem.dim * static_cast<int64_t>(sizeof(T)),
+                  places = closed == Closed::kTwo ? 2 : 1;
     Problem part = problem;  // what of a head is one place
     part.dim = places == 2 ? rope.head_dim / 2 : rope.rotary_dim;
     const auto vectorize = [&](int64_t width) {

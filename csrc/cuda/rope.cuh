@@ -37,8 +37,8 @@ struct TurnMap {
   }
 };
 
-// Where no thread has pairs to itself.  In place it needs a block with a thread for every item of a head: a pair of RoPE,
-// or a feature that is not turned.
+// Where no thread has pairs to itself.  In place it needs a block with a thread for every item of a head: a pair of
+// RoPE, or a feature that is not turned.
 constexpr int kMostItems = 1024;
 void launch_rope_any(const Problem& problem, const Rows& x, const Rope& rope, const Rows& z, cudaStream_t stream);
 

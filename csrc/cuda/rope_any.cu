@@ -27,15 +27,14 @@ struct Rotated {
   // A feature of R x.
   __device__ __forceinline__ A operator[](int feature) const {
     using P = Halves<T, 1, false>;
-    const int halves = static_cast<int>(a.half_group.divide(static_cast<uint32_t>(feature)));  // before this one
-    const bool second = halves % 2 != 0;
-    const int first = second ? feature - a.half : feature;
+    const int half_groups = static_cast<int>(a.half_group.divide(static_cast<uint32_t>(feature)));
+    const auto member = pair_of(feature, half_groups, a.half);
     Sides<P, AnyTables, false, 1> h;
-    h.load_rows(x + first, a.half, 0);
-    if (id >= 0) h.load_coefs(a.params, a.form, 2 * a.half, id, first - halves / 2 * a.half, first, 0);
+    h.load_rows(x + member.first, a.half, 0);
+    if (id >= 0) h.load_coefs(a.params, a.form, 2 * a.half, id, member.pair, member.first, 0);
     A i[1], j[1];
     h.get(id >= 0, 0, 0, i, j);
-    return second ? j[0] : i[0];
+    return member.is_second ? j[0] : i[0];
   }
 };
 

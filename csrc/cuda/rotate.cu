@@ -128,8 +128,8 @@ template <class T, class P, bool Shared, class Source, int R>
 void launch_rotate(const Problem& problem, const Rows& x, const Rows& z, bool transposed, bool overlap, bool prefetch,
                    cudaStream_t stream) {
   const int64_t row_threads = problem.dim / 2 / P::kPairs, blocks = blocks_for(problem, row_threads, R);
-  const RotateArguments a{pair_rows(problem, x, row_threads, blocks, prefetch), RowMap(z), transposed,
-                          x.data == z.data, overlap};
+  const RotateArguments a{pair_rows(problem, x, row_threads, blocks, prefetch), RowMap(z), transposed, x.data == z.data,
+                          overlap};
   launch(&rotate_kernel<T, P, Shared, Source, R>, dim3(static_cast<unsigned>(blocks)), dim3(kThreads), stream, a);
 }
 

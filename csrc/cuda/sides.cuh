@@ -44,8 +44,8 @@ struct AlignedTables {
 // Tables of any dtype, for one pair at a time.  Not Shared: full or compact ones.
 struct AnyTables {
   template <class P, class A, bool Shared, int N>
-  static __device__ __forceinline__ void load(const Params& params, Form form, int g, int64_t adapter, int pair,
-                                              int at, int apart, PairCoefs<A, 1, Shared> (&c)[N]) {
+  static __device__ __forceinline__ void load(const Params& params, Form form, int g, int64_t adapter, int pair, int at,
+                                              int apart, PairCoefs<A, 1, Shared> (&c)[N]) {
     static_assert(P::kPairs == 1, "one pair");
     const bool shared = Shared || is_shared(form);
 #pragma unroll
@@ -90,8 +90,8 @@ struct Sides {
     for (int u = 0; u < P::kUnit; ++u)
       rotate_pair(i[u], j[u], c[n].r1i[k + u], c[n].r1_j(k + u), c[n].r2i[k + u], c[n].r2_j(k + u), i[u], j[u]);
   }
-  // The gradients of what get() gave, turned back: those of the pairs as they are stored.
-  __device__ __forceinline__ void set_unrotated(bool rotates, int n, int k, A (&i)[P::kUnit], A (&j)[P::kUnit]) {
+  // From the gradients of what get() gave to those of the pairs themselves.
+  __device__ __forceinline__ void set_gradients(bool rotates, int n, int k, A (&i)[P::kUnit], A (&j)[P::kUnit]) {
 #pragma unroll
     for (int u = 0; u < P::kUnit && rotates; ++u)
       rotate_pair_transposed(i[u], j[u], c[n].r1i[k + u], c[n].r1_j(k + u), c[n].r2i[k + u], c[n].r2_j(k + u), i[u],

@@ -1,7 +1,7 @@
 // silu(gate) * up of rotated rows, and the gradient of those rows.  x is read once, each output element written once.
 //
-// Blocks are short, as in rotate.cu.  I is a multiple of the group size, so the pair (i, j) of gate, that of up I further
-// on, and the pair of outputs belong to one thread.
+// Blocks are short, as in rotate.cu.  I is a multiple of the group size, so the pair (i, j) of gate, that of up I
+// further on, and the pair of outputs belong to one thread.
 #include "cuda/silu_mul.h"
 
 #include "cuda/launch.cuh"
@@ -64,8 +64,8 @@ __global__ void __launch_bounds__(kThreads, (Backward ? ROAD_RESIDENT_OWN : ROAD
         gradients_through_silu_mul(z_i[u], gate_i[u], up_i[u]);
         gradients_through_silu_mul(z_j[u], gate_j[u], up_j[u]);
       }
-      h.set_unrotated(rotates, 0, k, gate_i, gate_j);
-      h.set_unrotated(rotates, 1, k, up_i, up_j);
+      h.set_gradients(rotates, 0, k, gate_i, gate_j);
+      h.set_gradients(rotates, 1, k, up_i, up_j);
     }
   }
   if constexpr (Backward)

@@ -80,8 +80,7 @@ int64_t silu_mul_backward_scratch(const Problem& problem, const Rows& gz, const 
 cudaError_t rotate_silu_mul_backward(const Problem& problem, const Rows& gz, const Rows& x, const Gradients& out,
                                      const SortedRows& sorted, void* scratch, cudaStream_t stream) {
   if (!fits(problem)) return cudaErrorInvalidValue;
-  if (!out.gp && !out.gq)
-    return out.gx.data ? rotate_silu_mul_gradient(problem, gz, x, out.gx, stream) : cudaSuccess;
+  if (!out.gp && !out.gq) return out.gx.data ? rotate_silu_mul_gradient(problem, gz, x, out.gx, stream) : cudaSuccess;
   return launch_backward<ThroughSiluMul>(problem, problem, gz, x, /*from_output=*/false, out, sorted, scratch, stream);
 }
 
