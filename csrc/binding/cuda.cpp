@@ -54,17 +54,17 @@ Problem with_tables(const Arguments& arguments, bool backward, Tensor& made) {
   return found;
 }
 
-// What a backward needs beside its tensors, if it computes gradients of parameters: the rows sorted by adapter, and
-// memory for sums.
+// What a backward needs beside its tensors: the rows sorted by adapter, and for gradients of parameters memory for
+// sums.
 struct Memory {
   template <class Count>
-  Memory(const Arguments& arguments, bool parameters, const Count& scratch_numbers) {
-    if (!parameters) return;
+  Memory(const Arguments& arguments, bool sorts, bool parameters, const Count& scratch_numbers) {
     const Problem& problem = arguments.problem();
-    if (problem.ids.data && problem.rows > 0) {
+    if (sorts && problem.ids.data && problem.rows > 0) {
       order_ = at::empty({cuda::sort_rows_scratch(problem)}, arguments.options().dtype(at::kLong));
       check_launch(cuda::sort_rows(problem, order_.mutable_data_ptr<int64_t>(), sorted, current_stream()));
     }
+    if (!parameters) return;
     const auto dtype = problem.dtype == DType::kFloat64 ? at::kDouble : at::kFloat;
     scratch_ = at::empty({scratch_numbers()}, arguments.options().dtype(dtype));
     scratch = scratch_.mutable_data_ptr();
@@ -100,7 +100,8 @@ struct Cuda {
     const Problem& problem = arguments.problem();
     Tensor made;
     const bool parameters = out.gp || out.gq;
-    const Memory memory(arguments, parameters, [&] { return cuda::backward_scratch(problem, gz, saved, out); });
+    const Memory memory(arguments, parameters, parameters,
+                        [&] { return cuda::backward_scratch(problem, gz, saved, out); });
     const Problem coefficients = out.gx.data ? with_tables(arguments, parameters, made) : problem;
     check_launch(cuda::backward(problem, coefficients, gz, saved, from_output, out, memory.sorted, memory.scratch,
                                 current_stream()));
@@ -121,7 +122,8 @@ struct Cuda {
   static void rotate_silu_mul_backward(const Arguments& arguments, const Rows& gz, const Rows& x,
                                        const Gradients& out) {
     const Problem& problem = arguments.problem();
-    const Memory memory(arguments, out.gp || out.gq,
+    const bool parameters = out.gp || out.gq;
+    const Memory memory(arguments, parameters || out.gx.data, parameters,
                         [&] { return cuda::silu_mul_backward_scratch(problem, gz, x, out); });
     check_launch(cuda::rotate_silu_mul_backward(problem, gz, x, out, memory.sorted, memory.scratch, current_stream()));
   }

@@ -16,18 +16,16 @@ struct Given {
     AnySource::load<P>(params, form, g, adapter, pair, at, c[0]);
   }
   template <class P, class A, class Coefs>
-  static __device__ __forceinline__ void gradients(const typename P::Packs& g, int k, const A (&)[1][P::kUnit],
+  static __device__ __forceinline__ void gradients(bool, const typename P::Packs& g, int k, const A (&)[1][P::kUnit],
                                                    const A (&)[1][P::kUnit], const Coefs (&)[1], A (&gi)[1][P::kUnit],
                                                    A (&gj)[1][P::kUnit]) {
     P::get(g, k, gi[0], gj[0]);
   }
-  // Where the gradient of x is put together; of a pass-through row it is there already.
+  // Where the gradient of x is put together: of a pass-through row it is there.
   template <class Packs>
   static __device__ __forceinline__ Packs& gx(Packs& g, Packs (&)[1], int) {
     return g;
   }
-  template <class P>
-  static __device__ __forceinline__ void pass_through(typename P::Packs&, typename P::Packs (&)[1]) {}
 
   // use(pairing, shared).  vectorizes(bytes): whether rows can be moved so many bytes at a time.
   template <class T, class Vectorizes, class Use>

@@ -57,7 +57,9 @@ __global__ void __launch_bounds__(kBackwardThreads, kBackwardBlocks)
   using A = Acc<T>;
   using Packs = typename P::Packs;
   using Moments = MomentsOf<A, Shared>;
-  constexpr int K = P::kPairs, S = Through::kSides, U = kRowsAtOnce<Shared> < 4 / S ? kRowsAtOnce<Shared> : 4 / S;
+  constexpr int K = P::kPairs, S = Through::kSides;
+  // Two places take twice the registers.
+  constexpr int U = S == 1 ? kRowsAtOnce<Shared> : !P::kAligned ? 1 : kRowsAtOnce<Shared> < 2 ? kRowsAtOnce<Shared> : 2;
   __shared__ A shared_sums[K * kMoments<Shared> * kBackwardThreads / 2];
   constexpr int kRows = kBlockRows<Shared>;
   __shared__ int64_t gz_offsets[kRows], saved_offsets[kRows], gx_offsets[kRows];
@@ -94,15 +96,14 @@ __global__ void __launch_bounds__(kBackwardThreads, kBackwardBlocks)
   const auto saved_row = [&](int k) { return static_cast<const T*>(a.saved.data) + offset(a.saved, saved_offsets, k); };
   const auto gx_row = [&](int k) { return static_cast<T*>(a.gx.data) + offset(a.gx, gx_offsets, k); };
 
-  if (work.adapter < 0) {  // pass-through rows
+  const bool rotates = !Through::kRecomputes || work.adapter >= 0;
+  if constexpr (Through::kRecomputes) {
+    if (!rotates && !a.need_gx) return;
+  } else if (work.adapter < 0) {  // pass-through rows
     for (int k = threadIdx.y; a.need_gx && !idle && k < count; k += step) {
-      Packs g, h[S];
-      P::load(gz_row(k), a.half, g);
-#pragma unroll
-      for (int s = 0; s < S && Through::kRecomputes; ++s) P::load(saved_row(k) + s * a.pairs, a.half, h[s]);
-      Through::template pass_through<P>(g, h);
-#pragma unroll
-      for (int s = 0; s < S; ++s) P::store(gx_row(k) + s * a.pairs, a.half, Through::gx(g, h, s));
+      Packs packs;
+      P::load(gz_row(k), a.half, packs);
+      P::store(gx_row(k), a.half, packs);
     }
     return;
   }
@@ -121,7 +122,7 @@ __global__ void __launch_bounds__(kBackwardThreads, kBackwardBlocks)
   const bool works = !idle && first < count;
   if (works) load_rows(first);  // before the coefficients, which take as long as several rows
   PairCoefs<A, K, Shared> c[S];
-  if ((a.need_gx || Through::kRecomputes) && works)
+  if ((Through::kRecomputes ? rotates : a.need_gx) && works)
     Through::template load_coefs<P>(a.params, a.form, 2 * a.half, work.adapter, pair, at, a.pairs, c);
   Moments sums[S][K] = {};
   while (works) {
@@ -133,13 +134,13 @@ __global__ void __launch_bounds__(kBackwardThreads, kBackwardBlocks)
         A gi[S][P::kUnit], gj[S][P::kUnit], hi[S][P::kUnit], hj[S][P::kUnit];
 #pragma unroll
         for (int s = 0; s < S; ++s) P::get(h[u][s], p, hi[s], hj[s]);
-        Through::template gradients<P>(g[u], p, hi, hj, c, gi, gj);
+        Through::template gradients<P>(rotates, g[u], p, hi, hj, c, gi, gj);
 #pragma unroll
         for (int s = 0; s < S; ++s) {
 #pragma unroll
           for (int n = 0; n < P::kUnit; ++n) {
             sums[s][p + n].add(gi[s][n], gj[s][n], hi[s][n], hj[s][n]);
-            if (a.need_gx)
+            if (a.need_gx && rotates)
               rotate_pair_transposed<A>(gi[s][n], gj[s][n], c[s].r1i[p + n], c[s].r1_j(p + n), c[s].r2i[p + n],
                                         c[s].r2_j(p + n), gi[s][n], gj[s][n]);
           }
@@ -156,6 +157,7 @@ __global__ void __launch_bounds__(kBackwardThreads, kBackwardBlocks)
     if (first >= count) break;
     load_rows(first);
   }
+  if (Through::kRecomputes && (!rotates || !scratch)) return;
 #pragma unroll
   for (int s = 0; s < S; ++s) {
     add_columns(sums[s], shared_sums);
@@ -229,7 +231,7 @@ cudaError_t launch_backward(const Problem& problem, const Problem& coefficients,
                dim3(static_cast<unsigned>(blocks)), dim3(partition.columns, partition.row_threads), stream, a, sums);
       });
   });
-  reduce(problem, partition, sorted, from_output, scratch, out, stream);
+  if (out.gp || out.gq) reduce(problem, partition, sorted, from_output, scratch, out, stream);
   return cudaGetLastError();
 }
 

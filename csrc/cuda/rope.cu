@@ -82,7 +82,7 @@ enum class Closed { kTwo, kSame, kNot };
 Closed closed_under(const Problem& problem, const Rope& rope) {
   const int64_t g = problem.group_size;
   if (!rope.adjacent && rope.rotary_dim == rope.head_dim && rope.rotary_dim / 2 % g == 0) return Closed::kTwo;
-  if (rope.adjacent ? g == 2 : g == rope.rotary_dim) return Closed::kSame;
+  if (!rope.adjacent && g == rope.rotary_dim && g > 2) return Closed::kSame;
   return Closed::kNot;
 }
 
@@ -122,7 +122,9 @@ cudaError_t rotate_rope(const Problem& problem, const Rows& x, const Rope& rope,
                               static_cast<int>(rope.rotary_dim),
                               places == 2 ? static_cast<int>(part.dim) : 0};
         constexpr bool kShared = decltype(shared)::value;
-        const auto kernel = places == 2 ? &rope_kernel<T, P, kShared, 2> : &rope_kernel<T, P, kShared, 1>;
+        auto* kernel = &rope_kernel<T, P, kShared, 2>;
+        if constexpr (!P::kAdjacent)
+          if (places == 1) kernel = &rope_kernel<T, P, kShared, 1>;
         launch(kernel, dim3(static_cast<unsigned>(blocks)), dim3(kThreads), stream, a);
       } else {
         launch_rope_any(problem, x, rope, z, stream);

@@ -90,14 +90,6 @@ struct Sides {
     for (int u = 0; u < P::kUnit; ++u)
       rotate_pair(i[u], j[u], c[n].r1i[k + u], c[n].r1_j(k + u), c[n].r2i[k + u], c[n].r2_j(k + u), i[u], j[u]);
   }
-  // From the gradients of what get() gave to those of the pairs themselves.
-  __device__ __forceinline__ void set_gradients(bool rotates, int n, int k, A (&i)[P::kUnit], A (&j)[P::kUnit]) {
-#pragma unroll
-    for (int u = 0; u < P::kUnit && rotates; ++u)
-      rotate_pair_transposed(i[u], j[u], c[n].r1i[k + u], c[n].r1_j(k + u), c[n].r2i[k + u], c[n].r2_j(k + u), i[u],
-                             j[u]);
-    P::set(packs[n], k, i, j);
-  }
   __device__ __forceinline__ void store(T* first, int half, int apart) const {
 #pragma unroll
     for (int n = 0; n < N; ++n) P::store(first + n * apart, half, packs[n]);
@@ -105,22 +97,23 @@ struct Sides {
 };
 
 // use(pairing, source, shared): the widest loads that tables and rows allow.  vectorizes(bytes): whether rows can be
-// moved so many bytes at a time.  few: 8 bytes instead of 16.  Where the rows of a pair have coefficients of their own,
-// 16 bytes would take too many registers.  For one pair at a time, `shared` is what the form says only if AsStored.
+// moved so many bytes at a time.  few: of 16-bit rows 8 bytes instead of 16; so too where the rows of a pair have
+// coefficients of their own, for which 16 bytes would take too many registers.  AsStored: 8 bytes of all rows, and one
+// pair at a time has `shared` as the form says.
 template <class T, bool AsStored = false, class Vectorizes, class Use>
 void with_pairing(const Problem& problem, bool few, const Vectorizes& vectorizes, const Use& use) {
   const bool shared = is_shared(problem.form);
   if constexpr (sizeof(T) < 8) {
-    constexpr int N = 16 / sizeof(T), M = N / 2;
+    constexpr int N = 16 / sizeof(T), M = sizeof(T) == 2 || AsStored ? N / 2 : N;
     const auto fits = [&](int64_t run) { return AlignedTables::fits(problem.params, problem.ids.data, run); };
-    if (problem.group_size == 2 && vectorizes(16) && fits(shared ? M : N)) {
+    if (problem.group_size == 2 && vectorizes(16) && fits(shared ? N / 2 : N)) {
       Adjacent<T, N, true> packs;
       return shared ? use(packs, AlignedTables{}, std::true_type{}) : use(packs, AlignedTables{}, std::false_type{});
     }
     if constexpr (!AsStored)
       if (problem.group_size > 2 && shared && !few && vectorizes(16) && fits(N))
         return use(Halves<T, N, true>{}, AlignedTables{}, std::true_type{});
-    if (problem.group_size > 2 && vectorizes(8) && fits(M)) {
+    if (problem.group_size > 2 && vectorizes(M * sizeof(T)) && fits(M)) {
       Halves<T, M, true> packs;
       return shared ? use(packs, AlignedTables{}, std::true_type{}) : use(packs, AlignedTables{}, std::false_type{});
     }

@@ -2,7 +2,6 @@
 #include "cuda/backward.cuh"
 #include "cuda/sides.cuh"
 #include "cuda/sigmoid.cuh"
-#include "cuda/silu_mul.h"
 
 namespace road::cuda {
 namespace {
@@ -19,16 +18,23 @@ struct ThroughSiluMul {
     Source::template load<P>(params, form, g, adapter, pair, at, apart, c);
   }
   template <class P, class A, class Coefs>
-  static __device__ __forceinline__ void gradients(const typename P::Packs& g, int k, const A (&hi)[2][P::kUnit],
-                                                   const A (&hj)[2][P::kUnit], const Coefs (&c)[2],
-                                                   A (&gi)[2][P::kUnit], A (&gj)[2][P::kUnit]) {
+  static __device__ __forceinline__ void gradients(bool rotates, const typename P::Packs& g, int k,
+                                                   const A (&hi)[2][P::kUnit], const A (&hj)[2][P::kUnit],
+                                                   const Coefs (&c)[2], A (&gi)[2][P::kUnit], A (&gj)[2][P::kUnit]) {
+    A zi[P::kUnit], zj[P::kUnit];
+    P::get(g, k, zi, zj);
 #pragma unroll
-    for (int s = 0; s < 2; ++s)
+    for (int n = 0; n < P::kUnit; ++n) {
 #pragma unroll
-      for (int n = 0; n < P::kUnit; ++n)
-        rotate_pair(hi[s][n], hj[s][n], c[s].r1i[k + n], c[s].r1_j(k + n), c[s].r2i[k + n], c[s].r2_j(k + n), gi[s][n],
-                    gj[s][n]);
-    through<P>(g, k, gi, gj);
+      for (int s = 0; s < 2; ++s) {
+        gi[s][n] = hi[s][n], gj[s][n] = hj[s][n];
+        if (rotates)
+          rotate_pair(hi[s][n], hj[s][n], c[s].r1i[k + n], c[s].r1_j(k + n), c[s].r2i[k + n], c[s].r2_j(k + n),
+                      gi[s][n], gj[s][n]);
+      }
+      gradients_through_silu_mul(zi[n], gi[0][n], gi[1][n]);
+      gradients_through_silu_mul(zj[n], gj[0][n], gj[1][n]);
+    }
   }
 
   template <class Packs>
@@ -36,38 +42,11 @@ struct ThroughSiluMul {
     return h[s];
   }
 
-  template <class P>
-  static __device__ __forceinline__ void pass_through(typename P::Packs& g, typename P::Packs (&h)[2]) {
-#pragma unroll
-    for (int k = 0; k < P::kPairs; k += P::kUnit) {
-      Acc<typename P::Element> i[2][P::kUnit], j[2][P::kUnit];
-#pragma unroll
-      for (int s = 0; s < 2; ++s) P::get(h[s], k, i[s], j[s]);
-      through<P>(g, k, i, j);
-#pragma unroll
-      for (int s = 0; s < 2; ++s) P::set(h[s], k, i[s], j[s]);
-    }
-  }
-
   // 8 bytes of a row a thread, of which it has three times as many as in the backward of a rotation.
   template <class T, class Vectorizes, class Use>
   static void with_instance(const Problem& problem, const Vectorizes& vectorizes, const Use& use) {
     with_pairing<T, /*AsStored=*/true>(problem, /*few=*/true, vectorizes,
                                        [&](auto pairing, auto, auto shared) { use(pairing, shared); });
-  }
-
- private:
-  // From gate and up to their gradients.
-  template <class P, class A>
-  static __device__ __forceinline__ void through(const typename P::Packs& g, int k, A (&i)[2][P::kUnit],
-                                                 A (&j)[2][P::kUnit]) {
-    A gi[P::kUnit], gj[P::kUnit];
-    P::get(g, k, gi, gj);
-#pragma unroll
-    for (int n = 0; n < P::kUnit; ++n) {
-      gradients_through_silu_mul(gi[n], i[0][n], i[1][n]);
-      gradients_through_silu_mul(gj[n], j[0][n], j[1][n]);
-    }
   }
 };
 
@@ -80,7 +59,7 @@ int64_t silu_mul_backward_scratch(const Problem& problem, const Rows& gz, const 
 cudaError_t rotate_silu_mul_backward(const Problem& problem, const Rows& gz, const Rows& x, const Gradients& out,
                                      const SortedRows& sorted, void* scratch, cudaStream_t stream) {
   if (!fits(problem)) return cudaErrorInvalidValue;
-  if (!out.gp && !out.gq) return out.gx.data ? rotate_silu_mul_gradient(problem, gz, x, out.gx, stream) : cudaSuccess;
+  if (!out.gx.data && !out.gp && !out.gq) return cudaSuccess;
   return launch_backward<ThroughSiluMul>(problem, problem, gz, x, /*from_output=*/false, out, sorted, scratch, stream);
 }
 
