@@ -157,12 +157,18 @@ def test_16_bit_rows_move_16_bytes_at_a_time(instructions, source):
 
 def test_backward_loads_its_rows_before_it_uses_them(instructions):
     """Eight loads of 16 bytes one after the other: two tensors, two halves, two rows at once."""
-    for name, found in instructions("backward.cu").items():
-        if not re.search(r"backward_kernel<.*Halves<.*(BFloat16|Half), 8, true>, true>", name):
-            continue
-        memory = [op for op in found if op.startswith(("LDG", "HFMA", "FFMA", "FMUL"))]
-        runs = "".join("L" if op.startswith("LDG.E.128") else "." for op in memory)
-        assert "L" * 8 in runs, name
+    wide = [n for n in instructions("backward.cu") if re.search(r"Halves<.*(BFloat16|Half), 8, true>, true, ", n)]
+    assert len(wide) == 2
+    for name in wide:
+        assert "L" * 8 in runs_of_loads(instructions("backward.cu")[name], ".128"), name
+
+
+def test_the_backward_of_silu_mul_loads_its_rows_before_it_uses_them(instructions):
+    """Twelve loads of 8 bytes: the gradient, gate and up, two halves, two rows at once."""
+    wide = [n for n in instructions("silu_mul_backward.cu") if re.search(r"Halves<.*(BFloat16|Half), 4, true>", n)]
+    assert len(wide) == 4
+    for name in wide:
+        assert "L" * 12 in runs_of_loads(instructions("silu_mul_backward.cu")[name], ".64"), name
 
 
 def runs_of_loads(found: list[str], width: str) -> str:
