@@ -170,6 +170,44 @@ def plan_reduce(cuts: int, adapters: int, dim: int) -> Reduce:
     return Reduce(slices, pairs, max(1, min(num_warps, slices * pairs // 128)))
 
 
+# The fused ops. silu_mul and RoPE take the forward's plan for half a row, whose pairs come with those of the other half.
+
+# The norm. Warps of a program of several rows, warps at most, and bytes of float32 that one feature of each pair may
+# take in registers: longer rows are read twice (derived).
+NORM_WARPS, MOST_NORM_WARPS, NORM_BYTES = 4, 16, 32 << 10
+
+
+class Norm(NamedTuple):
+    rows: int  # of a program
+    runs: int  # of each row at a time: all, unless there are too many
+    num_warps: int
+
+
+def plan_norm(dim: int, itemsize: int, runs: Runs, device: Device) -> Norm:
+    """From the shape of a row alone, and not the number of rows: a row's sum must not depend on the others."""
+    row_runs, lane_runs = dim // 2 // runs.run, runs.of_a_lane(itemsize)
+    width = max(2, min(power_of_two(row_runs), NORM_BYTES // max(itemsize, 4) // runs.run))
+    rows = max(1, NORM_WARPS * device.lanes * lane_runs // width)
+    return Norm(rows, width, max(1, min(MOST_NORM_WARPS, rows * width // (device.lanes * lane_runs))))
+
+
+# RoPE where its pairs and those of the rotation cross. Lanes at least, and places for a lane to take.
+CROSSED_LANES, CROSSED_PLACES, MOST_CROSSED_WARPS = 128, 2, 16
+
+
+class CrossedRope(NamedTuple):
+    heads: int  # of a program
+    places: int  # of a head
+    num_warps: int
+
+
+def plan_crossed_rope(head_dim: int, device: Device) -> CrossedRope:
+    places = power_of_two(head_dim // 2)
+    heads = max(1, CROSSED_LANES * CROSSED_PLACES // places)
+    num_warps = heads * places // (CROSSED_PLACES * device.lanes)
+    return CrossedRope(heads, places, max(1, min(MOST_CROSSED_WARPS, num_warps)))
+
+
 # The rest.
 
 

@@ -26,7 +26,7 @@ def on_target(monkeypatch):
     """Makes prepare.py plan for a GPU with 132 multiprocessors, and one of TARGETS otherwise."""
 
     def use(target: str):
-        monkeypatch.setattr(prepare, "_device", lambda index: plan.Device(132, TARGETS[target][2]))
+        monkeypatch.setattr(prepare, "device_of", lambda index: plan.Device(132, TARGETS[target][2]))
         forget_launches()
 
     yield use

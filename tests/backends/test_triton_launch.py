@@ -197,7 +197,7 @@ def test_an_equal_call_is_neither_checked_nor_prepared_again(recorder, monkeypat
     ids = torch.tensor([0, 2, -1, 1, 1, 0, 2, 2])
     first = ops.rotate(X, p, q, ids, "road_1", 64)
     ops.rotate_(X.clone(), p, q, ids, "road_1", 64, False)
-    monkeypatch.setattr(ops, "_arguments", None)
+    monkeypatch.setattr(ops, "arguments", None)
     again = ops.rotate(X.clone(), p.clone(), q.clone(), ids.flip(0), "road_1", 64)
     x = X.clone()
     ops.rotate_(x, p, q, ids, "road_1", 64, False)

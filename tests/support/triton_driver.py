@@ -49,7 +49,7 @@ def recorder(monkeypatch):
     """Calls of road_kernels.triton.ops on CPU tensors are planned for an H100 and reach a RecordingDriver."""
     recording = RecordingDriver()
     monkeypatch.setattr(driver, "_active", recording)
-    monkeypatch.setattr(prepare, "_device", lambda index: H100)
+    monkeypatch.setattr(prepare, "device_of", lambda index: H100)
     forget_launches()
     for name in KERNELS:
         getattr(prepare, name).device_caches.clear()

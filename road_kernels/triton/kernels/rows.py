@@ -24,6 +24,15 @@ def row_offsets(row, rows, SPLIT: tl.constexpr, ALIGN: tl.constexpr):
 
 
 @triton.jit
+def runs_of_program(ROW_RUNS: tl.constexpr, RUNS: tl.constexpr):
+    """(row, run in the row), [1, RUNS, 1], of a program that takes the RUNS runs after those of the program before."""
+    start = tl.program_id(0).to(tl.int64) * RUNS
+    first = start // ROW_RUNS
+    run = (start - first * ROW_RUNS).to(tl.int32) + tl.arange(0, RUNS)[None, :, None]
+    return first + run // ROW_RUNS, run % ROW_RUNS
+
+
+@triton.jit
 def pairs_of(run, RUN: tl.constexpr):
     """The pairs [1, RUNS, RUN] of runs [1, RUNS, 1]. A run is RUN adjacent pairs, which a lane moves at once."""
     pair = run * RUN
