@@ -209,8 +209,9 @@ def _launch_rope(x, z, given, options):
     heads = num_heads + 2 * num_kv_heads, num_heads + num_kv_heads
     with on_device(x):
         runner = prepare_fused.rope(
-            x.device.index, x.shape, (x.stride(), z.stride()), spread.stride(), used[0].shape, used[0].stride(0), x.dtype,
-            _at_16_bytes(x, z), Tables.of(r1, r2, adapter_ids), heads, head_dim, is_neox, group_size, z is x,
+            x.device.index, x.shape, (x.stride(), z.stride()), spread.stride(), used[0].shape, used[0].stride(0),
+            x.dtype, _at_16_bytes(x, z), _at_16_bytes(used[0]) and used[0].dtype != torch.float64,
+            Tables.of(r1, r2, adapter_ids), heads, head_dim, is_neox, group_size, z is x,
         )(x, spread, used[0], r1, r2, _no_ids(r1, adapter_ids), z)  # fmt: skip
     is_ready = spread.data_ptr() == positions.data_ptr() and same((cache, *tables), used)
     return runner if is_ready else None

@@ -170,10 +170,12 @@ def plan_reduce(cuts: int, adapters: int, dim: int) -> Reduce:
     return Reduce(slices, pairs, max(1, min(num_warps, slices * pairs // 128)))
 
 
-# The fused ops. silu_mul and RoPE take the forward's plan for half a row, whose pairs come with those of the other half.
+# The fused ops. silu_mul and RoPE take the plan of the forward for half a row, whose pairs come with those of the other
+# half. So does the backward of silu_mul, with at most so many pairs of a lane: it has sums and coefficients of both.
+TWO_PAIRS_OF_A_LANE = 4
 
-# The norm. Warps of a program of several rows, warps at most, and bytes of float32 that one feature of each pair may
-# take in registers: longer rows are read twice (derived).
+# The norm. Warps of a program of several rows, warps at most, and bytes that the first features of a row's pairs may
+# take in registers as float32. Longer rows are read twice, in tiles of half as much: each keeps sums beside (derived).
 NORM_WARPS, MOST_NORM_WARPS, NORM_BYTES = 4, 16, 32 << 10
 
 
@@ -185,8 +187,9 @@ class Norm(NamedTuple):
 
 def plan_norm(dim: int, itemsize: int, runs: Runs, device: Device) -> Norm:
     """From the shape of a row alone, and not the number of rows: a row's sum must not depend on the others."""
-    row_runs, lane_runs = dim // 2 // runs.run, runs.of_a_lane(itemsize)
-    width = max(2, min(power_of_two(row_runs), NORM_BYTES // max(itemsize, 4) // runs.run))
+    lane_runs, most = runs.of_a_lane(itemsize), NORM_BYTES // max(itemsize, 4) // runs.run
+    width = max(2, power_of_two(dim // 2 // runs.run))
+    width = width if width <= most else most // 2
     rows = max(1, NORM_WARPS * device.lanes * lane_runs // width)
     return Norm(rows, width, max(1, min(MOST_NORM_WARPS, rows * width // (device.lanes * lane_runs))))
 

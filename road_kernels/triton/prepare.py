@@ -123,7 +123,8 @@ def backward(
         grid = slots * tile.column_blocks, 1, 1
         first = Launch(backward_kernel, grid, integers, constants, tile.num_warps, registers=plan.BACKWARD_REGISTERS)
     reduce = reduction(
-        rows, dim, cuts, cut_shift, adapters, p_width, p_stride, q_stride, ids, form, group_size, from_output, output_mask,
+        rows, dim, cuts, cut_shift, adapters, p_width, p_stride, q_stride, ids, form, group_size, from_output,
+        output_mask,
     )  # fmt: skip
     return first, reduce, slots * (1 if shared else 2) * dim
 

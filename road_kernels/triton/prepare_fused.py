@@ -76,29 +76,32 @@ def silu_mul(device, shape, x_strides, gz_strides, dtype, aligned, tables, group
 @functools.lru_cache(prepare.CACHE)
 def silu_mul_backward(device, shape, gz_strides, x_strides, dtype, aligned, tables, group_size, output_mask):
     """(the launch of silu_mul_backward_kernel or None without rows, that of reduce_kernel or None, the size of the
-    scratch)."""
+    scratch).
+    """
     rows, width, leading = prepare.row_count(shape), shape[-1] // 2, shape[:-1]
-    device, shared, rows_per_id = prepare.device_of(device), tables.are_shared(2 * width), rows // (tables.ids or rows or 1)
+    device, shared = prepare.device_of(device), tables.are_shared(2 * width)
     first, cuts, cut_shift, slots = None, 0, 0, 0
     if rows:
         gz, x = layout.describe((*leading, width), gz_strides), layout.describe(shape, x_strides)
         described = gz, x, prepare.contiguous_rows(shape)
         alignment = prepare.alignment_of(dtype, aligned, described)
-        runs = plan.make_runs(width, group_size, dtype.itemsize, alignment)
-        tile = plan.plan_backward(rows, width, dtype.itemsize, runs, False, device)
+        # The bytes of a pair of which 16 are TWO_PAIRS_OF_A_LANE: of its word or, otherwise, of a feature.
+        size = max(dtype.itemsize, 16 // plan.TWO_PAIRS_OF_A_LANE)
+        runs = plan.make_runs(width, group_size, dtype.itemsize if group_size == 2 else size, alignment)
+        tile = plan.plan_backward(rows, width, size, runs, False, device)
         cuts, cut_shift = tile.cuts, tile.cut_shift
         slots = tile.slots(tables.adapters if tables.batched else None)
         p_align = tables.align(runs.run)
         integers = (
-            rows, tables.adapters, cut_shift, rows_per_id, *tables.integers(rows, p_align), *gz.integers(runs.align),
-            *x.integers(runs.align), 2 * width // runs.align,
+            rows, tables.adapters, cut_shift, rows // (tables.ids or rows), *tables.integers(rows, p_align),
+            *gz.integers(runs.align), *x.integers(runs.align), 2 * width // runs.align,
         )  # fmt: skip
         constants = (
             width, group_size, shared, tables.batched, output_mask[0], runs.layout, runs.align, p_align,
             _are_split(described), tile.rows, tile.runs, runs.run, plan.SEARCH,
         )  # fmt: skip
         grid = slots * tile.column_blocks, 1, 1
-        registers = plan.BACKWARD_REGISTERS
+        registers = plan.BACKWARD_REGISTERS if dtype.itemsize < 8 else None
         first = Launch(silu_mul_backward_kernel, grid, integers, constants, tile.num_warps, registers=registers)
     reduce = prepare.reduction(
         rows, 2 * width, cuts, cut_shift, tables.adapters, tables.width, tables.r1_stride, tables.r2_stride, tables.ids,
@@ -128,12 +131,12 @@ def add_rms_norm(device, shape, strides, dtype, aligned, tables, eps, group_size
 
 @functools.lru_cache(prepare.CACHE)
 def rope(
-    device, shape, strides, position_strides, cache_shape, cache_stride, dtype, aligned, tables, heads, head_dim, is_neox,
-    group_size, in_place,
+    device, shape, strides, position_strides, cache_shape, cache_stride, dtype, aligned, cache_aligned, tables, heads,
+    head_dim, is_neox, group_size, in_place,
 ):  # fmt: skip
     """The launch of rope_kernel, or of crossed_rope_kernel. strides: of x and z; position_strides: for shape[:-1].
 
-    heads: (all, those that are turned).
+    cache_aligned: whether two elements of it are a word. heads: (all, those that are turned).
     """
     rows, dim, device = prepare.row_count(shape), shape[-1], prepare.device_of(device)
     max_position, rotary_dim = cache_shape
@@ -161,13 +164,14 @@ def rope(
     alignment = prepare.alignment_of(dtype, aligned, described)
     runs = plan.make_runs(part, group_size, dtype.itemsize, alignment, 8 if few else 16)
     tile = plan.plan_forward(rows, dim // 2 if two_pairs else dim, dtype.itemsize, runs, 1, few, device)
-    p_align, cache_align = tables.align(runs.run), math.gcd(runs.run, cache_stride)
+    p_align, cache_align = tables.align(runs.run), math.gcd(2 * runs.run, cache_stride)
+    cache_layout = runs.layout if cache_aligned and cache_align % 2 == 0 else "halves"
     integers = (
         rows, tables.adapters, max_position, *tables.integers(rows, p_align), cache_stride // cache_align,
         *x.integers(runs.align), *z.integers(runs.align), *positions.integers(1),
     )  # fmt: skip
     constants = (
         *of_rope, group_size, tables.are_shared(dim), tables.batched, two_pairs, runs.layout, runs.align, p_align,
-        cache_align, split, tile.runs, runs.run,
+        cache_layout, cache_align, split, tile.runs, runs.run,
     )  # fmt: skip
     return Launch(rope_kernel, (tile.programs, 1, 1), integers, constants, tile.num_warps, asserts=True)

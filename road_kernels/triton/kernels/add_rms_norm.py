@@ -10,7 +10,7 @@ import triton.language as tl
 
 from ..launch import kernel
 from .coefficients import load_coefficients
-from .ids import check_ids, load_adapters
+from .ids import check_ids, load_adapters, spread
 from .pairs import load_pairs, pack, rotate_used, store_pairs, unpack
 from .rows import pairs_of, row_offsets
 
@@ -57,10 +57,7 @@ def _squares(si, sj):
 @triton.jit
 def _inverse_rms(squares, ACC: tl.constexpr, DIM: tl.constexpr, EPS: tl.constexpr, ROWS: tl.constexpr):
     """1 / sqrt(mean + eps) of each row; a scalar for one row, as Triton's compiler aborts on tiles of one element."""
-    if ROWS == 1:
-        total = tl.sum(squares)
-    else:
-        total = tl.sum(tl.sum(squares, 2), 1)[:, None, None]
+    total = tl.sum(squares) if ROWS == 1 else tl.sum(tl.sum(squares, 2), 1)[:, None, None]
     return tl.rsqrt((total * (1.0 / DIM)).to(ACC) + EPS)
 
 
@@ -123,16 +120,19 @@ def add_rms_norm_kernel(
     RUNS: tl.constexpr,
     RUN: tl.constexpr,
 ):
-    """A program takes ROWS rows, RUNS runs of each at a time: all at once, or twice all. y, s: x, residual if IN_PLACE."""
+    """A program takes ROWS rows, RUNS runs of each at a time. If these are not all, it takes all of them twice.
+
+    IN_PLACE: y and s are x and residual. Lanes may store elements that others load, therefore the barriers.
+    """
     ACC: tl.constexpr = tl.float64 if x.dtype.element_ty == tl.float64 else tl.float32
     HALF: tl.constexpr = GROUP // 2
     ROW_RUNS: tl.constexpr = DIM // 2 // RUN
     run = tl.arange(0, RUNS)[None, :, None]
-    row = tl.program_id(0).to(tl.int64) * ROWS + run * 0
+    row = tl.program_id(0).to(tl.int64) * ROWS
     if ROWS > 1:
-        row += tl.arange(0, ROWS)[:, None, None]
+        row += tl.arange(0, ROWS)[:, None, None] + run * 0
     adapter, allowed = load_adapters(ids, row, rows, adapters, (id_factor, id_shift), BATCHED)
-    used = adapter >= 0
+    used = adapter >= 0 if ROWS > 1 else spread(adapter >= 0, run)
     r1, r2 = r1 + adapter * r1_step * P_ALIGN, r2 + adapter * r2_step * P_ALIGN
     x_at = row_offsets(row, (x_stride, x_jump, x_factor, x_shift), SPLIT, ALIGN)
     residual_at = row_offsets(row, (residual_stride, residual_jump, residual_factor, residual_shift), SPLIT, ALIGN)
@@ -142,30 +142,29 @@ def add_rms_norm_kernel(
     if ROW_RUNS <= RUNS:
         pair = pairs_of(run, RUN)
         in_row = run < ROW_RUNS
-        inside = in_row & (row < rows)
-        si, sj = _add(x, residual, r1, r2, x_at, residual_at, pair, inside, in_row, used, GROUP, SHARED, BATCHED, LAYOUT)
+        inside = in_row & (row < rows) if ROWS > 1 else in_row
+        si, sj = _add(x, residual, r1, r2, x_at, residual_at, pair, inside, in_row, used, GROUP, SHARED, BATCHED,
+                      LAYOUT)  # fmt: skip
         inverse_rms = _inverse_rms(_squares(si, sj), ACC, DIM, EPS, ROWS)
-        if IN_PLACE:  # lanes may load elements that others store: all have been loaded here
+        if IN_PLACE:
             tl.debug_barrier()
         _store(y, s, weight, y_at, s_at, pair, inside, in_row, si, sj, inverse_rms, HALF, LAYOUT)
-    else:
+    else:  # one row
         squares = tl.zeros([ROWS, RUNS, RUN], tl.float64)
         for first in range(0, ROW_RUNS, RUNS):
             pair = pairs_of(first + run, RUN)
-            in_row = first + run < ROW_RUNS
-            inside = in_row & (row < rows)
-            si, sj = _add(x, residual, r1, r2, x_at, residual_at, pair, inside, in_row, used, GROUP, SHARED, BATCHED,
+            inside = first + run < ROW_RUNS
+            si, sj = _add(x, residual, r1, r2, x_at, residual_at, pair, inside, inside, used, GROUP, SHARED, BATCHED,
                           LAYOUT)  # fmt: skip
             squares += _squares(si, sj)
         inverse_rms = _inverse_rms(squares, ACC, DIM, EPS, ROWS)
         for first in range(0, ROW_RUNS, RUNS):
             pair = pairs_of(first + run, RUN)
-            in_row = first + run < ROW_RUNS
-            inside = in_row & (row < rows)
-            si, sj = _add(x, residual, r1, r2, x_at, residual_at, pair, inside, in_row, used, GROUP, SHARED, BATCHED,
+            inside = first + run < ROW_RUNS
+            si, sj = _add(x, residual, r1, r2, x_at, residual_at, pair, inside, inside, used, GROUP, SHARED, BATCHED,
                           LAYOUT)  # fmt: skip
             if IN_PLACE:
                 tl.debug_barrier()
-            _store(y, s, weight, y_at, s_at, pair, inside, in_row, si, sj, inverse_rms, HALF, LAYOUT)
+            _store(y, s, weight, y_at, s_at, pair, inside, inside, si, sj, inverse_rms, HALF, LAYOUT)
     if BATCHED:
         check_ids(allowed)

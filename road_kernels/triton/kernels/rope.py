@@ -76,6 +76,7 @@ def rope_kernel(
     LAYOUT: tl.constexpr,
     ALIGN: tl.constexpr,
     P_ALIGN: tl.constexpr,
+    CACHE_LAYOUT: tl.constexpr,
     CACHE_ALIGN: tl.constexpr,
     SPLIT: tl.constexpr,
     RUNS: tl.constexpr,
@@ -113,14 +114,16 @@ def rope_kernel(
         pair_b = pair + HEAD_PAIRS // 2
         raw_b = load_pairs(x, x_at, pair_b, inside, HALF, LAYOUT)
         of_b = load_coefficients(r1, r2, pair_b, used, GROUP, "table", SHARED, False, ACC)
-        cos = load_pairs(cache, cache_at, pair_of_head, turned, HALF, "halves")
-        sin = load_pairs(cache, cache_at + ROTARY_DIM // 2, pair_of_head, turned, HALF, "halves")
+        cos = load_pairs(cache, cache_at, pair_of_head, turned, HALF, CACHE_LAYOUT)
+        sin = load_pairs(cache, cache_at + ROTARY_DIM // 2, pair_of_head, turned, HALF, CACHE_LAYOUT)
+        cos_i, cos_j = unpack(cos[0], cos[1], cache.dtype.element_ty, ACC, CACHE_LAYOUT)
+        sin_i, sin_j = unpack(sin[0], sin[1], cache.dtype.element_ty, ACC, CACHE_LAYOUT)
         ai, aj = unpack(raw_a[0], raw_a[1], DTYPE, ACC, LAYOUT)
         ai, aj = rotate_used(ai, aj, of_a, used, BATCHED)
         bi, bj = unpack(raw_b[0], raw_b[1], DTYPE, ACC, LAYOUT)
         bi, bj = rotate_used(bi, bj, of_b, used, BATCHED)
-        ai, bi = _turn(ai, bi, widen(cos[0], ACC), widen(sin[0], ACC), turned)
-        aj, bj = _turn(aj, bj, widen(cos[1], ACC), widen(sin[1], ACC), turned)
+        ai, bi = _turn(ai, bi, cos_i, sin_i, turned)
+        aj, bj = _turn(aj, bj, cos_j, sin_j, turned)
         raw_i, raw_j = pack(bi, bj, DTYPE, LAYOUT)
         store_pairs(z, z_at, pair_b, inside, raw_i, raw_j, HALF, LAYOUT)
     else:

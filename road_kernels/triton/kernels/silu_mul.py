@@ -15,7 +15,7 @@ from .rows import pairs_of, row_offsets, runs_of_program
 
 @triton.jit
 def _sigmoid(g):
-    """(sigmoid(g), 1 - sigmoid(g)), neither by a subtraction; exp of a number that is not positive does not overflow."""
+    """(sigmoid(g), 1 - sigmoid(g)), neither by a subtraction. The exp does not overflow."""
     e = tl.exp(-tl.abs(g))
     upper = 1.0 / (1.0 + e)
     lower = e * upper
