@@ -14,7 +14,7 @@ pytest.importorskip("triton", reason="triton is not installed")
 if INTERPRETED:
     pytest.skip("Triton's interpreter takes the compiler's place in this process", allow_module_level=True)
 
-from support.triton_driver import recorder  # noqa: F401
+from support.triton_driver import named, recorder  # noqa: F401
 
 from road_kernels.backends import triton as backend
 from road_kernels.triton import ops, prepare
@@ -112,12 +112,6 @@ def test_threads_that_call_at_once_load_a_kernel_once(recorder):  # noqa: F811
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(lambda _: ops.rotate(X, *PARAMS, None, "road_1", 64), range(4)))
     assert recorder.loaded == ["rotate_kernel"] and len(recorder.launches) == 4
-
-
-def named(recorder, index=-1):  # noqa: F811
-    name, grid, values = recorder.launches[index]
-    kernel = getattr(prepare, name)
-    return grid, dict(zip(kernel.arg_names, values, strict=True))
 
 
 def test_in_place_writes_where_it_reads(recorder):  # noqa: F811
