@@ -189,8 +189,9 @@ def plan_norm(dim: int, itemsize: int, runs: Runs, device: Device) -> Norm:
     """From the shape of a row alone, and not the number of rows: a row's sum must not depend on the others."""
     lane_runs, most = runs.of_a_lane(itemsize), NORM_BYTES // max(itemsize, 4) // runs.run
     width = max(2, power_of_two(dim // 2 // runs.run))
-    width = width if width <= most else most // 2
     rows = max(1, NORM_WARPS * device.lanes * lane_runs // width)
+    if width > most:
+        rows, width = 1, max(2, most // 2)
     return Norm(rows, width, max(1, min(MOST_NORM_WARPS, rows * width // (device.lanes * lane_runs))))
 
 
