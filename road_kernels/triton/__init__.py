@@ -23,6 +23,7 @@
       silu_mul_backward.py  ... all its gradients
       add_rms_norm.py       rotated x + residual and its RMSNorm
       rope.py               rotated q, k and v, and RoPE on q and k
+      crossed_rope.py       ... where the two kinds of pairs cross in any way
 
 Nothing here is imported before the first call (road_kernels/backends/triton.py).
 """

@@ -8,7 +8,8 @@ import torch
 
 from . import layout, plan, prepare
 from .kernels.add_rms_norm import add_rms_norm_kernel
-from .kernels.rope import crossed_rope_kernel, rope_kernel
+from .kernels.crossed_rope import crossed_rope_kernel
+from .kernels.rope import rope_kernel
 from .kernels.silu_mul import silu_mul_kernel
 from .kernels.silu_mul_backward import silu_mul_backward_kernel
 from .launch import Launch
