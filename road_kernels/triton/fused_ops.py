@@ -129,7 +129,7 @@ def rotate_add_rms_norm_(x, residual, weight, r1, r2, adapter_ids, eps, group_si
     if _is_walkable(x) and _is_walkable(residual):
         keep_ready(signature, _launch_add_rms_norm(x, residual, x, residual, tensors, eps, group_size))
     else:  # no kernel walks this layout: work on copies, write them back
-        packed = x.contiguous().clone(), residual.contiguous().clone()
+        packed = [t.clone(memory_format=torch.contiguous_format) for t in (x, residual)]
         _launch_add_rms_norm(*packed, *packed, tensors, eps, group_size)
         x.copy_(packed[0])
         residual.copy_(packed[1])

@@ -69,13 +69,13 @@ NORMS = [
 
 @pytest.mark.parametrize("case", NORMS, ids=str)
 def test_the_norm_keeps_a_row_in_registers(on_target, tmp_path, case):
-    """Shared memory is for the sum of a row only."""
+    """Shared memory is for the sum of a row only, which Triton 3.6 takes back to the lanes through it as well."""
     on_target("sm_90")
     launch, dtypes = case.launches()["add_rms_norm"]
     sass = Sass(compile_launch(launch, dtypes, "sm_90"), tmp_path)
     assert not sass.stack and not sass.local, vars(sass)
     assert sass.registers * launch.num_warps * 32 <= 65536, vars(sass)
-    assert sass.shared <= 8 * 16, vars(sass)
+    assert sass.shared <= 8 * (16 if case.dim > 512 else 64), vars(sass)
     wanted = "64" if case.group_size == 40 else "128"  # runs of 20 elements
     assert sass.widths("STG") == {wanted} and wanted in sass.widths("LDG"), vars(sass)
     assert (launch.grid[0] == case.rows) == (case.dim > 512)

@@ -1,8 +1,8 @@
 """s = R x + residual and y = weight * s / sqrt(mean(s^2) + eps), one adapter or one per row.
 
 A program has one row, or several short ones, in registers: one pass over memory. Only a row that is too long for that
-is read twice. How rows are partitioned depends on nothing but their width, so that a row's result does not depend on
-how many there are.
+is read twice. How rows are partitioned depends on their width and not on their number, so that a row's result does not
+depend on the others.
 """
 
 import triton
@@ -11,7 +11,7 @@ import triton.language as tl
 from ..launch import kernel
 from .coefficients import load_coefficients
 from .ids import check_ids, load_adapters, spread
-from .pairs import load_pairs, pack, rotate_used, store_pairs, unpack
+from .pairs import load_pairs, pack, rotate_used, store_pairs, unpack, widen
 from .rows import pairs_of, row_offsets
 
 
@@ -62,12 +62,9 @@ def _inverse_rms(squares, ACC: tl.constexpr, DIM: tl.constexpr, EPS: tl.constexp
 
 
 @triton.jit
-def _store(
-    y, s, weight, y_at, s_at, pair, inside, in_row, si, sj, inverse_rms, HALF: tl.constexpr, LAYOUT: tl.constexpr
-):
+def _store(y, s, raw_weight, y_at, s_at, pair, inside, si, sj, inverse_rms, HALF: tl.constexpr, LAYOUT: tl.constexpr):
     DTYPE: tl.constexpr = y.dtype.element_ty
-    wi, wj = load_pairs(weight, 0, pair, in_row, HALF, "halves")
-    wi, wj = unpack(wi, wj, weight.dtype.element_ty, si.dtype, "halves")
+    wi, wj = widen(raw_weight[0], si.dtype), widen(raw_weight[1], si.dtype)
     raw_i, raw_j = pack(wi * (si * inverse_rms), wj * (sj * inverse_rms), DTYPE, LAYOUT)
     store_pairs(y, y_at, pair, inside, raw_i, raw_j, HALF, LAYOUT)
     raw_i, raw_j = pack(si, sj, DTYPE, LAYOUT)
@@ -143,12 +140,13 @@ def add_rms_norm_kernel(
         pair = pairs_of(run, RUN)
         in_row = run < ROW_RUNS
         inside = in_row & (row < rows) if ROWS > 1 else in_row
+        raw_weight = load_pairs(weight, 0, pair, in_row, HALF, "halves")  # before the sum, for which lanes wait
         si, sj = _add(x, residual, r1, r2, x_at, residual_at, pair, inside, in_row, used, GROUP, SHARED, BATCHED,
                       LAYOUT)  # fmt: skip
         inverse_rms = _inverse_rms(_squares(si, sj), ACC, DIM, EPS, ROWS)
         if IN_PLACE:
             tl.debug_barrier()
-        _store(y, s, weight, y_at, s_at, pair, inside, in_row, si, sj, inverse_rms, HALF, LAYOUT)
+        _store(y, s, raw_weight, y_at, s_at, pair, inside, si, sj, inverse_rms, HALF, LAYOUT)
     else:  # one row
         squares = tl.zeros([ROWS, RUNS, RUN], tl.float64)
         for first in range(0, ROW_RUNS, RUNS):
@@ -161,10 +159,11 @@ def add_rms_norm_kernel(
         for first in range(0, ROW_RUNS, RUNS):
             pair = pairs_of(first + run, RUN)
             inside = first + run < ROW_RUNS
+            raw_weight = load_pairs(weight, 0, pair, inside, HALF, "halves")
             si, sj = _add(x, residual, r1, r2, x_at, residual_at, pair, inside, inside, used, GROUP, SHARED, BATCHED,
                           LAYOUT)  # fmt: skip
             if IN_PLACE:
                 tl.debug_barrier()
-            _store(y, s, weight, y_at, s_at, pair, inside, inside, si, sj, inverse_rms, HALF, LAYOUT)
+            _store(y, s, raw_weight, y_at, s_at, pair, inside, si, sj, inverse_rms, HALF, LAYOUT)
     if BATCHED:
         check_ids(allowed)
