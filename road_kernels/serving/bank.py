@@ -91,7 +91,7 @@ class AdapterBank:
         return _restore, (*about, by_name, rows, dict(self._store.packed))
 
     def tables(self, layer: str) -> tuple[Tensor, Tensor]:
-        """(r1, r2) of a layer or of packed ones, [capacity, D/2] or [capacity, D]: the tables themselves, to be read only."""
+        """(r1, r2) of a layer, or of packed ones, [capacity, D/2] or [capacity, D]: the tables, to be read only."""
         try:
             return self._tables[layer]
         except KeyError:

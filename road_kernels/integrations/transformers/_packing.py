@@ -1,0 +1,51 @@
+"""Modules on the weights of others: copies, and several linear layers as one."""
+
+import copy
+import itertools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+def shared_copy(model: nn.Module) -> nn.Module:
+    """Modules of its own on the same parameters and buffers."""
+    return copy.deepcopy(model, {id(t): t for t in itertools.chain(model.parameters(), model.buffers())})
+
+
+def packed(layers: Sequence[nn.Linear]) -> nn.Linear:
+    """One layer with the outputs of all side by side. The parameters of ``layers`` become rows of its own.
+
+    So the weights are there once, and writes to either are seen by both. Layers that are packed already are not copied
+    again.
+    """
+    biased = layers[0].bias is not None
+    made = nn.Linear(layers[0].in_features, sum(layer.out_features for layer in layers), bias=biased, device="meta")
+    for name in ("weight", "bias") if biased else ("weight",):
+        whole = _one_tensor([getattr(layer, name) for layer in layers])
+        setattr(made, name, nn.Parameter(whole, requires_grad=False))
+    return made
+
+
+def _one_tensor(parts: Sequence[nn.Parameter]) -> Tensor:
+    first = parts[0].data
+    if _adjacent(parts):
+        rows = sum(len(part) for part in parts)
+        return first.as_strided((rows, *first.shape[1:]), first.stride(), first.storage_offset())
+    with torch.inference_mode(False):
+        whole = torch.cat([part.data for part in parts])
+    for part, rows in zip(parts, whole.split([len(part) for part in parts]), strict=True):
+        part.data = rows
+    return whole
+
+
+def _adjacent(parts: Sequence[Tensor]) -> bool:
+    """Whether each part begins where the one before it ends, in one storage."""
+    end = parts[0].storage_offset()
+    for part in parts:
+        if part.untyped_storage().data_ptr() != parts[0].untyped_storage().data_ptr():
+            return False
+        if part.storage_offset() != end or not part.is_contiguous():
+            return False
+        end += part.numel()
+    return True
