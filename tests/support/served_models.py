@@ -1,19 +1,22 @@
-"""Tiny models of transformers with random weights, PEFT checkpoints for them, and what merged weights give in float64."""
+"""Tiny models of transformers with random weights, PEFT checkpoints for them, and what they give merged, in float64."""
 
 import copy
 
 import torch
 import transformers
 from peft import PeftModel, RoadConfig, get_peft_model
-from torch import nn
-
 from support.backends import DEVICE
 from support.peft_models import randomize
+from torch import nn
 
 FAMILIES = ("Llama", "Mistral", "Qwen2", "Qwen3")
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 VOCABULARY, G = 64, 8
-ADAPTERS = {"anna": ("road_1", TARGETS), "ben": ("road_2", TARGETS), "carl": ("road_4", ("k_proj", "up_proj", "o_proj"))}
+ADAPTERS = {
+    "anna": ("road_1", TARGETS),
+    "ben": ("road_2", TARGETS),
+    "carl": ("road_4", ("k_proj", "up_proj", "o_proj")),
+}
 NAMES = ["ben", None, "anna", "carl", "anna"]
 
 
