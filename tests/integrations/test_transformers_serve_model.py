@@ -59,7 +59,7 @@ def test_serving_twice_shares_the_weights_too():
     sizes = storages(model)
     second = serve(model, capacity=2, group_size=4)
     assert storages(model, first, second) == sizes
-    assert torch.equal(first(prompts()).logits, second(prompts()).logits)
+    assert relative(first(prompts()).logits, second(prompts()).logits) < 1e-5
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -84,6 +84,9 @@ def test_adapters_add_no_launch(family, checkpoints, monkeypatch):
 
     with_adapters = operators(ids)
     assert with_adapters == operators(none) and with_adapters["aten::linear"] == 4 * layers + 1
+    if DEVICE != "cpu" or rk.backend_info()["backends"]["cpu"]["usable"]:  # the formula has no ops of ours
+        ours = sum(count for name, count in with_adapters.items() if name.startswith("road_kernels::"))
+        assert ours == sum(expected.values()) + (layers if family == "Qwen3" else 0)
 
 
 def test_a_copy_has_weights_and_adapters_of_its_own(checkpoints):
