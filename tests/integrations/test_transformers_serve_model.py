@@ -83,7 +83,7 @@ def test_adapters_add_no_launch(family, checkpoints, monkeypatch):
         return collections.Counter(event.name for event in profile.events())
 
     with_adapters = operators(ids)
-    assert with_adapters == operators(none) and with_adapters["aten::linear"] == 4 * layers + 1
+    assert with_adapters == operators(none)
     if DEVICE != "cpu" or rk.backend_info()["backends"]["cpu"]["usable"]:  # the formula has no ops of ours
         ours = sum(count for name, count in with_adapters.items() if name.startswith("road_kernels::"))
         assert ours == sum(expected.values()) + (layers if family == "Qwen3" else 0)
