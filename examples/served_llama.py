@@ -6,8 +6,8 @@
 The Llama is small and has random weights; nothing is downloaded. Ten adapters of the three variants are written as PEFT
 checkpoints, served from one AdapterBank inside the kernels of RMSNorm, RoPE and SiLU, and asked for in one batch of
 prompts of different lengths. Then one of them is evicted and another one takes its place, and one is rewritten as a
-trainer would. At the end every request is generated again, alone, by the model with its adapter merged into the weights,
-and has to come out the same.
+trainer would. At the end every request is generated again, alone, by the model with its adapter merged into its
+weights, and has to come out the same.
 """
 
 import argparse
@@ -91,7 +91,9 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{served.bank}, in a {type(served).__name__} that shares the model's weights")
 
     names = [*adapters, None, "adapter-3"]
-    prompts = [torch.randint(1, VOCABULARY, (length,), generator=generator) for length in range(4, 4 + 3 * len(names), 3)]
+    prompts = [
+        torch.randint(1, VOCABULARY, (length,), generator=generator) for length in range(4, 4 + 3 * len(names), 3)
+    ]
     batch = left_padded(prompts)
     served.generate(**batch, adapter_names=names, max_new_tokens=1)  # warms up
     seconds = {}

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 # Packed products of the other dtypes, and all on a GPU, are the faster ones.
 _APART = (torch.float32, torch.float64)
 
+
 def shared_copy(model: nn.Module) -> nn.Module:
     """Modules of its own on the same parameters and buffers."""
     return copy.deepcopy(model, {id(t): t for t in itertools.chain(model.parameters(), model.buffers())})
