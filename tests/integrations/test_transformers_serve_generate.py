@@ -1,12 +1,16 @@
 """generate with served models: what each request gives alone, from the model with its adapter merged by PEFT."""
 
+import inspect
+
 import pytest
 import torch
 from support.served_models import FAMILIES, NAMES, load_all, merged, prompts, relative, tiny
-from transformers import LogitsProcessor, LogitsProcessorList, StaticCache
+from transformers import LlamaForCausalLM, LogitsProcessor, LogitsProcessorList, StaticCache
 
 from road_kernels.integrations.transformers import serve
 
+# Renamed by later versions of transformers 5.
+CACHE = "cache" if "cache" in inspect.signature(LlamaForCausalLM.forward).parameters else "past_key_values"
 WAYS = {
     "greedy": {"do_sample": False},
     "static cache": {"do_sample": False, "cache_implementation": "static"},
@@ -113,9 +117,9 @@ def test_a_step_with_ids_that_stay_in_place(checkpoints):
     tokens, ids = prompts(3), torch.full((3,), -1, dtype=torch.int32, device=prompts().device)
     for names in (["anna", None, "ben"], ["carl", "carl", "anna"]):
         served.bank.ids(names, out=ids)
-        cache = StaticCache(config=served.config, max_cache_len=16)
-        logits = [served(input_ids=tokens, cache=cache, adapter_ids=ids).logits[:, -1]]
+        inputs = {CACHE: StaticCache(config=served.config, max_cache_len=16), "adapter_ids": ids}
+        logits = [served(input_ids=tokens, **inputs).logits[:, -1]]
         for token in tokens[:, :3].split(1, dim=1):
-            logits.append(served(input_ids=token, cache=cache, adapter_ids=ids).logits[:, -1])
+            logits.append(served(input_ids=token, **inputs).logits[:, -1])
         whole = served(input_ids=torch.cat((tokens, tokens[:, :3]), 1), adapter_names=names).logits[:, -4:]
         assert relative(torch.stack(logits, 1), whole) < 1e-5

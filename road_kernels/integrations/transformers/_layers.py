@@ -45,6 +45,9 @@ class DecoderLayer(nn.Module):
         self.config, self.layer_idx, self.is_causal = attention.config, attention.layer_idx, True
         self.num_key_value_groups, self.scaling = attention.num_key_value_groups, attention.scaling
         self.sliding_window = getattr(attention, "sliding_window", getattr(self.config, "sliding_window", None))
+        self.attention_type = getattr(
+            layer, "attention_type", None
+        )  # by which earlier versions of transformers choose the mask
         self.own_attention = sys.modules[type(attention).__module__].eager_attention_forward
 
         self.head_dim = attention.head_dim
@@ -69,6 +72,7 @@ class DecoderLayer(nn.Module):
         position_embeddings: tuple[Tensor, Tensor, Tensor] | None = None,
         adapter_ids: Tensor | None = None,
         cache=None,
+        past_key_values=None,  # the cache, as earlier versions of transformers call it
         **kwargs,
     ) -> Tensor | tuple[Tensor, Tensor]:
         positions, cos_sin, no_ids = position_embeddings
@@ -79,7 +83,7 @@ class DecoderLayer(nn.Module):
             y, residual = _rms_norm(hidden_states, self.input_norm), hidden_states
 
         qkv = self._rotated(self.qkv_proj(y), positions, cos_sin, ids, no_ids)
-        y = self.o_proj(self._attended(qkv, attention_mask, cache, kwargs))
+        y = self.o_proj(self._attended(qkv, attention_mask, past_key_values if cache is None else cache, kwargs))
         # The caller's embeddings are not written to.
         y, residual = self._add_norm(y, residual, self.attention_norm, self.of_o, ids, self.input_norm is None)
         y = self._of(rotate_silu_mul, self.of_gate_up, self.gate_up_proj(y), ids)
@@ -122,8 +126,11 @@ class DecoderLayer(nn.Module):
     def _attended(self, qkv: Tensor, attention_mask, cache, kwargs: dict) -> Tensor:
         q, k, v = (x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for x in qkv.split(self.widths, -1))
         if cache is not None:
-            k, v = cache.update(k, v, self.layer_idx)
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, self.own_attention)
+            # The place in a static cache, for the versions of transformers whose caches do not count for themselves.
+            place = ({"cache_position": kwargs["cache_position"]},) if "cache_position" in kwargs else ()
+            k, v = cache.update(k, v, self.layer_idx, *place)
+        kind = self.config._attn_implementation
+        attend = self.own_attention if kind == "eager" else ALL_ATTENTION_FUNCTIONS[kind]
         about = {"dropout": 0.0, "scaling": self.scaling, "sliding_window": self.sliding_window}
         return attend(self, q, k, v, attention_mask, **about, **kwargs)[0].flatten(-2)
 

@@ -9,14 +9,18 @@ import torch
 from torch import Tensor, nn
 
 try:
+    import transformers
     from transformers import LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM
 except ImportError as error:
-    raise ImportError(f"road_kernels.integrations.transformers needs transformers: {error}") from error
+    raise ImportError(f"road_kernels.integrations.transformers needs transformers 5 or newer: {error}") from error
 
 from ...serving import Adapter, AdapterBank
 from . import _supported
 from ._layers import DecoderLayer, Positions
 from ._packing import shared_copy
+
+if int(transformers.__version__.split(".")[0]) < 5:
+    raise ImportError(f"road_kernels.integrations.transformers needs transformers 5, got {transformers.__version__}")
 
 
 def serve(
