@@ -45,9 +45,8 @@ class DecoderLayer(nn.Module):
         self.config, self.layer_idx, self.is_causal = attention.config, attention.layer_idx, True
         self.num_key_value_groups, self.scaling = attention.num_key_value_groups, attention.scaling
         self.sliding_window = getattr(attention, "sliding_window", getattr(self.config, "sliding_window", None))
-        self.attention_type = getattr(
-            layer, "attention_type", None
-        )  # by which earlier versions of transformers choose the mask
+        # By which earlier versions of transformers choose the mask.
+        self.attention_type = getattr(layer, "attention_type", None)
         self.own_attention = sys.modules[type(attention).__module__].eager_attention_forward
 
         self.head_dim = attention.head_dim
