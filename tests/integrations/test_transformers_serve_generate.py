@@ -123,3 +123,15 @@ def test_a_step_with_ids_that_stay_in_place(checkpoints):
             logits.append(served(input_ids=token, **inputs).logits[:, -1])
         whole = served(input_ids=torch.cat((tokens, tokens[:, :3]), 1), adapter_names=names).logits[:, -4:]
         assert relative(torch.stack(logits, 1), whole) < 1e-5
+
+
+@pytest.mark.parametrize("way", ["greedy", "static cache"])
+@pytest.mark.parametrize("family", ["Mistral", "Qwen3"])
+def test_sliding_windows(family, way):
+    settings = {"sliding_window": 4}
+    if family != "Mistral":
+        settings |= {"use_sliding_window": True, "max_window_layers": 1}
+    model = tiny(family, **settings)
+    served = serve(model, capacity=1, group_size=8)
+    assert torch.equal(generate(served, prompts(), **WAYS[way]), generate(model, prompts(), **WAYS[way]))
+    assert not torch.equal(generate(tiny(family), prompts(), **WAYS[way]), generate(model, prompts(), **WAYS[way]))
