@@ -14,6 +14,15 @@ struct PairCoefs {
   __device__ __forceinline__ A r1_j(int k) const { return Shared ? r1i[k] : r1j[Shared ? 0 : k]; }
   __device__ __forceinline__ A r2_j(int k) const { return Shared ? r2i[k] : r2j[Shared ? 0 : k]; }
 
+  // As in an empty slot of a bank, whose rows pass bit for bit: 0 times an infinity would make a NaN of its partner.
+  // Of other adapters the first comparison is nearly always the last.
+  __device__ __forceinline__ bool is_identity() const {
+    bool same = true;
+#pragma unroll
+    for (int k = 0; k < K; ++k) same = same && r1i[k] == 1 && r1_j(k) == 1 && r2i[k] == 0 && r2_j(k) == 0;
+    return same;
+  }
+
   // From those of R to those of R^T.
   __device__ __forceinline__ void transpose() {
 #pragma unroll

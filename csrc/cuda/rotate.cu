@@ -77,6 +77,7 @@ __global__ void __launch_bounds__(kThreads, kResidentThreads<Source, Shared> / k
     Source::template load<P>(a.params, a.form, 2 * a.half, id, pair, at, c);
     if (a.transposed) c.transpose();
   };
+  const auto passes = [&](const Coefs& c) { return a.ids.data && !has_angles(a.form) && c.is_identity(); };
   const auto rotate_row = [&](const RowPlace& row, bool overlap) {
     Packs packs;
     Coefs c;
@@ -87,7 +88,7 @@ __global__ void __launch_bounds__(kThreads, kResidentThreads<Source, Shared> / k
     if (overlap) wait_for_inputs();
     if (id < 0 && a.in_place) return;  // such rows are not even read
     if (overlap) P::load(x + row.x, a.half, packs);
-    if (id >= 0) rotate_packs<P>(packs, c);
+    if (id >= 0 && !passes(c)) rotate_packs<P>(packs, c);
     P::store(z + row.z, a.half, packs);
   };
   if constexpr (R == 1) {
@@ -114,10 +115,11 @@ __global__ void __launch_bounds__(kThreads, kResidentThreads<Source, Shared> / k
     for (int r = 0; r < R; ++r) P::load(x + rows[r].x, a.half, packs[r]);  // behind the last row the first one again
     Coefs c;
     load_coefs(id, c);
+    const bool rotates = !passes(c);
 #pragma unroll
     for (int r = 0; r < R; ++r) {
       if (first + r < a.rows) {
-        rotate_packs<P>(packs[r], c);
+        if (rotates) rotate_packs<P>(packs[r], c);
         P::store(z + rows[r].z, a.half, packs[r]);
       }
     }
