@@ -1,6 +1,10 @@
 """An engine of vLLM in this process, with adapters by name, and the comparison with transformers."""
 
 import contextlib
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -71,6 +75,13 @@ class Engine:
         for prompt, name, result in zip(prompts, names, self.run(prompts, names, count), strict=True):
             check_result(self.folder, prompt, name, result.outputs[0])
 
+    def bits(self, prompts: Sequence[list[int]], names: Sequence[str | None], count: int) -> list:
+        """Tokens and log-probabilities as they are, to be compared bit for bit."""
+        outputs = [result.outputs[0] for result in self.run(prompts, names, count)]
+        return [
+            [[token, at[token].logprob] for at, token in zip(o.logprobs, o.token_ids, strict=True)] for o in outputs
+        ]
+
 
 def check_result(folder: Path, prompt: list[int], name: str | None, output, model=None) -> None:
     """``model``: transformers' model with the adapter merged, if it is not the checkpoint of that name."""
@@ -92,3 +103,30 @@ def engine(folder: Path, **options) -> Iterator[Engine]:
         made.llm.llm_engine.engine_core.shutdown()
         del made.llm
         cleanup_dist_env_and_memory()
+
+
+def without_plugin(folder: Path, options: dict, prompts: Sequence[list[int]], count: int) -> list:
+    """Engine(folder, **options).bits of requests without adapters, in a process where vLLM loads no plugins."""
+    command = [sys.executable, "-m", "support.vllm_engine", str(folder), json.dumps([options, prompts, count])]
+    run = subprocess.run(
+        command,
+        env=os.environ | {"VLLM_PLUGINS": "", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def _main() -> None:
+    folder, arguments = Path(sys.argv[1]), json.loads(sys.argv[2])
+    options, prompts, count = arguments
+    with engine(folder, **options) as made:
+        assert "Road" not in type(made.manager).__name__
+        found = made.bits(prompts, [None] * len(prompts), count)
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    _main()

@@ -109,5 +109,12 @@ def continuation(model: nn.Module, prompt: list[int], count: int) -> tuple[list[
     return tokens[0, len(prompt) :].tolist(), logprobs
 
 
+def logprobs_of(model: nn.Module, prompt: list[int], tokens: list[int]) -> list[float]:
+    """The log-probability of each of these tokens after the prompt and those before it."""
+    with torch.inference_mode():
+        rows = model(torch.tensor([prompt + tokens])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+    return rows.gather(1, torch.tensor(tokens)[:, None])[:, 0].tolist()
+
+
 def prompt(seed: int, length: int) -> list[int]:
     return torch.randint(1, VOCABULARY, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
