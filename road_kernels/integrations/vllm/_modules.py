@@ -11,6 +11,9 @@ from ._layers import RotatedLinear
 from ._slices import Slice, check_cut, slices_of, width_of
 
 
+NO_BLOCK = "no linear layer of a block ({})"
+
+
 class Target(NamedTuple):
     """A layer as adapters name it: ``slices`` of the module, from column ``start`` on this rank on."""
 
@@ -33,6 +36,7 @@ class Modules:
     """
 
     def __init__(self, model, layers: Mapping[str, BaseLayerWithLoRA], packed: Mapping[str, list[str]]):
+        self._model = model
         self.rotated = {name: layer for name, layer in layers.items() if isinstance(layer, RotatedLinear)}
         self.targets: dict[str, Target] = {}
         self.refused: dict[str, str] = {}  # name -> why not
@@ -87,6 +91,9 @@ class Modules:
         parents = [own.rsplit(".", k)[0] for k in range(own.count(".") + 1)]
         for reason in filter(None, map(self.refused.get, parents)):
             raise ValueError(f"layer {name!r} cannot have a RoAd adapter: it is {reason}")
+        kind = type(dict(self._model.named_modules(remove_duplicate=False)).get(own)).__name__
+        if kind != "NoneType":
+            raise ValueError(f"layer {name!r} cannot have a RoAd adapter: it is {NO_BLOCK.format(kind)}")
 
     def check_width(self, name: str, width: int) -> None:
         if width != self.targets[name].full:
@@ -102,7 +109,7 @@ def why_not(layer: BaseLayerWithLoRA, names: list[str]) -> str | None:
         kind = type(layer).__name__
         if "MoE" in kind:
             return f"one of a mixture of experts ({kind}), whose outputs are never whole"
-        return f"no linear layer of a block ({kind})"
+        return NO_BLOCK.format(kind)
     base = layer.base_layer
     if base.skip_bias_add and getattr(base, "bias", None) is not None:
         return "a layer whose bias is added later by the model, and would not be rotated"

@@ -47,5 +47,7 @@ class RowIds:
         def empty(count: int) -> Tensor:
             return torch.full((count,), -1, dtype=torch.int32, device=self._token_slots.device)
 
-        self._own_slot[group_size] = empty(1 + self._slots)
-        self._ids[group_size] = empty(len(self._token_slots))
+        # Tensors created in inference mode, in which vLLM loads some adapters, cannot be written outside of it.
+        with torch.inference_mode(False):
+            self._own_slot[group_size] = empty(1 + self._slots)
+            self._ids[group_size] = empty(len(self._token_slots))
