@@ -15,7 +15,7 @@ VERSION = "0.32.0"
 # allocator of threads; setuptools is pinned for vLLM's own build.
 LEFT_OUT = {"torch", "torchaudio", "torchvision", "torchcodec", "intel-openmp", "setuptools"}
 # What the tests themselves need: adapters are made by PEFT, the server is spoken to over HTTP.
-TESTS = ["pytest", "peft>=0.18", "numpy", "ninja", "wheel", "setuptools>=77,<81"]
+TESTS = ["pytest", "pytest-xdist>=3.6", "peft>=0.18", "numpy", "ninja", "wheel", "setuptools>=77,<81"]
 
 
 def pip(*arguments: str) -> None:

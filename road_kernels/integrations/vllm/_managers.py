@@ -13,8 +13,8 @@ from ...serving.adapter import Adapter
 from . import _options
 from ._adapters import RoadModel, is_road
 from ._modules import Modules
-from ._register import LOGGER
 from ._rows import RowIds
+from ._versions import LOGGER
 
 logger = logging.getLogger(LOGGER)
 

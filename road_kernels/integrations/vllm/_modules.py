@@ -10,7 +10,6 @@ from ...serving.layer_names import some
 from ._layers import RotatedLinear
 from ._slices import Slice, check_cut, slices_of, width_of
 
-
 NO_BLOCK = "no linear layer of a block ({})"
 
 

@@ -3,9 +3,7 @@
 import logging
 
 from ..._version import __version__
-
-# Below vLLM's own logger, whose handler and level it gets.
-LOGGER = "vllm.road_kernels"
+from . import _versions
 
 
 def register() -> None:
@@ -13,9 +11,7 @@ def register() -> None:
 
     vLLM calls it without a guard: an exception would end the server, RoAd adapters or not.
     """
-    from . import _versions
-
-    logger = logging.getLogger(LOGGER)
+    logger = logging.getLogger(_versions.LOGGER)
     try:
         hooks = _versions.find()
     except ImportError as error:

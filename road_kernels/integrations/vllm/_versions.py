@@ -7,6 +7,9 @@ import inspect
 from types import ModuleType
 from typing import NamedTuple
 
+# Below vLLM's own logger, whose handler and level it gets.
+LOGGER = "vllm.road_kernels"
+
 
 class Hooks(NamedTuple):
     """The modules in which names are replaced."""
