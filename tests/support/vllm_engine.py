@@ -98,11 +98,15 @@ def engine(folder: Path, **options) -> Iterator[Engine]:
     try:
         yield made
     finally:
-        from vllm.distributed import cleanup_dist_env_and_memory
+        stop(made.llm)
 
-        made.llm.llm_engine.engine_core.shutdown()
-        del made.llm
-        cleanup_dist_env_and_memory()
+
+def stop(llm) -> None:
+    """Ends an engine of this process, so that another can start."""
+    from vllm.distributed import cleanup_dist_env_and_memory
+
+    llm.llm_engine.engine_core.shutdown()
+    cleanup_dist_env_and_memory()
 
 
 def without_plugin(folder: Path, options: dict, prompts: Sequence[list[int]], count: int) -> list:
