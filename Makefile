@@ -109,7 +109,8 @@ $(VLLM_VENV)/.built: $(VLLM_VENV)/.tools $(SOURCES)
 
 test-vllm: $(VLLM_VENV)/.built
 	ROAD_KERNELS_REQUIRE_VLLM=1 OMP_NUM_THREADS=1 $(VLLM_PYTHON) -m pytest -q -n $(WORKERS) --dist loadfile \
-	  --no-loadscope-reorder --backend=cpu --backend=none tests/integrations/vllm tests/integrations/test_vllm_parts.py
+	  --no-loadscope-reorder --disable-warnings --backend=cpu --backend=none \
+	  tests/integrations/vllm tests/integrations/test_vllm_parts.py
 
 # Minutes, on a machine with nothing else to do: the targets, then every sweep with its tables and plots.
 bench: build

@@ -37,36 +37,36 @@ def ids_of(rows: RowIds) -> dict[int, list[int]]:
     return {group_size: ids.tolist() for group_size, ids in rows.calls}
 
 
+def rows_of(slots: int, group_sizes=None, tokens: int = 6) -> RowIds:
+    return RowIds(tokens, slots, torch.device("cpu"), group_sizes)
+
+
 def test_ids_of_a_batch():
-    slots = torch.tensor([0, 2, -1, 1, 3, 2], dtype=torch.int64)
-    rows = RowIds(slots, 4, None)
-    rows.put(0, 64)
-    rows.put(1, 16)
-    rows.put(2, None)  # LoRA
-    rows.put(3, 64)
-    rows.update(6, {0, 1, 2, 3})
+    rows = rows_of(4)
+    for slot, kind in enumerate((64, 16, None, 64)):  # None: LoRA
+        rows.put(slot, kind)
+    rows.update([0, 2, -1, 1, 3, 2])
     assert ids_of(rows) == {64: [0, -1, -1, -1, 3, -1], 16: [-1, -1, -1, 1, -1, -1]}
-    rows.update(3, {0, 2})
-    assert ids_of(rows) == {64: [0, -1, -1, -1, 3, -1]}, "only the group sizes of the batch; the rest is stale"
-    rows.update(2, {2})
+    rows.update([3, -1, 2])
+    assert ids_of(rows) == {64: [3, -1, -1, -1, 3, -1]}, "only the group sizes of the batch; the rest is stale"
+    rows.update([2, -1])
     assert rows.calls == ()
 
 
 def test_a_slot_that_another_kind_takes():
-    slots = torch.tensor([1, 1, -1], dtype=torch.int64)
-    rows = RowIds(slots, 2, None)
+    rows = rows_of(2, tokens=3)
     for kind, want in ((64, {64: [1, 1, -1]}), (8, {8: [1, 1, -1]}), (None, {}), (64, {64: [1, 1, -1]})):
         rows.put(1, kind)
-        rows.update(3, {1})
+        rows.update([1, 1, -1])
         assert ids_of(rows) == want
 
 
 def test_fixed_calls_keep_their_memory():
-    rows = RowIds(torch.tensor([0, -1], dtype=torch.int64), 1, (16, 64))
+    rows = rows_of(1, (16, 64), tokens=2)
     calls, before = rows.calls, [ids.data_ptr() for _, ids in rows.calls]
     assert ids_of(rows) == {16: [-1, -1], 64: [-1, -1]}
     rows.put(0, 64)
-    rows.update(2, {0})
+    rows.update([0, -1])
     assert rows.calls is calls
     assert [ids.data_ptr() for _, ids in rows.calls] == before
     assert ids_of(rows) == {16: [-1, -1], 64: [0, -1]}
@@ -74,10 +74,9 @@ def test_fixed_calls_keep_their_memory():
 
 def test_ids_made_in_inference_mode_can_be_written_outside():
     with torch.inference_mode():
-        rows = RowIds(torch.zeros(2, dtype=torch.int64), 1, None)
+        rows = rows_of(1, tokens=2)
         rows.put(0, 64)
-    rows.put(0, 64)
-    rows.update(2, {0})
+    rows.update([0, 0])
     assert ids_of(rows) == {64: [0, 0]}
 
 

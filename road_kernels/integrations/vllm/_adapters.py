@@ -47,7 +47,7 @@ class RoadModel(LoRAModel):
             if layers.group_size != self.group_size:
                 raise ValueError(f"adapter {self.name!r} has group_size {self.group_size}, got {layers.group_size}")
             form, layers = form or layers.variant, layers.layers
-        layers = {own: layers[name] for name, own in self._modules.renamed(layers).items()}
+        layers = {own: layers[name] for own, name in self._modules.renamed(layers).items()}
         if not layers:  # all of them on other stages of a pipeline
             return []
         for name in layers:

@@ -1,6 +1,8 @@
 """vLLM's managers of adapters, which take RoAd adapters as well."""
 
+import dataclasses
 import logging
+from collections.abc import Collection
 
 import vllm
 from vllm.lora.model_manager import LRUCacheLoRAModelManager
@@ -44,7 +46,8 @@ class RoadModelManager(LRUCacheLoRAModelManager):
     def _init_punica_wrapper(self, *args, **kwargs) -> None:
         super()._init_punica_wrapper(*args, **kwargs)
         for wrapper in self.punica_wrapper_mapping.values():
-            wrapper.road_rows = RowIds(wrapper._token_lora_indices, self.lora_slots, self.road_options.group_sizes)
+            tokens = len(wrapper._token_lora_indices)
+            wrapper.road_rows = RowIds(tokens, self.lora_slots, self.device, self.road_options.group_sizes)
 
     def _create_lora_modules(self) -> None:
         with _options.used(self.road_options):
@@ -73,11 +76,27 @@ class RoadModelManager(LRUCacheLoRAModelManager):
             self.road_modules.rotated[name].set_tables(slot, *model.tables[name])
 
     def _set_adapter_mapping(self, mapping) -> None:
-        super()._set_adapter_mapping(mapping)
-        slots = [self.lora_index_to_id.index(adapter) for adapter in set(mapping.index_mapping) if adapter > 0]
+        slots = {adapter: slot for slot, adapter in enumerate(self.lora_index_to_id) if self._is_road(adapter)}
+        super()._set_adapter_mapping(self._for_lora(mapping, slots.keys()))
         for wrapper in self.punica_wrapper_mapping.values():
-            if wrapper.indices_len[0] is not None:
-                wrapper.road_rows.update(wrapper.indices_len[0], slots)
+            wrapper.road_rows.update([slots.get(adapter, -1) for adapter in mapping.index_mapping])
+
+    def _is_road(self, adapter: int | None) -> bool:
+        return isinstance(self._registered_adapters.cache.get(adapter), RoadModel)
+
+    def _for_lora(self, mapping, road: Collection[int]):
+        """What LoRA's kernels see: no adapter where it is RoAd, so that a batch without LoRA costs nothing of it.
+
+        In a batch with LoRA vLLM's kernels for CPUs take -1 for the last slot. There RoAd's rows keep their own slot,
+        where LoRA's matrices are zeros.
+        """
+        if not road or (self.device.type == "cpu" and not {*mapping.index_mapping} <= {0, *road}):
+            return mapping
+        without = (
+            tuple(0 if adapter in road else adapter for adapter in adapters)
+            for adapters in (mapping.index_mapping, mapping.prompt_mapping)
+        )
+        return dataclasses.replace(mapping, **dict(zip(("index_mapping", "prompt_mapping"), without, strict=True)))
 
     def update_road(self, adapter: int | str, layers, form: str | None) -> None:
         """See RoadWorker.update_road_adapter."""

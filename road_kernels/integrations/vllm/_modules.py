@@ -62,15 +62,17 @@ class Modules:
             start += width_of(own)
 
     def renamed(self, names: Iterable[str]) -> dict[str, str]:
-        """The trained model's names of layers -> vLLM's, of those that this stage of a pipeline has.
+        """vLLM's names of layers -> the trained model's, of those that this stage of a pipeline has.
 
-        Raises ValueError if the model has no such layer, or one that cannot be rotated.
+        Raises ValueError if the model has no such layer, or one that cannot be rotated, or if two names are one layer.
         """
-        found, unknown = {}, []
+        found: dict[str, str] = {}
+        unknown = []
         for name in names:
             own = self._own_name(name)
             if own in self.targets:
-                found[name] = own
+                if (other := found.setdefault(own, name)) != name:
+                    raise ValueError(f"layers {other!r} and {name!r} of the adapter are both {own!r} of the model")
             elif own is not None and not own.startswith(self._elsewhere):
                 unknown.append(name)
                 self._refuse_known(name, own)

@@ -4,6 +4,7 @@ Written for vLLM 0.32 and 0.33, whose parts used here are the same. What is chec
 """
 
 import inspect
+from dataclasses import fields
 from types import ModuleType
 from typing import NamedTuple
 
@@ -44,6 +45,7 @@ def find() -> Hooks:
     try:
         import vllm.lora.utils as lora_utils
         import vllm.v1.worker.lora_model_runner_mixin as mixin
+        from vllm.lora.layers import LoRAMapping
         from vllm.lora.layers.base_linear import BaseLinearLayerWithLoRA
         from vllm.lora.lora_model import LoRAModel
         from vllm.lora.model_manager import LRUCacheLoRAModelManager
@@ -63,7 +65,8 @@ def find() -> Hooks:
     ):
         for name, parameters in methods.items():
             _require_parameters(cls, name, parameters)
-    _require_attributes(PunicaWrapperBase, "_token_lora_indices", "indices_len")
+    _require_attributes(PunicaWrapperBase, "_token_lora_indices")
+    _require({"index_mapping", "prompt_mapping"} <= {f.name for f in fields(LoRAMapping)}, "LoRAMapping.index_mapping")
     _require_attributes(LinearBase, "tp_rank", "tp_size", "skip_bias_add", "output_size")
     _require_attributes(QKVParallelLinear, "total_num_heads", "total_num_kv_heads", "num_kv_head_replicas", "head_size")
     return Hooks(lora_utils, mixin)

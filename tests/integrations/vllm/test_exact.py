@@ -25,6 +25,14 @@ def test_alone(llama_engine, name):
     llama_engine.check([prompt(20, 9)], [name], 8)
 
 
+def test_a_batch_without_lora_runs_none_of_its_kernels(llama_engine):
+    (wrapper,) = llama_engine.manager.punica_wrapper_mapping.values()
+    for names, no_lora in ((["all", None, "some"], True), (["all", "lora"], False), (["narrow"], True)):
+        llama_engine.check([prompt(25 + k, 6) for k in range(len(names))], names, 3)
+        assert wrapper.no_lora is no_lora
+        assert [group_size for group_size, _ in wrapper.road_rows.calls] == [16 if "narrow" in names else 64]
+
+
 def test_prompts_longer_than_a_step(llama_engine):
     names = ["all", None, "wide"]
     llama_engine.check([prompt(30 + k, 3 * BUDGET - 7 * k) for k in range(len(names))], names, 6)

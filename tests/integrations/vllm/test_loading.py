@@ -169,7 +169,7 @@ def test_nothing_moves(small):
 
     def addresses():
         rows = [w.road_rows for w in manager.punica_wrapper_mapping.values()]
-        ids = [t for r in rows for tables in (r._ids, r._own_slot) for t in tables.values()]
+        ids = [t for r in rows for t in r._ids.values()]
         return [t.data_ptr() for t in ids] + [t.data_ptr() for m in layers for t in (m.road_r1, m.road_r2)]
 
     small.check([prompt(70, 6)] * 2, ["all", "narrow"], 2)

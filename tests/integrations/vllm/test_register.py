@@ -141,3 +141,15 @@ def test_layers_that_cannot_be_rotated():
     assert "bias is added later" in why_not(layer(skip_bias_add=True, bias=torch.zeros(8)), ["a"])
     assert "one of 2 layers in a packed one of 1 slices" in why_not(layer(), ["a", "b"])
     assert "mixture of experts (FusedMoEWithLoRA)" in why_not(object.__new__(FusedMoEWithLoRA), ["a"])
+
+
+def test_two_names_of_one_layer_are_refused():
+    """As a model whose names vLLM maps to its own may have them."""
+    from road_kernels.integrations.vllm._modules import Modules
+
+    modules = object.__new__(Modules)
+    modules.__dict__.update(targets={"b": None}, _elsewhere=(), _skipped=("mtp.",))
+    modules._mapper = SimpleNamespace(_map_name=lambda name: name.replace("a.", ""))
+    assert modules.renamed(["a.b", "mtp.c"]) == {"b": "a.b"}
+    with pytest.raises(ValueError, match="layers 'a.b' and 'b' of the adapter are both 'b' of the model"):
+        modules.renamed(["a.b", "b"])

@@ -74,6 +74,31 @@ def test_the_next_step_uses_new_values(served, trained):
     restored(served)
 
 
+@pytest.mark.parametrize("after", ["narrow", "lora"])
+def test_replaced_while_a_request_runs(served, after):
+    """By an adapter of another group_size, or of the other kind: same batch, same slot, other calls."""
+    from vllm.lora.request import LoRARequest
+
+    core, count, switch, number = served.llm.llm_engine, 8, 4, 77
+    tokens = prompt(50, 6)
+    first, second = (str(served.folder / name) for name in ("some", after))
+    core.add_request(
+        "replaced",
+        {"prompt_token_ids": tokens},
+        served.sampling(count),
+        lora_request=LoRARequest("replaced", number, first),
+    )
+    done = []
+    for step in range(count + 3):
+        if step == switch:
+            core.add_lora(LoRARequest("replaced", number, second, load_inplace=True))
+        done += [output.outputs[0] for output in core.step() if output.finished]
+    want, _ = switched(*(vllm_models.merged(served.folder, name) for name in ("some", after)), tokens, switch, count)
+    assert [list(output.token_ids) for output in done] == [want]
+    core.remove_lora(number)
+    core.reset_prefix_cache()
+
+
 @pytest.mark.parametrize("form", ["adapter", "mapping", "tables", "bytes"])
 def test_forms(served, trained, form):
     import road_kernels as rk
