@@ -3,6 +3,7 @@
 import functools
 
 import torch
+from vllm.lora.layers import ColumnParallelLinearWithLoRA, ReplicatedLinearWithLoRA, RowParallelLinearWithLoRA
 from vllm.lora.layers.base_linear import BaseLinearLayerWithLoRA
 
 from ...functional import rotate_batched
@@ -82,9 +83,13 @@ class RotatedLinear:
         return output
 
 
+# What they return is the whole output. Classes for one model's layers may return parts of it.
+_FORWARDS = {cls.forward for cls in (ColumnParallelLinearWithLoRA, ReplicatedLinearWithLoRA, RowParallelLinearWithLoRA)}
+
+
 @functools.cache
 def with_rotation(cls: type) -> type:
     """The subclass of one of vLLM's LoRA classes that rotates; the class itself if it is not for linear layers."""
-    if not issubclass(cls, BaseLinearLayerWithLoRA) or issubclass(cls, RotatedLinear):
+    if not issubclass(cls, BaseLinearLayerWithLoRA) or cls.forward not in _FORWARDS:
         return cls
     return type(f"{cls.__name__}AndRoad", (RotatedLinear, cls), {"__module__": __name__, "__doc__": cls.__doc__})

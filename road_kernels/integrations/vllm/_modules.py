@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from vllm.lora.layers import BaseLayerWithLoRA
+from vllm.model_executor.layers.linear import ColumnParallelLinear, ReplicatedLinear, RowParallelLinear
 from vllm.model_executor.models.utils import PPMissingLayer
 
 from ...serving.layer_names import some
@@ -112,6 +113,9 @@ def why_not(layer: BaseLayerWithLoRA, names: list[str]) -> str | None:
             return f"one of a mixture of experts ({kind}), whose outputs are never whole"
         return NO_BLOCK.format(kind)
     base = layer.base_layer
+    forwards = ColumnParallelLinear.forward, RowParallelLinear.forward
+    if not isinstance(base, ReplicatedLinear) and type(base).forward not in forwards:
+        return f"a layer that computes its output in its own way ({type(base).__name__})"
     if base.skip_bias_add and getattr(base, "bias", None) is not None:
         return "a layer whose bias is added later by the model, and would not be rotated"
     if getattr(base, "gather_output", False) and layer.tp_size > 1 and layer.n_slices > 1:
