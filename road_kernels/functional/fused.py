@@ -112,7 +112,6 @@ def rotate_add_rms_norm(
     if inplace:
         aliasing.check_inplace(x)
         aliasing.check_inplace(residual, "residual")
-        fused_checks.check_written_apart(x, residual, weight, r1, r2)
     if needs_formula():
         y, s = fused_formula.rotate_add_rms_norm(*((x.clone(), residual.clone(), *args[2:]) if inplace else args))
         return (x.copy_(y), residual.copy_(s)) if inplace else (y, s)
@@ -176,7 +175,6 @@ def rotate_rope(
     fused_checks.check_rope(*args)
     if inplace:
         aliasing.check_inplace(qkv, "qkv")
-        fused_checks.check_apart(qkv, cos_sin_cache, r1, r2)
     if needs_formula() or _wants_grad(cos_sin_cache):
         z = fused_formula.rotate_rope(*((qkv.clone(), *args[1:]) if inplace else args))
         return qkv.copy_(z) if inplace else z
