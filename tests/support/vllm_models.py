@@ -62,7 +62,7 @@ def _save(folder: Path, name: str, config) -> None:
     import peft
 
     torch.manual_seed(sum(map(ord, name)))
-    model = peft.get_peft_model(_load(folder / "base"), config)
+    model = peft.get_peft_model(load(folder / "base"), config)
     for key, p in model.named_parameters():
         if "road_theta" in key or "lora_B" in key:
             p.data.normal_(0, 0.6 if "road" in key else 0.3)
@@ -71,7 +71,7 @@ def _save(folder: Path, name: str, config) -> None:
     model.save_pretrained(folder / name)
 
 
-def _load(folder: Path) -> nn.Module:
+def load(folder: Path) -> nn.Module:
     import transformers
 
     return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
@@ -92,7 +92,7 @@ def merged(folder: Path, name: str | None) -> nn.Module:
     """transformers' model with an adapter merged into its weights, by PEFT's own code."""
     from peft import PeftModel
 
-    model = _load(folder / "base")
+    model = load(folder / "base")
     return model if name is None else PeftModel.from_pretrained(model, folder / name).merge_and_unload().eval()
 
 

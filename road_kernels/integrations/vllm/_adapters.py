@@ -1,6 +1,7 @@
 """RoAd adapters as vLLM's manager keeps them: read, checked in full, and cut to what this rank has."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from ._modules import Modules
 from ._slices import cut, width_of
 
 
-def is_road(folder: str) -> bool:
+def is_road(folder: str | os.PathLike) -> bool:
     """Whether a folder is a RoAd checkpoint. What is damaged or missing is left to vLLM's own reader, which says so."""
     try:
         config = json.loads((Path(folder) / CONFIG).read_text(encoding="utf-8"))

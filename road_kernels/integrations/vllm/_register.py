@@ -17,9 +17,10 @@ def register() -> None:
     except ImportError as error:
         logger.warning("RoAd adapters are not available: %s", error)
         return
-    from . import _layers, _managers  # import vLLM
+    from . import _layers, _managers, _resolver  # import vLLM
 
     if not issubclass(hooks.mixin.LRUCacheWorkerLoRAManager, _managers.RoadWorkerManager):
         hooks.mixin.LRUCacheWorkerLoRAManager = _managers.RoadWorkerManager
         hooks.lora_utils._all_lora_classes = tuple(map(_layers.with_rotation, hooks.lora_utils._all_lora_classes))
         logger.debug("road_kernels %s: RoAd adapters are available with --enable-lora", __version__)
+        _resolver.register()

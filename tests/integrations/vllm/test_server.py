@@ -38,6 +38,7 @@ class Server:
         ]
         environment = os.environ | {
             "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
+            "VLLM_LORA_RESOLVER_CACHE_DIR": str(folder),
             "VLLM_ENABLE_V1_MULTIPROCESSING": "1",
             "VLLM_LOGGING_LEVEL": "INFO",
         }
@@ -118,6 +119,14 @@ def test_the_log_says_that_the_plugin_is_in(server):
 
 def test_adapter_named_at_the_start(server):
     server.check("first", "all", prompt(1, 6), 8)
+
+
+def test_adapters_found_by_their_name(server, tmp_path):
+    """In the folder that vLLM's own resolver searches; LoRA's are still that one's."""
+    server.check("wide", "wide", prompt(8, 6), 6)
+    server.check("lora_2", "lora_2", prompt(9, 6), 6)
+    for name in ("nobody", "../llama0/all", str(server.folder / "all")):
+        assert "does not exist" in server.refusal("/v1/completions", {"model": name, "prompt": [1], "max_tokens": 1})
 
 
 def test_life_of_adapters_under_load(server, llama):
