@@ -19,7 +19,7 @@ class RoadResolver(LoRAResolver):
 
     async def resolve_lora(self, base_model_name: str, lora_name: str) -> LoRARequest | None:
         path = self.folder / lora_name
-        if path.parent != self.folder or ".." in path.parts or not is_road(path):
+        if lora_name != path.name or lora_name == ".." or not is_road(path):  # nothing outside of the folder
             return None
         config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
         if config.get("base_model_name_or_path") != base_model_name:

@@ -171,3 +171,22 @@ def test_two_names_of_one_layer_are_refused():
     assert modules.renamed(["a.b", "mtp.c"]) == {"b": "a.b"}
     with pytest.raises(ValueError, match=r"layers 'a\.b' and 'b' of the adapter are both 'b'"):
         modules.renamed(["a.b", "b"])
+
+
+def test_names_that_are_found_in_a_folder(tmp_path):
+    import asyncio
+
+    from road_kernels import Adapter
+    from road_kernels.integrations.vllm._resolver import RoadResolver
+
+    adapter = Adapter({"q": (torch.rand(32), torch.rand(32))})
+    for name, base in (("ours", "model"), ("others", "another"), ("inner/deep", "model"), ("../outside", "model")):
+        adapter.save(tmp_path / "adapters" / name, base_model=base)
+    resolver = RoadResolver(str(tmp_path / "adapters"))
+
+    def find(name):
+        return asyncio.run(resolver.resolve_lora("model", name))
+
+    assert find("ours").lora_path == str(tmp_path / "adapters" / "ours")
+    for name in ("others", "nobody", "inner/deep", "../outside", str(tmp_path / "adapters" / "ours"), "..", ".", ""):
+        assert find(name) is None, name
