@@ -4,6 +4,7 @@ from ..harness.record import PLAIN
 from . import tables
 
 MIB = 1 << 20
+CLOCKS = {"wall": "", "processor": " Time is that of the processor, which had other work too."}
 TITLES = {"vllm": "Serving in vLLM"}  # of a benchmark whose name is no title
 
 
@@ -48,12 +49,12 @@ def training_table(result: dict) -> str:
 def vllm_table(result: dict) -> str:
     """Throughput and time per output token, against the number of different adapters; a table per dtype."""
     parts = [tables.machine_line(result)]
-    for title, rows in grouped(result["rows"], ("vllm", "shape", "dtype", "requests", "prompt", "new_tokens")):
-        version, shape, dtype, requests, prompt, new = title
+    for title, rows in grouped(result["rows"], ("vllm", "shape", "dtype", "requests", "prompt", "new_tokens", "clock")):
+        version, shape, dtype, requests, prompt, new, clock = title
         parts.append(
             f"vLLM {version}, Llama {shape}, {dtype}, {requests} requests at once, prompts of {prompt} tokens, {new} "
             "new ones. Time per output token of the batch; over: against requests without adapters in the same server, "
-            "median of the rounds (p20 to p80)."
+            "median of the rounds (p20 to p80)." + CLOCKS[clock]
         )
         head = ["server", "requests with", "different adapters", "tokens/s", "ms per token", "over", "prefill, ms"]
         lines = []

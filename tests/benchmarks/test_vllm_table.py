@@ -30,6 +30,7 @@ def test_requests_take_adapters_in_turn():
 
 def test_table(tmp_path):
     axes = {"vllm": "0.32.0", "shape": "small", "dtype": "bfloat16", "requests": 16, "prompt": 32, "new_tokens": 32}
+    axes["clock"] = "processor"
     times = {"tokens_per_s": 512.4, "decode_ms": 31.25, "prefill_ms": 80.0}
     over = {"over_base": 1.02, "over_base_p20": 1.01, "over_base_p80": 1.03}
     rows = [
@@ -39,6 +40,7 @@ def test_table(tmp_path):
     result = {"benchmark": "vllm", "grid": "default", "left_out": [], "machine": MACHINE, "rows": rows}
     table = model_tables.vllm_table(result)
     assert "vLLM 0.32.0, Llama small, bfloat16, 16 requests at once" in table
+    assert "(p20 to p80). Time is that of the processor" in table
     assert "| RoAd | no adapter |  | 512 | 31.25 |  | 80 |" in table
     assert "| RoAd | **RoAd** | 4 | 512 | 31.25 | 1.020 x (1.010 to 1.030) | 80 |" in table
     assert "### Serving in vLLM" in page.results_page({tmp_path: {"vllm": result}})
