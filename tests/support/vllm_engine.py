@@ -29,8 +29,6 @@ class Engine:
             "max_model_len": 256,
             "max_num_seqs": 8,
             "enable_lora": True,
-            # One more than there are adapters: beside LoRA in every slot, vLLM's CPU kernels give a request without an
-            # adapter the LoRA of the last one.
             "max_loras": 8,
             "max_lora_rank": 8,
             "skip_tokenizer_init": True,

@@ -25,7 +25,8 @@ class RotatedLinear:
     def create_lora_weights(self, max_loras, lora_config, model_config=None) -> None:
         self.road_with_lora = _options.current().lora
         if self.road_with_lora:
-            super().create_lora_weights(max_loras, lora_config, model_config)
+            # vLLM's LoRA kernels for CPUs take -1, no adapter, for the last slot: there, one more that is always zeros.
+            super().create_lora_weights(max_loras + (self.device.type == "cpu"), lora_config, model_config)
         else:  # read for their shapes alone, when vLLM makes the adapters of its warm-up
             self.lora_config = lora_config
             one = torch.zeros(1, 1, 1, 1, dtype=lora_config.lora_dtype, device=self.device)

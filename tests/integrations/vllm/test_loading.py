@@ -49,6 +49,12 @@ def test_more_adapters_than_slots_at_once(small):
     small.check([prompt(20 + k, 6 + k) for k in range(len(names))], names, 6)
 
 
+def test_no_adapter_beside_lora_in_every_slot(small):
+    """vLLM's own layers, on a CPU, would give the request without an adapter the LoRA of the last slot."""
+    small.check([prompt(80 + k, 7) for k in range(3)], ["lora", "lora_2", None], 4)
+    assert None not in small.manager.lora_index_to_id
+
+
 def test_slots_that_were_used_are_the_identity_again(small):
     """An adapter of some layers after one of all of them."""
     small.llm.llm_engine.reset_prefix_cache()
