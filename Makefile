@@ -5,7 +5,7 @@
 #   make bench    every benchmark, with tables and plots, in benchmarks/results (minutes)
 #   make gpu-check    builds, tests and measures on the GPU of this machine, with its own python3: no network
 #   make gpu-tune     compares the choices of csrc/cuda/tuning.h there
-#   make lint     ruff and clang-format, which `pre-commit install` runs at every commit too
+#   make lint     ruff, mypy and clang-format, which `pre-commit install` runs at every commit too
 # Another Python or torch (2.11 or newer):  make test PYTHON=python3.12 TORCH='torch==2.11.0' VENV=.venv312
 # An environment of yours, as it is:        make test VENV=/path/to/venv TORCH=
 
@@ -113,6 +113,7 @@ gpu-tune:
 lint: $(VENV)/.tools
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	find csrc tests -name '*.h' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.cu' | xargs $(BIN)/clang-format --dry-run -Werror
 
 clean:

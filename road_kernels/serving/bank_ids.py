@@ -35,8 +35,8 @@ def of_slots(slots: Tensor, filled: Tensor, out: Tensor | None) -> Tensor:
         flat = slots.reshape(-1)
         outside = ((flat < -1) | (flat >= capacity)).nonzero()
         if len(outside):
-            position = outside[0].item()
-            checks.refuse_id(flat[position].item(), position, capacity)
+            position = int(outside[0])
+            checks.refuse_id(int(flat[position]), position, capacity)
     # -1 looks at slot 0, whose answer is not used; a slot outside becomes an index outside.
     found = filled.index_select(0, bank_index(slots, capacity).reshape(-1)).view(slots.shape)
     ids = torch.where(slots == -1, -1, found)

@@ -23,13 +23,11 @@ class BankTables:
         self.rows = RowMaker(self.widths, group_size, bool(compact), dtype)
         # Tensors created in inference mode cannot be written outside of it.
         with torch.inference_mode(False):
-            self.by_layer = {
-                layer: tuple(
-                    torch.full((capacity, self.rows.table_width(layer)), value, dtype=dtype, device=device)
-                    for value in (1.0, 0.0)
-                )
-                for layer in self.widths
-            }
+            self.by_layer: dict[str, tuple[Tensor, Tensor]] = {}
+            for layer in self.widths:
+                shape = capacity, self.rows.table_width(layer)
+                r1, r2 = (torch.full(shape, value, dtype=dtype, device=device) for value in (1.0, 0.0))
+                self.by_layer[layer] = r1, r2
             self.device = self.rows.device = next(iter(self.by_layer.values()))[0].device
             self.filled = torch.full((capacity,), -1, dtype=torch.int32, device=self.device)
             self._identity = self.rows.identity()

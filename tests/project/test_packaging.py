@@ -93,6 +93,7 @@ def pure_wheel(tmp_path_factory):
 def test_without_a_compiler(pure_wheel, tmp_path):
     names = zipfile.ZipFile(pure_wheel).namelist()
     assert "road_kernels/python_fallback/rotate.py" in names
+    assert {"road_kernels/py.typed", "road_kernels/_C.pyi"} <= set(names)
     assert not [n for n in names if n.endswith(".so")]
     choice, reason, warnings = use(pure_wheel, tmp_path)
     assert choice == "python"
