@@ -1,5 +1,5 @@
 # Every target makes its own virtual environment (VENV) and installs what it needs.
-#   make demo     what is usable here, a mixed batch served and checked, and what it costs
+#   make demo     a minute: what is usable here, a mixed batch served and checked, and what it costs
 #   make test     minutes: every backend that a CPU can run, PEFT, the C++ library
 #   make test-all     every test, as CI runs them: sanitizers, nvcc, Triton's interpreter and compiler, wheels, examples
 #   make bench    every benchmark, with tables and plots, in benchmarks/results (minutes)
@@ -19,20 +19,27 @@ SOURCES = $(shell find csrc -type f) setup.py pyproject.toml $(wildcard python_f
 .PHONY: demo test test-all test-python test-triton test-shim test-cpp test-cpp-sanitized test-cpp-compilers \
   shim shim-sanitized bench bench-check gpu-check gpu-tune lint build wheel docs matrix clean
 
-build: $(VENV)/.built
+build: $(VENV)/.tools $(VENV)/.built
 
-$(VENV)/.tools: requirements-dev.txt constraints.txt
+# What the package and its build need: make demo installs no more.
+$(VENV)/.torch:
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(if $(TORCH),$(PIP) install '$(TORCH)')
+	$(PIP) install -c constraints.txt ninja 'setuptools>=77'
+	touch $@
+
+$(VENV)/.tools: $(VENV)/.torch requirements-dev.txt constraints.txt
 	$(PIP) install -c constraints.txt -r requirements-dev.txt
 	$(if $(shell command -v nvcc),$(PIP) install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm)
 	touch $@
 
 # Where there is a compiler its errors are errors: by default, setup.py would leave out what does not compile.
 BUILD = $(if $(shell command -v $(CXX)),1,auto)
+# The CUDA kernels for the GPUs of this machine only, in a third of the time; make wheel builds them for all.
+ARCHITECTURES = $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | sort -u | paste -sd ';' -)
 # Without build isolation: an isolated build would compile against another torch than the one installed.
-$(VENV)/.built: $(VENV)/.tools $(SOURCES)
-	ROAD_KERNELS_BUILD=$(BUILD) $(PIP) install --no-build-isolation --no-deps -e .
+$(VENV)/.built: $(VENV)/.torch $(SOURCES)
+	ROAD_KERNELS_BUILD=$(BUILD) $(if $(ARCHITECTURES),TORCH_CUDA_ARCH_LIST="$${TORCH_CUDA_ARCH_LIST:-$(ARCHITECTURES)}") $(PIP) install --no-build-isolation --no-deps -e .
 	touch $@
 
 # dist/road_kernels-0.2.0+cu130torch2.11-...-manylinux_2_28_x86_64.whl: for this torch, CUDA and Python, and, as
@@ -44,8 +51,8 @@ wheel: $(VENV)/.tools
 	$(BIN)/python tools/audit_wheel.py build/wheel/*.whl --out dist
 	$(BIN)/python -c "from setuptools import build_meta; print('dist/' + build_meta.build_sdist('dist'))" | tail -1
 
-demo: build
-	$(BIN)/python -m road_kernels
+demo: $(VENV)/.built
+	@$(BIN)/python -W 'ignore:Failed to initialize NumPy' -m road_kernels
 
 # Two files at a time: what a file makes once for its tests is made once. tests/conftest.py has the order.
 WORKERS ?= 2
