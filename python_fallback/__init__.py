@@ -12,12 +12,20 @@ tested against the same numbers. It imports torch and nothing else.
 """
 
 from .algebra import compose_tables, inverse_or_refuse, road_4_parameters, select_pairs, transpose_tables
+from .fused import (
+    add_rms_norm_backward,
+    rotate_add_rms_norm,
+    rotate_rope,
+    rotate_silu_mul,
+    rotate_silu_mul_backward,
+)
 from .gradients import road_tables_backward, rotate_backward, rotate_batched_backward
 from .merge import road_merge, road_unmerge, unmerge_tables
 from .rotate import road_apply, road_apply_batched, rotate, rotate_batched
 from .tables import expand_tables, invert_tables, road_tables
 
 __all__ = [
+    "add_rms_norm_backward",
     "compose_tables",
     "expand_tables",
     "inverse_or_refuse",
@@ -30,9 +38,13 @@ __all__ = [
     "road_tables_backward",
     "road_unmerge",
     "rotate",
+    "rotate_add_rms_norm",
     "rotate_backward",
     "rotate_batched",
     "rotate_batched_backward",
+    "rotate_rope",
+    "rotate_silu_mul",
+    "rotate_silu_mul_backward",
     "select_pairs",
     "transpose_tables",
     "unmerge_tables",

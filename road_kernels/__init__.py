@@ -21,7 +21,10 @@ from .functional import (
     road_tables,
     road_unmerge,
     rotate,
+    rotate_add_rms_norm,
     rotate_batched,
+    rotate_rope,
+    rotate_silu_mul,
 )
 from .functional.algebra import combine, compose, identity, invert, select_pairs, tables_to_road4, transpose
 from .functional.measures import angular_displacement, cosine_similarity, magnitude_change
@@ -50,7 +53,10 @@ __all__ = [
     "road_tables",
     "road_unmerge",
     "rotate",
+    "rotate_add_rms_norm",
     "rotate_batched",
+    "rotate_rope",
+    "rotate_silu_mul",
     "select_pairs",
     "set_backend",
     "tables_to_road4",

@@ -1,39 +1,11 @@
 #include "binding/check.h"
 
-#include <c10/util/Exception.h>
-#include <torch/csrc/utils/pybind.h>
-
-namespace py = pybind11;
+#include "binding/refuse.h"
 
 namespace road::binding {
 namespace {
 
-// Calls a function of road_kernels.ops that raises, and raises its error as one that C++ callers know too.
-template <class... Args>
-[[noreturn]] void refuse(const char* module, const char* function, const Args&... args) {
-  std::string message = "road_kernels: C++ refuses what Python accepts";
-  enum { kValue, kType, kIndex } kind = kValue;
-  {
-    py::gil_scoped_acquire gil;
-    try {
-      py::module_::import(module).attr(function)(args...);
-    } catch (py::error_already_set& error) {
-      message = py::str(error.value());
-      kind = error.matches(PyExc_IndexError) ? kIndex : error.matches(PyExc_TypeError) ? kType : kValue;
-    }
-  }
-  TORCH_CHECK_INDEX(kind != kIndex, message);
-  TORCH_CHECK_TYPE(kind != kType, message);
-  TORCH_CHECK_VALUE(false, message);
-}
-
 constexpr auto kChecks = "road_kernels.ops.checks", kAliasing = "road_kernels.ops.aliasing";
-
-bool is_dense_float(const Tensor& t) {
-  const auto dtype = t.scalar_type();
-  return (dtype == at::kFloat || dtype == at::kBFloat16 || dtype == at::kHalf || dtype == at::kDouble) &&
-         t.layout() == at::kStrided && !t.is_nested();
-}
 
 bool has_width(const Tensor& p, std::string_view form, int64_t dim) {
   const int64_t width = p.size(-1);
@@ -48,6 +20,14 @@ bool are_ids_of(const Tensor& ids, const Tensor& x) {
          ids.device() == x.device() && ids.dim() < x.dim() && ids.sizes() == x.sizes().slice(0, ids.dim());
 }
 
+}  // namespace
+
+bool is_dense_float(const Tensor& t) {
+  const auto dtype = t.scalar_type();
+  return (dtype == at::kFloat || dtype == at::kBFloat16 || dtype == at::kHalf || dtype == at::kDouble) &&
+         t.layout() == at::kStrided && !t.is_nested();
+}
+
 bool share_memory(const Tensor& a, const Tensor& b) {
   if (!a.has_storage() || !b.has_storage() || !a.storage().is_alias_of(b.storage())) return false;
   if (a.numel() == 0 || b.numel() == 0) return false;
@@ -58,8 +38,6 @@ bool share_memory(const Tensor& a, const Tensor& b) {
   };
   return a.storage_offset() * a.element_size() < last_byte(b) && b.storage_offset() * b.element_size() < last_byte(a);
 }
-
-}  // namespace
 
 bool are_valid(const Tensor& x, const Tensor& p, const Tensor& q, const OptionalTensor& adapter_ids,
                std::string_view form, int64_t group_size) {

@@ -14,6 +14,11 @@ namespace road::binding {
 using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
+// Of one of the four dtypes, strided, not nested.
+bool is_dense_float(const Tensor& t);
+// Whether the bytes from a's first element to its last and those of b overlap.
+bool share_memory(const Tensor& a, const Tensor& b);
+
 // The rules of rotate, rotate_ and rotate_backward: dtypes, devices, shapes, form and group_size.
 bool are_valid(const Tensor& x, const Tensor& p, const Tensor& q, const OptionalTensor& adapter_ids,
                std::string_view form, int64_t group_size);

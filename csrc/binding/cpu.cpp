@@ -2,6 +2,7 @@
 #include <ATen/Parallel.h>
 #include <torch/library.h>
 
+#include "binding/fused_ops.h"
 #include "binding/merge_ops.h"
 #include "binding/output.h"
 #include "binding/rotate_ops.h"
@@ -21,7 +22,7 @@ struct Cpu {
     explicit Guard(const Tensor&) {}
   };
 
-  static Tensor output(const Tensor& like) { return fresh_output(like); }
+  static Tensor output(at::IntArrayRef sizes, const at::TensorOptions& options) { return fresh_output(sizes, options); }
 
   static void check_ids(const Problem& problem) {
     const int64_t bad = cpu::first_bad_id(problem);
@@ -48,6 +49,29 @@ struct Cpu {
   static void merge(const Problem& problem, const Matrix& w, const Matrix& z) {
     cpu::merge(problem, w, z, kTorchThreads);
   }
+
+  static void rotate_silu_mul(const Problem& problem, const Rows& x, const Rows& z) {
+    cpu::rotate_silu_mul(problem, x, z, kTorchThreads);
+  }
+
+  static void rotate_silu_mul_backward(const Arguments& arguments, const Rows& gz, const Rows& x,
+                                       const Gradients& out) {
+    cpu::rotate_silu_mul_backward(arguments.problem(), gz, x, out, kTorchThreads);
+  }
+
+  static void rotate_add_rms_norm(const Problem& problem, const Rows& x, const Rows& residual, const RmsNorm& norm,
+                                  const Rows& y, const Rows& s) {
+    cpu::rotate_add_rms_norm(problem, x, residual, norm, y, s, kTorchThreads);
+  }
+
+  static void check_positions(const Problem& problem, const Rope& rope) {
+    const int64_t bad = problem.rows == 0 ? -1 : cpu::first_bad_position(rope);
+    if (bad >= 0) refuse_position(rope, bad);
+  }
+
+  static void rotate_rope(const Problem& problem, const Rows& qkv, const Rope& rope, const Rows& z) {
+    cpu::rotate_rope(problem, qkv, rope, z, kTorchThreads);
+  }
 };
 
 }  // namespace
@@ -59,6 +83,12 @@ TORCH_LIBRARY_IMPL(ROAD_NAMESPACE, CPU, m) {
   m.impl("mix_rows", merge_op<Cpu>);
   m.impl("mix_rows_", merge_inplace_op<Cpu>);
   m.impl("tables", tables_op<Cpu>);
+  m.impl("rotate_silu_mul", rotate_silu_mul_op<Cpu>);
+  m.impl("rotate_silu_mul_backward", rotate_silu_mul_backward_op<Cpu>);
+  m.impl("rotate_add_rms_norm", rotate_add_rms_norm_op<Cpu>);
+  m.impl("rotate_add_rms_norm_", rotate_add_rms_norm_inplace_op<Cpu>);
+  m.impl("rotate_rope", rotate_rope_op<Cpu>);
+  m.impl("rotate_rope_", rotate_rope_inplace_op<Cpu>);
 }
 
 }  // namespace road::binding

@@ -56,8 +56,8 @@ Problem with_tables(const Arguments& arguments, bool backward, Tensor& made) {
 struct Cuda {
   using Guard = DeviceGuard;
 
-  static Tensor output(const Tensor& like) {
-    return at::empty(like.sizes(), like.options().memory_format(at::MemoryFormat::Contiguous));
+  static Tensor output(at::IntArrayRef sizes, const at::TensorOptions& options) {
+    return at::empty(sizes, options.memory_format(at::MemoryFormat::Contiguous));
   }
 
   static void check_ids(const Problem&) {}  // the kernels assert: reading ids here would synchronise

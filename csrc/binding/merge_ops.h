@@ -20,7 +20,7 @@ Tensor merge_op(const Tensor& w, const Tensor& r1, const Tensor& r2, int64_t gro
   const typename Backend::Guard guard(w);
   const Arguments arguments(x, r1, r2, std::nullopt, "table", group_size);
   const Tensor source = is_matrix(w) ? w : w.contiguous();
-  const Tensor z = Backend::output(w);
+  const Tensor z = Backend::output(w.sizes(), w.options());
   Backend::merge(arguments.problem(), matrix_of(source), matrix_of(z));
   return z;
 }

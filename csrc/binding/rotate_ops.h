@@ -1,6 +1,6 @@
 // rotate, rotate_ and rotate_backward, once for every compiled backend.  A backend is a struct with
 //   Guard(x)                                   selects x's device while it lives
-//   output(like)                               an uninitialised contiguous tensor
+//   output(sizes, options)                     an uninitialised contiguous tensor
 //   check_ids(problem)                         refuses ids outside the bank, or leaves that to its kernels
 //   check_invertible(problem)                  refuses singular blocks
 //   rotate(problem, x, z, overlap), backward(arguments, gz, saved, from_output, out), merge(problem, w, z),
@@ -20,7 +20,7 @@ Tensor rotate_op(const Tensor& x, const Tensor& p, const Tensor& q, const Option
   const typename Backend::Guard guard(x);
   const Arguments arguments(x, p, q, adapter_ids, form, group_size);
   Backend::check_ids(arguments.problem());
-  Tensor z = Backend::output(x);
+  Tensor z = Backend::output(x.sizes(), x.options());
   Rows from, to;
   const Tensor source = with_rows(x, from);
   describe_rows(z, to);
@@ -58,12 +58,12 @@ std::tuple<Tensor, Tensor, Tensor> rotate_backward_op(const Tensor& grad, const 
   Tensor gx, gp, gq;
   Gradients out;
   if (output_mask[0]) {
-    gx = Backend::output(saved);
+    gx = Backend::output(saved.sizes(), saved.options());
     describe_rows(gx, out.gx);
     if (gx.numel() == 0) out.gx = {};
   }
-  if (output_mask[1]) gp = Backend::output(p), out.gp = gp.data_ptr();
-  if (output_mask[2]) gq = Backend::output(q), out.gq = gq.data_ptr();
+  if (output_mask[1]) gp = Backend::output(p.sizes(), p.options()), out.gp = gp.data_ptr();
+  if (output_mask[2]) gq = Backend::output(q.sizes(), q.options()), out.gq = gq.data_ptr();
   Rows grad_rows, saved_rows;
   const Tensor g = with_rows(grad, grad_rows), s = with_rows(saved, saved_rows);
   Backend::backward(arguments, grad_rows, saved_rows, from_output, out);

@@ -6,7 +6,7 @@
 #include "cpu/coefficients.h"
 #include "cpu/moments.h"
 #include "cpu/road_cpu.h"
-#include "cpu/sort_rows.h"
+#include "cpu/visit_rows.h"
 
 namespace road::cpu {
 namespace {
@@ -41,12 +41,12 @@ Plan make_plan(const Problem& problem, const SortedRows& sorted) {
   return plan;
 }
 
+// `row` is the loop for rows with an adapter, and `none` for those without: null copies gz to gx.
 template <class A>
 void backward_as(const Problem& problem, const Rows& gz, const Rows& saved, bool from_output, const Gradients& out,
-                 const Parallel& parallel) {
-  const bool need_gx = out.gx.data != nullptr;
+                 BackwardRow row, BackwardRow none, const Parallel& parallel) {
+  const bool need_gx = out.gx.data != nullptr, need_coefs = need_gx || none;
   const int64_t width = size_of(problem.dtype), half = problem.group_size / 2;
-  const BackwardRow backward_row = kernels().backward(problem.dtype, is_shared(problem.form), half == 1, need_gx);
   const SortedRows sorted(problem);
   const Plan plan = make_plan(problem, sorted);
   const int64_t moments_size = MomentsReduction<A>::size(problem);
@@ -67,8 +67,10 @@ void backward_as(const Problem& problem, const Rows& gz, const Rows& saved, bool
         const char* h = static_cast<const char*>(saved.data) + saved.offset(r) * width;
         char* gx = need_gx ? static_cast<char*>(out.gx.data) + out.gx.offset(r) * width : nullptr;
         if (block.adapter >= 0) {
-          const Coefs coefs = need_gx ? adapter_coefs.load(block.adapter) : Coefs{};
-          backward_row(g, h, gx, coefs, problem.dim, half, moments);
+          const Coefs coefs = need_coefs ? adapter_coefs.load(block.adapter) : Coefs{};
+          row(g, h, gx, coefs, problem.dim, half, moments);
+        } else if (need_gx && none) {
+          none(g, h, gx, Coefs{}, problem.dim, half, nullptr);
         } else if (need_gx) {
           std::memcpy(gx, g, problem.dim * width);
         }
@@ -95,8 +97,19 @@ void backward(const Problem& problem, const Rows& gz, const Rows& saved, bool fr
     if (out.gx.data) rotate(problem, gz, out.gx, /*transposed=*/true, parallel);
     return;
   }
-  with_arithmetic(problem.dtype,
-                  [&](auto a) { backward_as<decltype(a)>(problem, gz, saved, from_output, out, parallel); });
+  const BackwardRow row = kernels().backward(problem.dtype, is_shared(problem.form), problem.group_size == 2,
+                                             /*need_gx=*/out.gx.data != nullptr);
+  with_arithmetic(problem.dtype, [&](auto a) {
+    backward_as<decltype(a)>(problem, gz, saved, from_output, out, row, /*none=*/nullptr, parallel);
+  });
+}
+
+void rotate_silu_mul_backward(const Problem& problem, const Rows& gz, const Rows& x, const Gradients& out,
+                              const Parallel& parallel) {
+  const auto rows = row_kernels(kernels().silu_mul_backward, problem);
+  with_arithmetic(problem.dtype, [&](auto a) {
+    backward_as<decltype(a)>(problem, gz, x, /*from_output=*/false, out, rows.some, rows.none, parallel);
+  });
 }
 
 }  // namespace road::cpu

@@ -16,6 +16,9 @@ struct Coefs {
   bool shared = false;
 };
 
+// Which coefficients a row has: none (no adapter), Coefs that are shared, or not.
+enum class Has { kNone, kShared, kFull };
+
 // z = R x, or R^T x.  z may be x.
 using RotateRow = void (*)(const void* x, void* z, const Coefs& coefs, int64_t dim, int64_t half);
 
@@ -28,11 +31,23 @@ using BackwardRow = void (*)(const void* gz, const void* h, void* gx, const Coef
 // c = {r1_i, r1_j, r2_i, r2_j} in the arithmetic type.  zi and zj may be wi and wj.
 using MergeRows = void (*)(const void* wi, const void* wj, void* zi, void* zj, int64_t n, const void* c);
 
+// s = R x + residual, y = its RMSNorm; y may be x and s the residual.  `weight` and `scratch`: [D] in the arithmetic
+// type.
+using AddRmsNormRow = void (*)(const void* x, const void* residual, void* y, void* s, const Coefs& coefs, int64_t dim,
+                               int64_t half, const void* weight, double eps, void* scratch);
+
 struct Kernels {
   const char* isa;
   RotateRow (*rotate)(DType dtype, bool shared, bool adjacent, bool transposed);
+  // z in the arithmetic type; x in the arithmetic type.
+  RotateRow (*rotate_widening)(DType dtype, Has has, bool adjacent);
+  RotateRow (*rotate_narrowing)(DType dtype, Has has, bool adjacent);
   BackwardRow (*backward)(DType dtype, bool shared, bool adjacent, bool need_gx);
   MergeRows (*merge)(DType dtype);
+  // Of rows of dim = 2 I features; z, or gz, has I.
+  RotateRow (*silu_mul)(DType dtype, Has has, bool adjacent);
+  BackwardRow (*silu_mul_backward)(DType dtype, Has has, bool adjacent);
+  AddRmsNormRow (*add_rms_norm)(DType dtype, Has has, bool adjacent);
   // dst[0..n) = src[0..n) in the arithmetic type.
   void (*widen_float)(const void* src, DType dtype, int64_t n, float* dst);
   void (*widen_double)(const void* src, DType dtype, int64_t n, double* dst);

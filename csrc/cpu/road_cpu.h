@@ -2,6 +2,8 @@
 #pragma once
 
 #include "core/problem.h"
+#include "core/rms_norm.h"
+#include "core/rope.h"
 #include "cpu/parallel.h"
 
 namespace road::cpu {
@@ -25,6 +27,24 @@ void tables(const Problem& problem, void* r1, void* r2, const Parallel& parallel
 // block of 64 to 1024 rows of an adapter that has more than one such block.
 void backward(const Problem& problem, const Rows& gz, const Rows& saved, bool from_output, const Gradients& out,
               const Parallel& parallel);
+
+// The rotation and what follows it, rounded once.  Forms kTable and kTableHalf only; rows without an adapter are not
+// rotated, the rest happens to them too.
+
+// z [rows, I] = silu(gate) * up for [gate, up] = R x, x [rows, 2 I]; group_size divides I.  And its gradients, from x
+// alone: as backward, gz having rows of I.
+void rotate_silu_mul(const Problem& problem, const Rows& x, const Rows& z, const Parallel& parallel);
+void rotate_silu_mul_backward(const Problem& problem, const Rows& gz, const Rows& x, const Gradients& out,
+                              const Parallel& parallel);
+
+// s = R x + residual and y = RMSNorm of s, before s is rounded.  y may be x, and s the residual.
+void rotate_add_rms_norm(const Problem& problem, const Rows& x, const Rows& residual, const RmsNorm& norm,
+                         const Rows& y, const Rows& s, const Parallel& parallel);
+
+// R on rows of heads, group_size dividing head_dim, then RoPE on the first of them.  z may be qkv.
+void rotate_rope(const Problem& problem, const Rows& qkv, const Rope& rope, const Rows& z, const Parallel& parallel);
+// The place of the first position outside the cache, or -1.  Call it before rotate_rope.
+int64_t first_bad_position(const Rope& rope);
 
 // A 2x2 block, of an adapter in use, that a backward from the output could not invert.
 struct Singular {

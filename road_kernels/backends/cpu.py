@@ -1,7 +1,17 @@
 """The compiled CPU kernels (csrc/cpu): AVX2 and AVX-512 chosen at run time, portable code elsewhere."""
 
 from ..ops.extension import EXTENSION, REASON
-from ..ops.schemas import merge, merge_, tables  # noqa: F401  the dispatcher finds the kernel of the device
+from ..ops.schemas import (  # noqa: F401  the dispatcher finds the kernel of the device
+    merge,
+    merge_,
+    rotate_add_rms_norm,
+    rotate_add_rms_norm_,
+    rotate_rope,
+    rotate_rope_,
+    rotate_silu_mul,
+    rotate_silu_mul_backward,
+    tables,
+)
 
 DEVICES = ("cpu",)
 

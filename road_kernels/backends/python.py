@@ -1,9 +1,17 @@
-"""Plain PyTorch (ops/formula.py): every device, every transform, no compiler."""
+"""Plain PyTorch (ops/formula.py, ops/fused_formula.py): every device, every transform, no compiler."""
 
 import sys
 
 from ..ops import schemas
 from ..ops.formula import merge, merge_, rotate, rotate_, rotate_backward, tables  # noqa: F401
+from ..ops.fused_formula import (  # noqa: F401
+    rotate_add_rms_norm,
+    rotate_add_rms_norm_,
+    rotate_rope,
+    rotate_rope_,
+    rotate_silu_mul,
+    rotate_silu_mul_backward,
+)
 
 DEVICES = None
 

@@ -10,6 +10,14 @@ import os
 import torch
 
 from ..ops import formula
+from ..ops.fused_formula import (  # noqa: F401
+    rotate_add_rms_norm,
+    rotate_add_rms_norm_,
+    rotate_rope,
+    rotate_rope_,
+    rotate_silu_mul,
+    rotate_silu_mul_backward,
+)
 
 _INTERPRETED = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
 DEVICES = ("cuda", "cpu") if _INTERPRETED else ("cuda",)

@@ -1,5 +1,6 @@
 """The public functions on tensors; nothing here knows of serving or integrations."""
 
+from .fused import rotate_add_rms_norm, rotate_rope, rotate_silu_mul
 from .merge import road_merge, road_unmerge
 from .rotate import road_apply, road_apply_batched, rotate, rotate_batched
 from .tables import road_tables
@@ -11,5 +12,8 @@ __all__ = [
     "road_tables",
     "road_unmerge",
     "rotate",
+    "rotate_add_rms_norm",
     "rotate_batched",
+    "rotate_rope",
+    "rotate_silu_mul",
 ]

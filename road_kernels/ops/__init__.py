@@ -6,6 +6,7 @@
     schemas.py     the ops: schemas and fake kernels
     formula.py     the ops in plain PyTorch
     autograd.py    gradients, around the ops of any backend
+    fused_*.py     the same for the ops that join the rotation with what follows it
 
 Nothing here imports backends, functional, serving or integrations.
 """

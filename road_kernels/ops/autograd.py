@@ -69,8 +69,8 @@ class Tables(torch.autograd.Function):
 before_subclass = None
 
 
-def _below(op):
-    writes = op._schema.is_mutable
+def below(op):
+    written = [k for k, a in enumerate(op._schema.arguments) if a.alias_info is not None and a.alias_info.is_write]
 
     def call(x, *args):
         subclass = type(x) not in (torch.Tensor, torch.nn.Parameter)
@@ -78,8 +78,9 @@ def _below(op):
             before_subclass(x)
         with torch._C._AutoDispatchBelowAutograd():
             result = op(x, *args)
-        if subclass and writes and not torch.compiler.is_compiling():
-            torch.autograd.graph.increment_version(x)  # the kernel has told the tensor inside of it only
+        if subclass and written and not torch.compiler.is_compiling():
+            for k in written:  # the kernel has told the tensor inside of it only
+                torch.autograd.graph.increment_version((x, *args)[k])
         return result
 
     return staticmethod(call)
@@ -89,32 +90,32 @@ def _below(op):
 class BelowAutograd:
     """The ops as a backend, dispatched below the Autograd key."""
 
-    rotate = _below(schemas.rotate)
-    rotate_backward = _below(schemas.rotate_backward)
-    merge = _below(schemas.merge)
-    tables = _below(schemas.tables)
-    rotate_ = _below(schemas.rotate_)
-    merge_ = _below(schemas.merge_)
+    rotate = below(schemas.rotate)
+    rotate_backward = below(schemas.rotate_backward)
+    merge = below(schemas.merge)
+    tables = below(schemas.tables)
+    rotate_ = below(schemas.rotate_)
+    merge_ = below(schemas.merge_)
 
 
-def _wants_grad(*tensors) -> bool:
+def wants_grad(*tensors) -> bool:
     return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
 
 
 def _rotate_autograd(x, p, q, adapter_ids, form, group_size, overlap=False):
     if needs_formula():
         return formula.rotate(x, p, q, adapter_ids, form, group_size)
-    if not _wants_grad(x, p, q):
+    if not wants_grad(x, p, q):
         return BelowAutograd.rotate(x, p, q, adapter_ids, form, group_size, overlap)
     return Rotate.apply(x, p, q, adapter_ids, form, group_size, False, BelowAutograd)
 
 
 def _rotate_backward_autograd(grad, saved, p, q, *rest):
-    return (formula if _wants_grad(grad, saved, p, q) else BelowAutograd).rotate_backward(grad, saved, p, q, *rest)
+    return (formula if wants_grad(grad, saved, p, q) else BelowAutograd).rotate_backward(grad, saved, p, q, *rest)
 
 
 def _rotate_inplace_autograd(x, p, q, *rest):
-    if _wants_grad(x, p, q):
+    if wants_grad(x, p, q):
         raise RuntimeError(
             "road_kernels::rotate_ has no gradient of its own: call road_kernels.rotate(..., inplace=True)"
         )
@@ -124,7 +125,7 @@ def _rotate_inplace_autograd(x, p, q, *rest):
 def _tables_autograd(p, q, form, group_size, dtype):
     if needs_formula():
         return formula.tables(p, q, form, group_size, dtype)
-    if not _wants_grad(p, q):
+    if not wants_grad(p, q):
         return BelowAutograd.tables(p, q, form, group_size, dtype)
     return Tables.apply(p, q, form, group_size, dtype, BelowAutograd)
 

@@ -16,6 +16,7 @@ FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64}
 INTEGERS = frozenset({torch.int32, torch.int64})
 VARIANTS = ("road_1", "road_2", "road_4")  # each contains the ones before it
 FORMS = (*VARIANTS, "table")
+FUSED = "table of a fused op"  # "table" to the functions here, for calls that have one name with and without ids
 _NEEDS_FLOAT = "float16, bfloat16, float32 or float64"
 
 
@@ -28,13 +29,13 @@ def check_float_tensor(name: str, t) -> None:
         raise TypeError(f"{name} must be a dense (strided) tensor, got {'a nested one' if t.is_nested else t.layout}")
 
 
-def check_x(x, group_size) -> int:
+def check_x(x, group_size, name: str = "x") -> int:
     """Returns D, the width of a row."""
-    check_float_tensor("x", x)
+    check_float_tensor(name, x)
     if x.dim() == 0:
-        raise ValueError("x must be [..., D], got a tensor without dimensions")
+        raise ValueError(f"{name} must be [..., D], got a tensor without dimensions")
     dim = x.shape[-1]
-    check_group_size(group_size, dim, "the last dimension of x")
+    check_group_size(group_size, dim, f"the last dimension of {name}")
     return dim
 
 
@@ -60,8 +61,8 @@ def packed_dim(variant: str, width: int) -> int:
     return 2 * width if variant == "road_1" else width if variant == "road_2" else width // 2
 
 
-def _check_pair(x: Tensor, p, q, form: str, dim: int, batched: bool) -> None:
-    if form == "table":
+def _check_pair(x: Tensor, p, q, form: str, dim: int, batched: bool, of: str) -> None:
+    if form in ("table", FUSED):
         names, widths, why = ("r1", "r2"), (dim, dim // 2), f"for D = {dim}"
         functions = "rotate", "rotate_batched"
     else:
@@ -70,18 +71,20 @@ def _check_pair(x: Tensor, p, q, form: str, dim: int, batched: bool) -> None:
     for name, t in zip(names, (p, q), strict=True):
         check_float_tensor(name, t)
         if t.device != x.device:
-            raise ValueError(f"{name} must be on the device of x ({x.device}), got {t.device}")
+            raise ValueError(f"{name} must be on the device of {of} ({x.device}), got {t.device}")
         if t.dim() != (2 if batched else 1) or all(t.shape[-1] != width for width in widths):
             wanted = " or ".join(f"[A, {w}]" if batched else f"[{w}]" for w in widths)
             hint = ""
             if t.dim() == (1 if batched else 2):
                 hint = f" (for one adapter use {functions[0]})" if batched else f" (for a bank use {functions[1]})"
+                if form == FUSED:
+                    hint = f" (adapter_ids {'is for a bank' if batched else 'says which of a bank'})"
             raise ValueError(f"{name} must be {wanted} {why}, got {list(t.shape)}{hint}")
     if p.shape != q.shape:
         raise ValueError(f"{names[1]} must have the shape of {names[0]}, {list(p.shape)}, got {list(q.shape)}")
 
 
-def _check_ids(x: Tensor, adapter_ids) -> None:
+def _check_ids(x: Tensor, adapter_ids, of: str) -> None:
     """Type, device and shape. The values are checked by the backend: on a GPU reading them here would synchronise."""
     if not isinstance(adapter_ids, Tensor):
         raise TypeError(f"adapter_ids must be a torch.Tensor, got {type(adapter_ids).__name__}")
@@ -90,24 +93,24 @@ def _check_ids(x: Tensor, adapter_ids) -> None:
     if adapter_ids.layout is not torch.strided:
         raise TypeError(f"adapter_ids must be a dense (strided) tensor, got {adapter_ids.layout}")
     if adapter_ids.device != x.device:
-        raise ValueError(f"adapter_ids must be on the device of x ({x.device}), got {adapter_ids.device}")
+        raise ValueError(f"adapter_ids must be on the device of {of} ({x.device}), got {adapter_ids.device}")
     leading = x.shape[:-1]
     if adapter_ids.dim() > len(leading) or adapter_ids.shape != leading[: adapter_ids.dim()]:
         raise ValueError(
-            f"the shape of adapter_ids must be a prefix of {list(leading)} (x without its last dimension), "
+            f"the shape of adapter_ids must be a prefix of {list(leading)} ({of} without its last dimension), "
             f"got {list(adapter_ids.shape)}"
         )
 
 
-def check_arguments(x, p, q, adapter_ids, form: str, group_size, batched: bool | None = None) -> None:
+def check_arguments(x, p, q, adapter_ids, form: str, group_size, batched: bool | None = None, name: str = "x") -> None:
     """The rules of rotate, rotate_ and rotate_backward. batched: whether ids are needed; default: if given."""
     batched = adapter_ids is not None if batched is None else batched
-    dim = check_x(x, group_size)
-    if form not in FORMS:
+    dim = check_x(x, group_size, name)
+    if form not in FORMS and form != FUSED:
         raise ValueError(f"form must be 'road_1', 'road_2', 'road_4' or 'table', got {form!r}")
-    _check_pair(x, p, q, form, dim, batched)
+    _check_pair(x, p, q, form, dim, batched, name)
     if batched:
-        _check_ids(x, adapter_ids)
+        _check_ids(x, adapter_ids, name)
 
 
 def _decided_in_cpp(x, p, q, adapter_ids, form, group_size, batched: bool) -> bool:

@@ -6,12 +6,20 @@
     merge(w, r1, r2, group_size) -> R w
     merge_(w!, r1, r2, group_size)
     tables(p, q, form, group_size, dtype) -> (r1, r2)
+    rotate_silu_mul(x, r1, r2, adapter_ids, group_size) -> z
+    rotate_silu_mul_backward(grad, x, r1, r2, adapter_ids, group_size, output_mask) -> (gx, gr1, gr2)
+    rotate_add_rms_norm(x, residual, weight, r1, r2, adapter_ids, eps, group_size) -> (y, s)
+    rotate_add_rms_norm_(x!, residual!, weight, r1, r2, adapter_ids, eps, group_size): y into x, s into residual
+    rotate_rope(qkv, positions, cos_sin_cache, r1, r2, adapter_ids, num_heads, num_kv_heads, head_dim, is_neox,
+        group_size) -> z
+    rotate_rope_(qkv!, ...)
 
 ``form`` says what p and q hold: "road_1", "road_2", "road_4" (theta and alpha) or "table" (r1 and r2).
 ``adapter_ids`` is None for one adapter, p and q being [P] then and [A, P] otherwise. ``saved`` is x, or z if
 ``from_output``. Gradients that ``output_mask`` does not ask for are None. ``overlap``: see road_kernels.rotate; a
 backend may ignore it. merge is rotate for w [D, N] whose rows are the features, without a gradient. tables is for the
-forms with angles, [P] or [A, P]; its ``dtype`` is float32 or float64.
+forms with angles, [P] or [A, P]; its ``dtype`` is float32 or float64. The last six are described in
+functional/fused.py; ``positions`` has the shape of qkv.shape[:-1], or broadcasts to it.
 
 Kernels register themselves: csrc/binding for the CPU and CUDA, road_kernels/backends for the others.
 """
@@ -20,13 +28,19 @@ import warnings
 
 import torch
 
-from . import checks
+from . import checks, fused_checks
 
 # Also in csrc/binding/arguments.h.
 NAMESPACE = "road_kernels"
 LIBRARY = torch.library.Library(NAMESPACE, "DEF")
 
 _PARAMS = "Tensor p, Tensor q, Tensor? adapter_ids, str form, int group_size"
+_TABLES = "Tensor r1, Tensor r2, Tensor? adapter_ids"
+_NORM = f"{_TABLES}, float eps, int group_size"
+_ROPE = (
+    f"Tensor positions, Tensor cos_sin_cache, {_TABLES}, int num_heads, int num_kv_heads, int head_dim, "
+    "bool is_neox, int group_size"
+)
 _SCHEMAS = {
     "rotate": f"(Tensor x, {_PARAMS}, bool overlap=False) -> Tensor",
     "rotate_": f"(Tensor(a!) x, {_PARAMS}, bool check_invertible, bool overlap=False) -> ()",
@@ -35,6 +49,13 @@ _SCHEMAS = {
     "merge": "(Tensor w, Tensor r1, Tensor r2, int group_size) -> Tensor",
     "merge_": "(Tensor(a!) w, Tensor r1, Tensor r2, int group_size) -> ()",
     "tables": "(Tensor p, Tensor q, str form, int group_size, ScalarType dtype) -> (Tensor, Tensor)",
+    "rotate_silu_mul": f"(Tensor x, {_TABLES}, int group_size) -> Tensor",
+    "rotate_silu_mul_backward": f"(Tensor grad, Tensor x, {_TABLES}, int group_size, bool[3] output_mask)"
+    " -> (Tensor, Tensor, Tensor)",
+    "rotate_add_rms_norm": f"(Tensor x, Tensor residual, Tensor weight, {_NORM}) -> (Tensor, Tensor)",
+    "rotate_add_rms_norm_": f"(Tensor(a!) x, Tensor(b!) residual, Tensor weight, {_NORM}) -> ()",
+    "rotate_rope": f"(Tensor qkv, {_ROPE}) -> Tensor",
+    "rotate_rope_": f"(Tensor(a!) qkv, {_ROPE}) -> ()",
 }
 OPS = tuple(_SCHEMAS)
 # In torch.ops, where exported programs and compiled graphs hold the name.
@@ -113,6 +134,51 @@ def _(p, q, form, group_size, dtype):
     return p.new_empty((*p.shape[:-1], width), dtype=dtype), p.new_empty((*p.shape[:-1], width), dtype=dtype)
 
 
-rotate, rotate_, rotate_backward, merge, merge_, tables = (
-    getattr(getattr(torch.ops, NAMESPACE), torch_name(op)).default for op in OPS
-)
+@_register_fake("rotate_silu_mul")
+def _(x, r1, r2, adapter_ids, group_size):
+    fused_checks.check_silu_mul(x, r1, r2, adapter_ids, group_size)
+    return x.new_empty((*x.shape[:-1], x.shape[-1] // 2))
+
+
+@_register_fake("rotate_silu_mul_backward")
+def _(grad, x, r1, r2, adapter_ids, group_size, output_mask):
+    _check_one_device(grad, x, r1, r2, adapter_ids)
+    return tuple(_contiguous_like(t) if wanted else None for t, wanted in zip((x, r1, r2), output_mask, strict=True))
+
+
+@_register_fake("rotate_add_rms_norm")
+def _(x, residual, weight, r1, r2, adapter_ids, eps, group_size):
+    fused_checks.check_add_rms_norm(x, residual, weight, r1, r2, adapter_ids, eps, group_size)
+    return _contiguous_like(x), _contiguous_like(x)
+
+
+@_register_fake("rotate_add_rms_norm_")
+def _(x, residual, weight, r1, r2, adapter_ids, eps, group_size):
+    fused_checks.check_add_rms_norm(x, residual, weight, r1, r2, adapter_ids, eps, group_size)
+
+
+@_register_fake("rotate_rope")
+def _(qkv, *args):
+    fused_checks.check_rope(qkv, *args)
+    return _contiguous_like(qkv)
+
+
+@_register_fake("rotate_rope_")
+def _(qkv, *args):
+    fused_checks.check_rope(qkv, *args)
+
+
+(
+    rotate,
+    rotate_,
+    rotate_backward,
+    merge,
+    merge_,
+    tables,
+    rotate_silu_mul,
+    rotate_silu_mul_backward,
+    rotate_add_rms_norm,
+    rotate_add_rms_norm_,
+    rotate_rope,
+    rotate_rope_,
+) = (getattr(getattr(torch.ops, NAMESPACE), torch_name(op)).default for op in OPS)

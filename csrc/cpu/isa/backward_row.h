@@ -21,20 +21,7 @@ void backward_row(const void* gz_, const void* h_, void* gx_, const Coefs& coefs
     V gi, gj, hi, hj;
     P::template load<T, L>(gz, at, half, gi, gj);
     P::template load<T, L>(h, at, half, hi, hj);
-    A* m = moments + pair;
-    if constexpr (Shared) {
-      SharedMoments<V> sum{load<A, L>(m), load<A, L>(m + pairs)};
-      sum.add(gi, gj, hi, hj);
-      store<A, L>(m, sum.dot);
-      store<A, L>(m + pairs, sum.cross);
-    } else {
-      PairMoments<V> sum{load<A, L>(m), load<A, L>(m + pairs), load<A, L>(m + 2 * pairs), load<A, L>(m + 3 * pairs)};
-      sum.add(gi, gj, hi, hj);
-      store<A, L>(m, sum.ii);
-      store<A, L>(m + pairs, sum.ij);
-      store<A, L>(m + 2 * pairs, sum.ji);
-      store<A, L>(m + 3 * pairs, sum.jj);
-    }
+    add_moments<Shared, A, L>(moments, pair, pairs, gi, gj, hi, hj);
     if constexpr (NeedGx) {
       PairCoefs<A, L> c;
       load_coefs<P, Shared>(coefs, at, pair, half, c);

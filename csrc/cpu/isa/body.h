@@ -1,7 +1,9 @@
 // The body of every instruction set's file in this folder: exports the loops compiled for it.  No include guard.
+#include "cpu/isa/add_rms_norm_row.h"
 #include "cpu/isa/backward_row.h"
 #include "cpu/isa/merge_row.h"
 #include "cpu/isa/rotate_row.h"
+#include "cpu/isa/silu_mul_row.h"
 #include "cpu/isa/sincos.h"
 
 namespace road {
@@ -25,8 +27,18 @@ namespace cpu::ROAD_ISA {
 
 const Kernels& kernels() {
   namespace isa = road::ROAD_ISA;
-  static const Kernels set{ROAD_ISA_NAME,      &isa::choose_rotate, &isa::choose_backward, &isa::choose_merge,
-                           &isa::widen<float>, &isa::widen<double>, &isa::sincos};
+  static const Kernels set{ROAD_ISA_NAME,
+                           &isa::choose_rotate,
+                           &isa::choose_rotate_widening,
+                           &isa::choose_rotate_narrowing,
+                           &isa::choose_backward,
+                           &isa::choose_merge,
+                           &isa::choose_silu_mul,
+                           &isa::choose_silu_mul_backward,
+                           &isa::choose_add_rms_norm,
+                           &isa::widen<float>,
+                           &isa::widen<double>,
+                           &isa::sincos};
   return set;
 }
 

@@ -8,6 +8,7 @@ namespace road {
 namespace ROAD_ISA {
 
 using cpu::Coefs;
+using cpu::Has;
 
 // How to walk the pairs of a row (core/pairing.h) L at a time.  Halves: the features of L pairs are two runs, half a
 // group apart.  Adjacent: half = 1, and a row is one run of interleaved pairs.  `at` is the pair's first feature.
@@ -64,6 +65,53 @@ ROAD_INLINE void load_coefs(const Coefs& c, int64_t at, int64_t pair, int64_t ha
   }
 }
 
+// L pairs of h = R x, or of x itself where the row has no adapter.
+template <class T, class P, Has H, int L, class V>
+ROAD_INLINE void load_rotated(const T* x, const Coefs& coefs, int64_t at, int64_t pair, int64_t half, V& hi, V& hj) {
+  P::template load<T, L>(x, at, half, hi, hj);
+  if constexpr (H != Has::kNone) {
+    PairCoefs<Acc<T>, L> c;
+    load_coefs<P, H == Has::kShared>(coefs, at, pair, half, c);
+    rotate_pair(hi, hj, c.r1i, c.r1j, c.r2i, c.r2j, hi, hj);
+  }
+}
+
+// Adds L pairs of gz h^T to the sums of a row of `pairs` pairs.
+template <bool Shared, class A, int L, class V>
+ROAD_INLINE void add_moments(A* moments, int64_t pair, int64_t pairs, const V& gi, const V& gj, const V& hi,
+                             const V& hj) {
+  A* m = moments + pair;
+  if constexpr (Shared) {
+    SharedMoments<V> sum{load<A, L>(m), load<A, L>(m + pairs)};
+    sum.add(gi, gj, hi, hj);
+    store<A, L>(m, sum.dot);
+    store<A, L>(m + pairs, sum.cross);
+  } else {
+    PairMoments<V> sum{load<A, L>(m), load<A, L>(m + pairs), load<A, L>(m + 2 * pairs), load<A, L>(m + 3 * pairs)};
+    sum.add(gi, gj, hi, hj);
+    store<A, L>(m, sum.ii);
+    store<A, L>(m + pairs, sum.ij);
+    store<A, L>(m + 2 * pairs, sum.ji);
+    store<A, L>(m + 3 * pairs, sum.jj);
+  }
+}
+
+// From L pairs of the gradient of h = R x: those of gx, if it is wanted, and their share of the sums.
+template <class T, class P, Has H, int L, class V>
+ROAD_INLINE void finish_gradients(const V& gi, const V& gj, const T* x, T* gx, const Coefs& coefs, int64_t at,
+                                  int64_t pair, int64_t half, int64_t pairs, Acc<T>* moments) {
+  V i = gi, j = gj;
+  if constexpr (H != Has::kNone) {
+    P::template load<T, L>(x, at, half, i, j);
+    add_moments<H == Has::kShared, Acc<T>, L>(moments, pair, pairs, gi, gj, i, j);
+    if (!gx) return;
+    PairCoefs<Acc<T>, L> c;
+    load_coefs<P, H == Has::kShared>(coefs, at, pair, half, c);
+    rotate_pair_transposed(gi, gj, c.r1i, c.r1j, c.r2i, c.r2j, i, j);
+  }
+  if (gx) P::template store<T, L>(gx, at, half, i, j);
+}
+
 // use(shared, pairing, flag), each as a type.
 template <class Use>
 auto with_flags(bool shared, bool adjacent, bool flag, const Use& use) {
@@ -72,6 +120,17 @@ auto with_flags(bool shared, bool adjacent, bool flag, const Use& use) {
   const auto with_flag = [&](auto s, auto p) { return flag ? use(s, p, yes{}) : use(s, p, no{}); };
   const auto with_pairing = [&](auto s) { return adjacent ? with_flag(s, Adjacent{}) : with_flag(s, Halves{}); };
   return shared ? with_pairing(yes{}) : with_pairing(no{});
+}
+
+// use(has, pairing), each as a type.
+template <class Use>
+auto with_kinds(Has has, bool adjacent, const Use& use) {
+  const auto with_pairing = [&](auto h) { return adjacent ? use(h, Adjacent{}) : use(h, Halves{}); };
+  switch (has) {
+    case Has::kNone: return with_pairing(std::integral_constant<Has, Has::kNone>{});
+    case Has::kShared: return with_pairing(std::integral_constant<Has, Has::kShared>{});
+    default: return with_pairing(std::integral_constant<Has, Has::kFull>{});
+  }
 }
 
 }  // namespace ROAD_ISA

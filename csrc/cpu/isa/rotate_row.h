@@ -1,4 +1,5 @@
-// z = R x, or R^T x, for one row and one instruction set.
+// z = R x, or R^T x, for one row and one instruction set; also between the stored and the arithmetic type, for a result
+// that something else is done to before it is rounded.
 #pragma once
 
 #include "cpu/isa/pairs.h"
@@ -23,10 +24,42 @@ void rotate_row(const void* x_, void* z_, const Coefs& coefs, int64_t dim, int64
   });
 }
 
+// From is T and To its arithmetic type, or the other way round.
+template <class From, class To, class P, Has H>
+void rotate_converting_row(const void* x_, void* z_, const Coefs& coefs, int64_t dim, int64_t half) {
+  using A = Acc<To>;
+  const From* x = static_cast<const From*>(x_);
+  To* z = static_cast<To*>(z_);
+  P::template for_row<A>(dim, half, [&](auto lanes, int64_t at, int64_t pair) __attribute__((always_inline)) {
+    constexpr int L = decltype(lanes)::value;
+    Lanes<A, L> i, j;
+    load_rotated<From, P, H, L>(x, coefs, at, pair, half, i, j);
+    P::template store<To, L>(z, at, half, i, j);
+  });
+}
+
 inline cpu::RotateRow choose_rotate(DType dtype, bool shared, bool adjacent, bool transposed) {
   return with_dtype(dtype, [&](auto t) {
     return with_flags(shared, adjacent, transposed, [&](auto s, auto p, auto tr) -> cpu::RotateRow {
       return &rotate_row<decltype(t), decltype(p), decltype(s)::value, decltype(tr)::value>;
+    });
+  });
+}
+
+inline cpu::RotateRow choose_rotate_widening(DType dtype, Has has, bool adjacent) {
+  return with_dtype(dtype, [&](auto t) {
+    return with_kinds(has, adjacent, [&](auto h, auto p) -> cpu::RotateRow {
+      using T = decltype(t);
+      return &rotate_converting_row<T, Acc<T>, decltype(p), decltype(h)::value>;
+    });
+  });
+}
+
+inline cpu::RotateRow choose_rotate_narrowing(DType dtype, Has has, bool adjacent) {
+  return with_dtype(dtype, [&](auto t) {
+    return with_kinds(has, adjacent, [&](auto h, auto p) -> cpu::RotateRow {
+      using T = decltype(t);
+      return &rotate_converting_row<Acc<T>, T, decltype(p), decltype(h)::value>;
     });
   });
 }

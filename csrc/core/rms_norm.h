@@ -1,0 +1,28 @@
+// RMSNorm of a row, once for every backend: y = weight * s / sqrt(mean(s^2) + eps).
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "core/problem.h"
+
+namespace road {
+
+struct RmsNorm {
+  const void* weight = nullptr;  // [D], contiguous
+  DType weight_dtype = DType::kFloat32;
+  double eps = 0;
+};
+
+// A: float or double, the arithmetic type.
+template <class A>
+ROAD_INLINE A inverse_rms(A sum_of_squares, int64_t dim, double eps) {
+  return A(1) / std::sqrt(sum_of_squares / static_cast<A>(dim) + static_cast<A>(eps));
+}
+
+template <class V>
+ROAD_INLINE V normalized(const V& s, const V& scale, const V& weight) {
+  return weight * (s * scale);
+}
+
+}  // namespace road

@@ -1,0 +1,186 @@
+"""Gradients of the fused ops, wired once for every backend.
+
+rotate_silu_mul has a kernel for its gradients. Of the other two the neighbour's gradient is written here: a norm's in
+PyTorch, and that of RoPE as a rotation with the positions for ids; the rotation's own is rotate_backward.
+"""
+
+import torch
+
+from ..python_fallback import add_rms_norm_backward
+from . import formula, fused_formula, schemas
+from .autograd import BelowAutograd, below, needs_formula, wants_grad
+
+
+class RotateSiluMul(torch.autograd.Function):
+    """Saves x and nothing else of its size."""
+
+    @staticmethod
+    def forward(ctx, x, r1, r2, adapter_ids, group_size, backend):
+        ctx.save_for_backward(x, r1, r2, adapter_ids)
+        ctx.call = group_size, backend
+        return backend.rotate_silu_mul(x, r1, r2, adapter_ids, group_size)
+
+    @staticmethod
+    def backward(ctx, grad):
+        group_size, backend = ctx.call
+        if torch.is_grad_enabled():  # create_graph=True: gradients that can be differentiated again
+            backend = fused_formula
+        mask = list(ctx.needs_input_grad[:3])
+        return *backend.rotate_silu_mul_backward(grad, *ctx.saved_tensors, group_size, mask), None, None, None
+
+
+def _rotation_gradients(gh, x, r1, r2, adapter_ids, group_size, backend, mask):
+    """Those of x, r1 and r2 from that of R x. x: None if no table needs one."""
+    if torch.is_grad_enabled():
+        backend = formula
+    gh = gh.to(gh.dtype if x is None else x.dtype)
+    x = gh if x is None else x
+    return backend.rotate_backward(gh, x, r1, r2, adapter_ids, "table", group_size, False, mask)
+
+
+def kept_of(x: torch.Tensor, r1: torch.Tensor, r2: torch.Tensor, inplace: bool) -> torch.Tensor | None:
+    """The copy that an in-place call needs of x, through which x's gradient then flows: x itself is overwritten."""
+    return x.clone() if inplace and (r1.requires_grad or r2.requires_grad) else None
+
+
+class RotateAddRmsNorm(torch.autograd.Function):
+    """Saves s, an output, and x (in place ``kept``) only where a table needs a gradient."""
+
+    @staticmethod
+    def forward(ctx, x, residual, weight, r1, r2, kept, adapter_ids, eps, group_size, inplace, backend):
+        args = weight, r1, r2, adapter_ids, eps, group_size
+        ctx.keeps = kept is not None
+        if kept is None and (ctx.needs_input_grad[3] or ctx.needs_input_grad[4]):
+            kept = x
+        if inplace:
+            backend.rotate_add_rms_norm_(x, residual, *args)
+            ctx.mark_dirty(x, residual)
+            y, s = x, residual
+        else:
+            y, s = backend.rotate_add_rms_norm(x, residual, *args)
+        ctx.save_for_backward(kept, s, *args[:4])
+        ctx.call = eps, group_size, backend
+        return y, s
+
+    @staticmethod
+    def backward(ctx, gy, gs):
+        x, s, weight, r1, r2, adapter_ids = ctx.saved_tensors
+        eps, group_size, backend = ctx.call
+        need_x, need_residual, need_weight, need_r1, need_r2 = ctx.needs_input_grad[:5]
+        gs, gweight = add_rms_norm_backward(gy, gs, s, weight, eps)
+        mask = [need_x, need_r1, need_r2]
+        gs = gs.to(s.dtype)
+        gx = gr1 = gr2 = None
+        if any(mask):
+            gx, gr1, gr2 = _rotation_gradients(gs, x, r1, r2, adapter_ids, group_size, backend, mask)
+        gweight = gweight.to(weight.dtype) if need_weight else None
+        gx, gkept = (None, gx) if ctx.keeps else (gx, None)
+        return gx, gs if need_residual else None, gweight, gr1, gr2, gkept, None, None, None, None, None
+
+
+class RotateRope(torch.autograd.Function):
+    """Saves qkv (in place ``kept``) only where a table needs a gradient."""
+
+    @staticmethod
+    def forward(
+        ctx, qkv, positions, cos_sin_cache, r1, r2, kept, adapter_ids, heads, is_neox, group_size, inplace, backend
+    ):
+        ctx.keeps = kept is not None
+        if kept is None and (ctx.needs_input_grad[3] or ctx.needs_input_grad[4]):
+            kept = qkv
+        args = positions, cos_sin_cache, r1, r2, adapter_ids, *heads, is_neox, group_size
+        if inplace:
+            backend.rotate_rope_(qkv, *args)
+            ctx.mark_dirty(qkv)
+            z = qkv
+        else:
+            z = backend.rotate_rope(qkv, *args)
+        ctx.save_for_backward(kept, positions, cos_sin_cache, r1, r2, adapter_ids)
+        ctx.call = heads, is_neox, group_size, backend
+        return z
+
+    @staticmethod
+    def backward(ctx, grad):
+        qkv, positions, cos_sin_cache, r1, r2, adapter_ids = ctx.saved_tensors
+        heads, is_neox, group_size, backend = ctx.call
+        mask = [ctx.needs_input_grad[k] for k in (0, 3, 4)]
+        gh = _unrotate_rope(grad, positions, cos_sin_cache, heads, is_neox, backend)
+        gqkv, gr1, gr2 = _rotation_gradients(gh, qkv, r1, r2, adapter_ids, group_size, backend, mask)
+        gqkv, gkept = (None, gqkv) if ctx.keeps else (gqkv, None)
+        return gqkv, None, None, gr1, gr2, gkept, *[None] * 6
+
+
+def _unrotate_rope(grad, positions, cos_sin_cache, heads, is_neox, backend):
+    """RoPE transposed. RoPE rotates pairs, with the coefficients of a position for those of an adapter."""
+    num_heads, num_kv_heads, head_dim = heads
+    rotary_dim = cos_sin_cache.shape[1]
+    cos, sin = cos_sin_cache.chunk(2, dim=-1)
+    by_head = grad.reshape(*grad.shape[:-1], num_heads + 2 * num_kv_heads, head_dim)
+    qk = by_head[..., : num_heads + num_kv_heads, :rotary_dim]
+    ids = positions.expand(grad.shape[:-1])
+    if torch.is_grad_enabled():
+        backend = formula
+    mask = [True, False, False]
+    turned, _, _ = backend.rotate_backward(qk, qk, cos, sin, ids, "table", rotary_dim if is_neox else 2, False, mask)
+    qk = torch.cat((turned, by_head[..., : num_heads + num_kv_heads, rotary_dim:]), dim=-1)
+    return torch.cat((qk, by_head[..., num_heads + num_kv_heads :, :]), dim=-2).reshape(grad.shape)
+
+
+# Gradients of the ops themselves, for direct calls of torch.ops.road_kernels, for torch.compile and for DTensors.
+for _op in (name for name in schemas.OPS if name.startswith("rotate_") and not hasattr(BelowAutograd, name)):
+    setattr(BelowAutograd, _op, below(getattr(schemas, _op)))
+
+
+def _silu_mul_autograd(x, r1, r2, adapter_ids, group_size):
+    args = x, r1, r2, adapter_ids, group_size
+    if needs_formula():
+        return fused_formula.rotate_silu_mul(*args)
+    if not wants_grad(x, r1, r2):
+        return BelowAutograd.rotate_silu_mul(*args)
+    return RotateSiluMul.apply(*args, BelowAutograd)
+
+
+def _silu_mul_backward_autograd(grad, x, r1, r2, *rest):
+    module = fused_formula if wants_grad(grad, x, r1, r2) else BelowAutograd
+    return module.rotate_silu_mul_backward(grad, x, r1, r2, *rest)
+
+
+def _add_rms_norm_autograd(x, residual, weight, r1, r2, *rest):
+    args = x, residual, weight, r1, r2, *rest
+    if needs_formula():
+        return fused_formula.rotate_add_rms_norm(*args)
+    if not wants_grad(x, residual, weight, r1, r2):
+        return BelowAutograd.rotate_add_rms_norm(*args)
+    return RotateAddRmsNorm.apply(*args[:5], None, *args[5:], False, BelowAutograd)
+
+
+def _rope_autograd(qkv, positions, cos_sin_cache, r1, r2, adapter_ids, *rest):
+    args = qkv, positions, cos_sin_cache, r1, r2, adapter_ids, *rest
+    if needs_formula() or wants_grad(cos_sin_cache):
+        return fused_formula.rotate_rope(*args)
+    if not wants_grad(qkv, r1, r2):
+        return BelowAutograd.rotate_rope(*args)
+    *heads, is_neox, group_size = rest
+    return RotateRope.apply(*args[:5], None, adapter_ids, tuple(heads), is_neox, group_size, False, BelowAutograd)
+
+
+def _inplace_autograd(op: str):
+    def call(*args):
+        if wants_grad(*(t for t in args if isinstance(t, torch.Tensor) and t.is_floating_point())):
+            raise RuntimeError(
+                f"road_kernels::{op}_ has no gradient of its own: call road_kernels.{op}(..., inplace=True)"
+            )
+        getattr(BelowAutograd, op + "_")(*args)
+
+    return call
+
+
+for _op, _kernel in {
+    "rotate_silu_mul": _silu_mul_autograd,
+    "rotate_silu_mul_backward": _silu_mul_backward_autograd,
+    "rotate_add_rms_norm": _add_rms_norm_autograd,
+    "rotate_add_rms_norm_": _inplace_autograd("rotate_add_rms_norm"),
+    "rotate_rope": _rope_autograd,
+    "rotate_rope_": _inplace_autograd("rotate_rope"),
+}.items():
+    schemas.LIBRARY.impl(_op, _kernel, "Autograd")
