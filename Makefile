@@ -5,6 +5,9 @@
 #   make bench    every benchmark, with tables and plots, in benchmarks/results (minutes)
 #   make gpu-check    builds, tests and measures on the GPU of this machine, with its own python3: no network
 #   make gpu-tune     compares the choices of csrc/cuda/tuning.h there
+#   make docs     the documentation as a site, in build/site
+#   make wheel    a wheel for this torch and CUDA, and the sources, in dist
+#   make matrix   builds and tests with every Python, torch, compiler and PEFT that can be had here
 #   make lint     ruff, mypy and clang-format, which `pre-commit install` runs at every commit too
 # Another Python or torch (2.11 or newer):  make test PYTHON=python3.12 TORCH='torch==2.11.0' VENV=.venv312
 # An environment of yours, as it is:        make test VENV=/path/to/venv TORCH=
@@ -53,6 +56,16 @@ wheel: $(VENV)/.tools
 
 demo: $(VENV)/.built
 	@$(BIN)/python -W 'ignore:Failed to initialize NumPy' -m road_kernels
+
+$(VENV)/.docs: docs/requirements.txt constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install -c constraints.txt -r docs/requirements.txt
+	touch $@
+
+# The site, in build/site, to be read from the disk. Once its packages are there, without a network.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q
+	@echo build/site/index.html
 
 # Two files at a time: what a file makes once for its tests is made once. tests/conftest.py has the order.
 WORKERS ?= 2
