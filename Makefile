@@ -20,7 +20,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check -q
 SOURCES = $(shell find csrc -type f) setup.py pyproject.toml $(wildcard python_fallback/*.py)
 
 .PHONY: demo test test-all test-python test-triton test-shim test-cpp test-cpp-sanitized test-cpp-compilers \
-  shim shim-sanitized bench bench-check gpu-check gpu-tune lint build wheel docs matrix clean
+  shim shim-sanitized bench bench-check gpu-check gpu-tune lint build wheel hub-kernel docs matrix clean
 
 build: $(VENV)/.tools $(VENV)/.built
 
@@ -61,6 +61,14 @@ $(VENV)/.docs: docs/requirements.txt constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install -c constraints.txt -r docs/requirements.txt
 	touch $@
+
+# MATRIX="peft-oldest no-compiler" runs these cells only; python tools/matrix.py --list
+matrix: $(VENV)/.torch
+	TORCH='$(TORCH)' $(BIN)/python tools/matrix.py $(MATRIX)
+
+# What kernel-builder takes and kernels loads, in build/hub: the Triton kernels and the PyTorch path, nothing compiled.
+hub-kernel:
+	$(PYTHON) packaging/hub/assemble.py
 
 # The site, in build/site, to be read from the disk. Once its packages are there, without a network.
 docs: $(VENV)/.docs
