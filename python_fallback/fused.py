@@ -63,7 +63,9 @@ def add_rms_norm_backward(gy: Tensor, gs: Tensor, s: Tensor, weight: Tensor, eps
     scale = inverse_rms(s, eps)
     gn = gy * weight.to(dtype)  # of the normalised row s * scale
     through_scale = (gn * s).mean(-1, keepdim=True) * scale.pow(3)
-    gweight = (gy * s * scale).reshape(-1, s.shape[-1]).sum(0)
+    gweight = gy * s * scale
+    if s.dim() > 1:
+        gweight = gweight.sum(tuple(range(s.dim() - 1)))
     return gs + gn * scale - s * through_scale, gweight
 
 

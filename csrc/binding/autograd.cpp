@@ -1,25 +1,17 @@
 #include "binding/autograd.h"
 
 #include <ATen/core/LegacyTypeDispatch.h>
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <array>
-#include <string>
 
-#include "binding/arguments.h"
+#include "binding/op.h"
 
 namespace road::binding {
 namespace {
 
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
-
-template <class Signature>
-c10::TypedOperatorHandle<Signature> find(const char* name) {
-  const std::string op = std::string(C10_STRINGIZE(ROAD_NAMESPACE)) + "::" + name;
-  return c10::Dispatcher::singleton().findSchemaOrThrow(op.c_str(), "").template typed<Signature>();
-}
 
 using RotateOp = Tensor(const Tensor&, const Tensor&, const Tensor&, const OptionalTensor&, std::string_view, int64_t,
                         bool);

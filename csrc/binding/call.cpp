@@ -1,71 +1,19 @@
 #include "binding/call.h"
 
 #include <ATen/core/LegacyTypeDispatch.h>
-#include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/csrc/Exceptions.h>
 #include <torch/csrc/autograd/VariableTypeUtils.h>
 #include <torch/csrc/autograd/python_variable.h>
 #include <torch/csrc/utils/pybind.h>
 
-#include <atomic>
-#include <string>
-
 #include "binding/autograd.h"
 #include "binding/check.h"
+#include "binding/python_arguments.h"
 
 namespace py = pybind11;
 
 namespace road::binding {
 namespace {
-
-// What Python's table of backends says of the compiled kernels of a device.
-struct Kernels {
-  const char* name;  // of the backend, and of the device type
-  std::atomic<bool> usable{false};
-  std::atomic<int> others{0};  // how many set_backend and use_backend, in any thread, ask for another backend
-};
-Kernels cpu_kernels{"cpu"}, cuda_kernels{"cuda"};
-
-// A tensor of PyTorch's own, or a parameter, whose numbers a kernel can reach: no subclass, wrapper or symbolic sizes.
-bool is_plain(PyObject* object) {
-  if (!THPVariable_CheckTypeExact(Py_TYPE(object))) return false;
-  const at::TensorImpl* impl = THPVariable_Unpack(object).unsafeGetTensorImpl();
-  constexpr c10::DispatchKeySet kWrappers({c10::DispatchKey::Python, c10::DispatchKey::FuncTorchBatched,
-                                           c10::DispatchKey::Batched, c10::DispatchKey::FuncTorchGradWrapper,
-                                           c10::DispatchKey::Functionalize});
-  return !impl->key_set().has_any(kWrappers) && !impl->has_symbolic_sizes_strides();
-}
-
-bool has_tangent(const Tensor& t) {
-  return t.unsafeGetTensorImpl()->autograd_meta() && t._fw_grad(/*level=*/0).defined();
-}
-
-bool are_transforms_active() {
-  return c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerFrontMode);
-}
-
-// By the compiled kernels of x's device, chosen automatically or asked for by name.
-bool is_served(const Tensor& x, PyObject* backend) {
-  const Kernels* kernels = x.is_cpu() ? &cpu_kernels : x.is_cuda() ? &cuda_kernels : nullptr;
-  if (!kernels || !kernels->usable.load(std::memory_order_relaxed)) return false;
-  if (backend == Py_None) return kernels->others.load(std::memory_order_relaxed) == 0;
-  return PyUnicode_Check(backend) && PyUnicode_CompareWithASCIIString(backend, kernels->name) == 0;
-}
-
-// False for objects that are not a str and an int of 64 bits.
-bool read_form(PyObject* form_, PyObject* group_size_, std::string_view& form, int64_t& group_size) {
-  if (!PyUnicode_Check(form_) || !PyLong_CheckExact(group_size_)) return false;
-  int overflow = 0;
-  group_size = PyLong_AsLongLongAndOverflow(group_size_, &overflow);
-  Py_ssize_t length = 0;
-  const char* name = PyUnicode_AsUTF8AndSize(form_, &length);
-  if (overflow || !name) {
-    PyErr_Clear();
-    return false;
-  }
-  form = {name, static_cast<size_t>(length)};
-  return true;
-}
 
 // Whether a call of the public functions may go ahead: are_valid for whatever Python passed.  Never raises.  0.9 us,
 // where the same rules in Python take 4.3 us.
@@ -79,7 +27,7 @@ bool is_valid(py::handle x, py::handle p, py::handle q, py::handle ids, py::hand
   if (!has_sizes(x) || !has_sizes(p) || !has_sizes(q) || (batched && !has_sizes(ids))) return false;
   std::string_view form;
   int64_t group_size;
-  if (!read_form(form_.ptr(), group_size_.ptr(), form, group_size)) return false;
+  if (!read_string(form_.ptr(), form) || !read_int(group_size_.ptr(), group_size)) return false;
   const OptionalTensor ids_of = batched ? OptionalTensor(THPVariable_Unpack(ids.ptr())) : std::nullopt;
   return are_valid(THPVariable_Unpack(x.ptr()), THPVariable_Unpack(p.ptr()), THPVariable_Unpack(q.ptr()), ids_of, form,
                    group_size);
@@ -100,7 +48,7 @@ PyObject* call(PyObject* const* args, Py_ssize_t count, bool angles) {
   if (!PyBool_Check(inplace_) || !PyBool_Check(overlap_)) return elsewhere();
   std::string_view form;
   int64_t group_size;
-  if (!read_form(args[4], args[5], form, group_size)) return elsewhere();
+  if (!read_string(args[4], form) || !read_int(args[5], group_size)) return elsewhere();
   const Tensor &x = THPVariable_Unpack(args[0]), &p = THPVariable_Unpack(args[1]), &q = THPVariable_Unpack(args[2]);
   if (!is_served(x, args[8])) return elsewhere();
   if (angles == (form == "table")) return elsewhere();
@@ -145,11 +93,8 @@ PyMethodDef methods[] = {
 void define_calls(py::module_& m) {
   if (PyModule_AddFunctions(m.ptr(), methods) != 0) throw py::error_already_set();
   m.def("is_valid", &is_valid);
-  m.def("serve", [](bool cpu, bool cuda) { cpu_kernels.usable = cpu, cuda_kernels.usable = cuda; });
-  m.def("count_choice", [](const std::string& name, int change) {
-    for (Kernels* kernels : {&cpu_kernels, &cuda_kernels})
-      if (name != kernels->name) kernels->others += change;
-  });
+  m.def("serve", &set_served);
+  m.def("count_choice", &count_choice);
 }
 
 }  // namespace road::binding

@@ -22,9 +22,46 @@ bool broadcasts(at::IntArrayRef shape, at::IntArrayRef leading) {
 
 }  // namespace
 
+bool is_silu_mul(const Tensor& x, const Tensor& r1, const Tensor& r2, const OptionalTensor& adapter_ids,
+                 int64_t group_size) {
+  return is_rotation(x, r1, r2, adapter_ids, group_size) && x.size(-1) % (2 * group_size) == 0;
+}
+
+bool is_add_rms_norm(const Tensor& x, const Tensor& residual, const Tensor& weight, const Tensor& r1, const Tensor& r2,
+                     const OptionalTensor& adapter_ids, double eps, int64_t group_size) {
+  return is_rotation(x, r1, r2, adapter_ids, group_size) && is_dense_float(residual) && residual.sizes() == x.sizes() &&
+         residual.scalar_type() == x.scalar_type() && residual.device() == x.device() && is_dense_float(weight) &&
+         weight.dim() == 1 && weight.size(0) == x.size(-1) && weight.device() == x.device() && eps >= 0;
+}
+
+bool are_written_apart(const Tensor& x, const Tensor& residual, const Tensor& weight, const Tensor& r1,
+                       const Tensor& r2) {
+  if (share_memory(x, residual)) return false;
+  for (const Tensor* written : {&x, &residual})
+    for (const Tensor* read : {&weight, &r1, &r2})
+      if (share_memory(*written, *read)) return false;
+  return true;
+}
+
+bool is_rope(const Tensor& qkv, const Tensor& positions, const Tensor& cos_sin_cache, const Tensor& r1,
+             const Tensor& r2, const OptionalTensor& adapter_ids, int64_t num_heads, int64_t num_kv_heads,
+             int64_t head_dim, int64_t group_size) {
+  if (!is_rotation(qkv, r1, r2, adapter_ids, group_size)) return false;
+  if (num_heads < 1 || num_kv_heads < 1 || head_dim < 1 || head_dim % group_size != 0) return false;
+  if (qkv.size(-1) != (num_heads + 2 * num_kv_heads) * head_dim) return false;
+  const auto type = positions.scalar_type(), cache_type = cos_sin_cache.scalar_type();
+  if ((type != at::kLong && type != at::kInt) || positions.layout() != at::kStrided) return false;
+  if (positions.device() != qkv.device() || cos_sin_cache.device() != qkv.device()) return false;
+  if (!broadcasts(positions.sizes(), qkv.sizes().slice(0, qkv.dim() - 1))) return false;
+  if (!is_dense_float(cos_sin_cache) || (cache_type != at::kFloat && cache_type != qkv.scalar_type())) return false;
+  if (cos_sin_cache.dim() != 2) return false;
+  const int64_t rotary_dim = cos_sin_cache.size(1);
+  return rotary_dim >= 2 && rotary_dim % 2 == 0 && rotary_dim <= head_dim;
+}
+
 void check_silu_mul(const Tensor& x, const Tensor& r1, const Tensor& r2, const OptionalTensor& adapter_ids,
                     int64_t group_size) {
-  if (!is_rotation(x, r1, r2, adapter_ids, group_size) || x.size(-1) % (2 * group_size) != 0)
+  if (!is_silu_mul(x, r1, r2, adapter_ids, group_size))
     refuse(kFusedChecks, "check_silu_mul", x, r1, r2, adapter_ids, group_size);
 }
 
@@ -37,38 +74,20 @@ void check_silu_mul_grad(const Tensor& grad, const Tensor& x) {
 
 void check_add_rms_norm(const Tensor& x, const Tensor& residual, const Tensor& weight, const Tensor& r1,
                         const Tensor& r2, const OptionalTensor& adapter_ids, double eps, int64_t group_size) {
-  const bool valid = is_rotation(x, r1, r2, adapter_ids, group_size) && is_dense_float(residual) &&
-                     residual.sizes() == x.sizes() && residual.scalar_type() == x.scalar_type() &&
-                     residual.device() == x.device() && is_dense_float(weight) && weight.dim() == 1 &&
-                     weight.size(0) == x.size(-1) && weight.device() == x.device() && eps >= 0;
-  if (!valid) refuse(kFusedChecks, "check_add_rms_norm", x, residual, weight, r1, r2, adapter_ids, eps, group_size);
+  if (!is_add_rms_norm(x, residual, weight, r1, r2, adapter_ids, eps, group_size))
+    refuse(kFusedChecks, "check_add_rms_norm", x, residual, weight, r1, r2, adapter_ids, eps, group_size);
 }
 
 void check_written_apart(const Tensor& x, const Tensor& residual, const Tensor& weight, const Tensor& r1,
                          const Tensor& r2) {
-  bool shared = share_memory(x, residual);
-  for (const Tensor* written : {&x, &residual})
-    for (const Tensor* read : {&weight, &r1, &r2}) shared |= share_memory(*written, *read);
-  if (shared) refuse(kFusedChecks, "check_written_apart", x, residual, weight, r1, r2);
+  if (!are_written_apart(x, residual, weight, r1, r2))
+    refuse(kFusedChecks, "check_written_apart", x, residual, weight, r1, r2);
 }
 
 void check_rope(const Tensor& qkv, const Tensor& positions, const Tensor& cos_sin_cache, const Tensor& r1,
                 const Tensor& r2, const OptionalTensor& adapter_ids, int64_t num_heads, int64_t num_kv_heads,
                 int64_t head_dim, bool is_neox, int64_t group_size) {
-  const auto fits = [&] {
-    if (!is_rotation(qkv, r1, r2, adapter_ids, group_size)) return false;
-    if (num_heads < 1 || num_kv_heads < 1 || head_dim < 1 || head_dim % group_size != 0) return false;
-    if (qkv.size(-1) != (num_heads + 2 * num_kv_heads) * head_dim) return false;
-    const auto type = positions.scalar_type(), cache_type = cos_sin_cache.scalar_type();
-    if ((type != at::kLong && type != at::kInt) || positions.layout() != at::kStrided) return false;
-    if (positions.device() != qkv.device() || cos_sin_cache.device() != qkv.device()) return false;
-    if (!broadcasts(positions.sizes(), qkv.sizes().slice(0, qkv.dim() - 1))) return false;
-    if (!is_dense_float(cos_sin_cache) || (cache_type != at::kFloat && cache_type != qkv.scalar_type())) return false;
-    if (cos_sin_cache.dim() != 2) return false;
-    const int64_t rotary_dim = cos_sin_cache.size(1);
-    return rotary_dim >= 2 && rotary_dim % 2 == 0 && rotary_dim <= head_dim;
-  };
-  if (!fits())
+  if (!is_rope(qkv, positions, cos_sin_cache, r1, r2, adapter_ids, num_heads, num_kv_heads, head_dim, group_size))
     refuse(kFusedChecks, "check_rope", qkv, positions, cos_sin_cache, r1, r2, adapter_ids, num_heads, num_kv_heads,
            head_dim, is_neox, group_size);
 }

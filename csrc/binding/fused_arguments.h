@@ -9,7 +9,18 @@
 
 namespace road::binding {
 
-// The rules of road_kernels/ops/fused_checks.py, whose errors they raise.
+// The rules of road_kernels/ops/fused_checks.py.
+bool is_silu_mul(const Tensor& x, const Tensor& r1, const Tensor& r2, const OptionalTensor& adapter_ids,
+                 int64_t group_size);
+bool is_add_rms_norm(const Tensor& x, const Tensor& residual, const Tensor& weight, const Tensor& r1, const Tensor& r2,
+                     const OptionalTensor& adapter_ids, double eps, int64_t group_size);
+bool are_written_apart(const Tensor& x, const Tensor& residual, const Tensor& weight, const Tensor& r1,
+                       const Tensor& r2);
+bool is_rope(const Tensor& qkv, const Tensor& positions, const Tensor& cos_sin_cache, const Tensor& r1,
+             const Tensor& r2, const OptionalTensor& adapter_ids, int64_t num_heads, int64_t num_kv_heads,
+             int64_t head_dim, int64_t group_size);
+
+// The same, raising the errors of that file.
 void check_silu_mul(const Tensor& x, const Tensor& r1, const Tensor& r2, const OptionalTensor& adapter_ids,
                     int64_t group_size);
 void check_silu_mul_grad(const Tensor& grad, const Tensor& x);

@@ -7,6 +7,7 @@
 #include "binding/autograd.h"
 #include "binding/call.h"
 #include "binding/check.h"
+#include "binding/fused_call.h"
 #include "cpu/road_cpu.h"
 
 namespace py = pybind11;
@@ -74,4 +75,5 @@ PYBIND11_MODULE(_C, m) {
   m.def("check_inplace", &road::binding::check_inplace);
   m.def("build_info", &road::binding::build_info);
   road::binding::define_calls(m);
+  road::binding::define_fused_calls(m);
 }

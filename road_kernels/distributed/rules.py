@@ -22,6 +22,7 @@ from torch.distributed.tensor._op_schema import OpSchema, OpStrategy, RuntimeSch
 from torch.distributed.tensor._ops.utils import expand_to_full_mesh_op_strategy
 
 from ..ops import schemas
+from . import fused_rules
 
 WHOLE, SUM = Replicate(), Partial()
 Features = tuple[int, int]  # of a tensor: the dimension with the features, and how long a group is in it
@@ -106,7 +107,14 @@ _RULES = {
     schemas.merge: (_merge, 1, 3),
     schemas.merge_: (_merge_, 0, 3),
     schemas.tables: (_tables, 2, 2),
+    schemas.rotate_silu_mul: (fused_rules.silu_mul, 1, 4),
+    schemas.rotate_silu_mul_backward: (fused_rules.silu_mul_backward, 3, 5),
+    schemas.rotate_add_rms_norm: (fused_rules.add_rms_norm, 2, 6),
+    schemas.rotate_add_rms_norm_: (fused_rules.in_place(fused_rules.add_rms_norm), 0, 6),
+    schemas.rotate_rope: (fused_rules.rope, 1, 6),
+    schemas.rotate_rope_: (fused_rules.in_place(fused_rules.rope), 0, 6),
 }
+_WITH_A_MASK = (schemas.rotate_backward, schemas.rotate_silu_mul_backward)
 
 
 def _groups(spec: DTensorSpec, features: Features) -> list[int] | None:
@@ -138,7 +146,11 @@ def _strategy(rule: Callable, returns: int, schema: OpSchema) -> OpStrategy:
     )
     strategy.strategies = [s for s in strategy.strategies if _has_whole_groups(s.input_specs, features)]
     if returns == 0:
-        strategy.strategies = [s for s in strategy.strategies if s.input_specs[0].placements == args[0].placements]
+        # What is written must stay where it is.
+        written = [k for k, a in enumerate(schema.op._schema.arguments) if a.alias_info and a.alias_info.is_write]
+        strategy.strategies = [
+            s for s in strategy.strategies if all(s.input_specs[k].placements == args[k].placements for k in written)
+        ]
         if not strategy.strategies:
             raise ValueError(_refusal(schema.op, args[0], features[0]))
     return strategy
@@ -163,5 +175,5 @@ def register() -> None:
         DTensor._op_dispatcher.sharding_propagator.register_op_strategy(
             op,
             lambda schema, rule=rule, returns=returns: _strategy(rule, returns, schema),
-            RuntimeSchemaInfo(first_static, needs_pytree=op is schemas.rotate_backward),
+            RuntimeSchemaInfo(first_static, needs_pytree=op in _WITH_A_MASK),
         )

@@ -14,7 +14,19 @@ from ..backends.registry import choose, is_traced_as_formula
 from ..distributed import dispatch as sharded
 from ..ops import aliasing, fused_checks, fused_formula, schemas
 from ..ops.autograd import BelowAutograd, needs_formula
+from ..ops.extension import EXTENSION
 from ..ops.fused_autograd import RotateAddRmsNorm, RotateRope, RotateSiluMul, kept_of
+
+
+def _elsewhere(*_):
+    return NotImplemented
+
+
+# A whole call in one step of C++, or NotImplemented, as in rotate.py.
+_silu_mul = EXTENSION.rotate_silu_mul if EXTENSION else _elsewhere
+_add_rms_norm = EXTENSION.rotate_add_rms_norm if EXTENSION else _elsewhere
+_rope = EXTENSION.rotate_rope if EXTENSION else _elsewhere
+_is_dynamo_tracing = torch.compiler.is_dynamo_compiling  # is_compiling takes three times as long
 
 
 def rotate_silu_mul(
@@ -45,6 +57,8 @@ def rotate_silu_mul(
         RuntimeError: ``backend`` is not usable here.
     """
     args = x, r1, r2, adapter_ids, group_size
+    if not _is_dynamo_tracing() and (z := _silu_mul(*args, backend)) is not NotImplemented:
+        return z
     if torch.compiler.is_compiling():
         return _traced(x, backend).rotate_silu_mul(*args)
     fused_checks.check_silu_mul(*args)
@@ -89,6 +103,8 @@ def rotate_add_rms_norm(
         As in rotate_silu_mul; RuntimeError for ``inplace`` on a leaf that requires grad.
     """
     args = x, residual, weight, r1, r2, adapter_ids, eps, group_size
+    if not _is_dynamo_tracing() and (pair := _add_rms_norm(*args, inplace, backend)) is not NotImplemented:
+        return pair
     if torch.compiler.is_compiling():
         y, s = _traced(x, backend).rotate_add_rms_norm(*args)
         return (x.copy_(y), residual.copy_(s)) if inplace else (y, s)
@@ -96,7 +112,6 @@ def rotate_add_rms_norm(
     if inplace:
         aliasing.check_inplace(x)
         aliasing.check_inplace(residual, "residual")
-        fused_checks.check_written_apart(x, residual, weight, r1, r2)
     if needs_formula():
         y, s = fused_formula.rotate_add_rms_norm(*((x.clone(), residual.clone(), *args[2:]) if inplace else args))
         return (x.copy_(y), residual.copy_(s)) if inplace else (y, s)
@@ -152,13 +167,14 @@ def rotate_rope(
     """
     heads = num_heads, num_kv_heads, head_dim
     args = qkv, positions, cos_sin_cache, r1, r2, adapter_ids, *heads, is_neox, group_size
+    if not _is_dynamo_tracing() and (z := _rope(*args, inplace, backend)) is not NotImplemented:
+        return z
     if torch.compiler.is_compiling():
         z = _traced(qkv, backend).rotate_rope(*args)
         return qkv.copy_(z) if inplace else z
     fused_checks.check_rope(*args)
     if inplace:
         aliasing.check_inplace(qkv, "qkv")
-        fused_checks.check_apart(qkv, cos_sin_cache, r1, r2)
     if needs_formula() or _wants_grad(cos_sin_cache):
         z = fused_formula.rotate_rope(*((qkv.clone(), *args[1:]) if inplace else args))
         return qkv.copy_(z) if inplace else z

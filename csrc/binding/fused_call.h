@@ -1,0 +1,16 @@
+// A call of the fused public functions in one step, as call.h has rotate's: calls that record no gradient.
+#pragma once
+
+#include <torch/csrc/utils/pybind.h>
+
+namespace road::binding {
+
+// Defines in `m`
+//   rotate_silu_mul(x, r1, r2, adapter_ids, group_size, backend)
+//   rotate_add_rms_norm(x, residual, weight, r1, r2, adapter_ids, eps, group_size, inplace, backend)
+//   rotate_rope(qkv, positions, cos_sin_cache, r1, r2, adapter_ids, num_heads, num_kv_heads, head_dim, is_neox,
+//               group_size, inplace, backend)
+//     The result, or NotImplemented where Python must decide.
+void define_fused_calls(pybind11::module_& m);
+
+}  // namespace road::binding
