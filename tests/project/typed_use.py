@@ -14,6 +14,9 @@ def functions(x: Tensor, theta: Tensor, alpha: Tensor, ids: Tensor, bias: Tensor
     assert_type(tables, tuple[Tensor, Tensor])
     assert_type(rk.rotate(x, *tables), Tensor)
     assert_type(rk.rotate_batched(x, *tables, ids, overlap=True), Tensor)
+    assert_type(rk.rotate_silu_mul(x, *tables), Tensor)
+    assert_type(rk.rotate_add_rms_norm(x, x, x, *tables, ids, eps=1e-5, inplace=True), tuple[Tensor, Tensor])
+    assert_type(rk.rotate_rope(x, ids, x, *tables, num_heads=8, num_kv_heads=2, head_dim=64), Tensor)
     assert_type(rk.road_merge(x, bias, theta, alpha), tuple[Tensor, Tensor | None])
     assert_type(rk.road_unmerge(x, None, theta, alpha, inplace=True), tuple[Tensor, Tensor | None])
 
