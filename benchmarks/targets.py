@@ -9,6 +9,7 @@ import road_kernels as rk
 
 from .baselines.enabled_peft import enabled_peft_layer
 from .baselines.formulas import eager_coefficients, eager_formula
+from .fused_cases import OPS, call, make_inputs
 from .harness import timing
 
 ROWS, DIM, DECODE_ROWS, ADAPTERS = 4096, 4096, 8, 1000
@@ -169,6 +170,22 @@ def merging() -> Iterator[Target]:
     )
 
 
+def fused() -> Iterator[Target]:
+    for op in OPS:
+        for rows in (ROWS // 2, DECODE_ROWS):
+            for dtype in (torch.float32, torch.bfloat16):
+                inputs = make_inputs(op, rows, DIM, dtype, 8, torch.device("cpu"))
+                inplace = op != "silu_mul"
+                yield Target(
+                    f"rotate_{op}, {rows} x {DIM} {str(dtype)[6:]}, 8 adapters",
+                    lambda i=inputs, op=op, inplace=inplace: call(op, i, i.ids, inplace),
+                    lambda i=inputs, op=op, inplace=inplace: call(op, i, i.none, inplace),
+                    "the same kernel without an adapter",
+                    1.1,
+                    31,
+                )
+
+
 def dispatch() -> Iterator[Target]:
     """What a call costs the host: rows of 64 features, whose work is nothing. The targets are of issues on speed."""
     x, (theta, alpha) = torch.randn(1, 64), parameters(width=64)
@@ -216,5 +233,6 @@ GROUPS = {
     "mixed batches": mixed_batches,
     "training": training,
     "merging": merging,
+    "fused": fused,
     "dispatch": dispatch,
 }

@@ -27,6 +27,7 @@ int main() {
   test_divisor();
   test_adapters();
   test_backward();
+  test_fused();
   test_repeatable();
   std::cout << Regime::regimes << " regimes, " << Regime::failed_regimes << " failed, instruction set "
             << road::cpu::isa() << std::endl;

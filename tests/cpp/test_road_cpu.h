@@ -8,4 +8,5 @@ void test_tables();      // the coefficients of all adapters
 void test_divisor();     // core/divisor.h
 void test_adapters();    // mixed batches, the checks of ids and of singular blocks
 void test_backward();    // gradients of one adapter
+void test_fused();       // the rotation and what follows it
 void test_repeatable();  // bitwise equality over runs and numbers of threads
