@@ -4,7 +4,7 @@ import importlib
 import sys
 import traceback
 
-SWEEPS = ("single_op", "layer", "dispatch")
+SWEEPS = ("single_op", "fused", "layer", "dispatch")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -23,11 +23,14 @@ def rotate_batched(x: Tensor, r1: Tensor, r2: Tensor, adapter_ids: Tensor, group
     """The same with row adapter_ids[...] of the banks r1, r2: [A, D] or [A, D/2]; -1 leaves a row as it is.
 
     The shape of adapter_ids is a prefix of x.shape[:-1]. Any other id outside 0..A-1 is an index error.
+    Tables that are the identity, as those of an empty slot, leave their rows as they are, finite or not.
     """
     ids = adapter_ids.reshape(adapter_ids.shape + (1,) * (x.dim() - adapter_ids.dim()))
-    active = ids != -1
+    r1, r2 = select_rows(r1, ids), select_rows(r2, ids)
+    identity = ((r1 == 1) & (r2 == 0)).all(-1, keepdim=True) & ~x.isfinite().all(-1, keepdim=True)
+    active = (ids != -1) & ~identity
     # The input of a pass-through row is zeroed, not only its result: inf * 0 must not reach the gradient of a table.
-    z = rotate(torch.where(active, x, 0), select_rows(r1, ids), select_rows(r2, ids), group_size)
+    z = rotate(torch.where(active, x, 0), r1, r2, group_size)
     return torch.where(active, z, x)
 
 

@@ -38,6 +38,14 @@ def results_page(found: dict[Path, dict[str, dict]]) -> str:
             for title, table in tables.tables_along("single_op", result["rows"], tables.ceiling_cell):
                 parts += [f"{title}:", table]
             parts += _wins("single_op", result) + _left_out(result)
+        if "fused" in results:
+            result = results["fused"]
+            parts += ["### Fused with what follows", tables.machine_line(result)]
+            parts.append("Time, and how many times that of the same kernel without an adapter.")
+            served = [r for r in result["rows"] if r["provider"] not in CEILINGS]
+            for title, table in tables.tables_along("fused", served, tables.times_cell):
+                parts += [f"{title}:", table]
+            parts += _left_out(result)
         if "dispatch" in results:
             parts += ["### Dispatch", tables.dispatch_table(results["dispatch"], spread=True)]
         for name, table in model_tables.TABLES.items():

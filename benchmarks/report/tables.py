@@ -7,12 +7,14 @@ from ..harness.record import CEILINGS, PLAIN
 AXES = {
     "layer": ("phase", "requests", "rank", "mix", "resident", "dim_in", "dim_out", "dtype"),
     "single_op": ("op", "rows", "dim", "dtype", "variant", "group_size"),
+    "fused": ("op", "rows", "dim", "dtype", "adapters"),
 }
 DISPATCH_MODES = ("no gradients", "records", "forward and backward", "compiled")
 # The axis along which a table runs, the most informative first.
 ALONG = {
     "layer": ("requests", "rank", "mix", "resident", "dim_out", "dim_in", "dtype"),
     "single_op": ("rows", "dim", "dtype", "variant", "group_size"),
+    "fused": ("rows", "dim", "dtype"),
 }
 NAMES = {"dim_in": "inputs", "dim_out": "outputs", "dim": "D", "group_size": "group", "resident": "resident adapters"}
 
@@ -62,6 +64,16 @@ def overhead_cell(row: dict, spread: bool = True) -> str:
 def ceiling_cell(row: dict) -> str:
     us = row["us"] if row["us"] is not None else row["eager_us"]
     return "fails" if us is None else f"{microseconds(us)} us, {row['percent_of_clone']:.0f} %"
+
+
+def times_cell(row: dict) -> str:
+    """And how many times that of the case's base."""
+    key, us = ("overhead", row["us"]) if row["us"] is not None else ("eager_overhead", row["eager_us"])
+    return (
+        "fails"
+        if us is None
+        else f"{microseconds(us)} us" + (f", {1 + row[key]:.2f} x" if row.get(key) is not None else "")
+    )
 
 
 # ---- tables along one axis

@@ -52,12 +52,32 @@ class AdapterCoefs {
   }
 
   const Coefs& load(int64_t adapter) {
-    if (adapter != loaded_) build(adapter);
+    if (adapter != loaded_) {
+      build(adapter);
+      identity_ = is_identity();
+    }
     loaded_ = adapter;
     return coefs_;
   }
 
+  // Null for no adapter (-1), and for tables that are the identity, as those of an empty slot: their rows pass bit for
+  // bit, also where a feature is infinite, which 0 * infinity would make a NaN in its partner.
+  const Coefs* load_unless_identity(int64_t adapter) {
+    if (adapter < 0) return nullptr;
+    load(adapter);
+    return identity_ ? nullptr : &coefs_;
+  }
+
  private:
+  bool is_identity() const {
+    if (has_angles(problem_.form)) return false;
+    const A *r1 = static_cast<const A*>(coefs_.r1), *r2 = static_cast<const A*>(coefs_.r2);
+    const int64_t n = coefs_.shared ? problem_.dim / 2 : problem_.dim;
+    for (int64_t k = 0; k < n; ++k)
+      if (r1[k] != 1 || r2[k] != 0) return false;  // of other adapters, nearly always the first
+    return true;
+  }
+
   void build(int64_t adapter) {
     const Params& params = problem_.params;
     const Form form = problem_.form;
@@ -98,6 +118,7 @@ class AdapterCoefs {
 
   const Problem& problem_;
   int64_t loaded_ = -1;
+  bool identity_ = false;
   Coefs coefs_;
   Angles<A> angles_;
   std::vector<A> r1_, r2_;

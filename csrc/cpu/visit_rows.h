@@ -7,9 +7,9 @@
 
 namespace road::cpu {
 
-// Calls make()'s visit(row, coefs) for every row, on any thread; coefs is null where the row has no adapter.  make is
-// called once for a run of rows, so that a visitor may own scratch.  `skip_none`: rows without an adapter may be left
-// out.
+// Calls make()'s visit(row, coefs) for every row, on any thread; coefs is null where the row has no adapter, or the
+// identity.  make is called once for a run of rows, so that a visitor may own scratch.  `skip_none`: rows without an
+// adapter may be left out.
 template <class A, class Make>
 void visit_rows(const Problem& problem, bool skip_none, const Parallel& parallel, const Make& make) {
   if (problem.rows == 0) return;
@@ -41,8 +41,7 @@ void visit_rows(const Problem& problem, bool skip_none, const Parallel& parallel
       AdapterCoefs<A> coefs(problem);
       auto visit = make();
       for (int64_t r = begin; r < end; ++r) {
-        const int64_t adapter = ids.valid_or_none(problem.params.adapters, r / ids.rows_per_id);
-        visit(r, adapter < 0 ? nullptr : &coefs.load(adapter));
+        visit(r, coefs.load_unless_identity(ids.valid_or_none(problem.params.adapters, r / ids.rows_per_id)));
       }
     });
     return;
@@ -56,7 +55,7 @@ void visit_rows(const Problem& problem, bool skip_none, const Parallel& parallel
     int64_t adapter = sorted.adapter_at(begin);
     for (int64_t k = begin; k < end; ++k) {
       adapter = sorted.adapter_from(k, adapter);
-      visit(sorted.row(k), adapter < 0 ? nullptr : &coefs.load(adapter));
+      visit(sorted.row(k), coefs.load_unless_identity(adapter));
     }
   });
 }

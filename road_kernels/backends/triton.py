@@ -9,15 +9,7 @@ import os
 
 import torch
 
-from ..ops import formula
-from ..ops.fused_formula import (  # noqa: F401
-    rotate_add_rms_norm,
-    rotate_add_rms_norm_,
-    rotate_rope,
-    rotate_rope_,
-    rotate_silu_mul,
-    rotate_silu_mul_backward,
-)
+from ..ops import formula, fused_formula
 
 _INTERPRETED = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
 DEVICES = ("cuda", "cpu") if _INTERPRETED else ("cuda",)
@@ -41,6 +33,13 @@ def _kernels():
     from ..triton import ops
 
     return ops
+
+
+@functools.cache
+def _fused_kernels():
+    from ..triton import fused_ops
+
+    return fused_ops
 
 
 def rotate(*args):
@@ -67,3 +66,29 @@ def merge_(*args):
 
 def tables(*args):
     return _kernels().tables(*args)
+
+
+def rotate_silu_mul(*args):
+    return _fused_kernels().rotate_silu_mul(*args)
+
+
+def rotate_silu_mul_backward(grad, *args):
+    if _is_batched(grad):
+        return fused_formula.rotate_silu_mul_backward(grad, *args)
+    return _fused_kernels().rotate_silu_mul_backward(grad, *args)
+
+
+def rotate_add_rms_norm(*args):
+    return _fused_kernels().rotate_add_rms_norm(*args)
+
+
+def rotate_add_rms_norm_(*args):
+    _fused_kernels().rotate_add_rms_norm_(*args)
+
+
+def rotate_rope(*args):
+    return _fused_kernels().rotate_rope(*args)
+
+
+def rotate_rope_(*args):
+    _fused_kernels().rotate_rope_(*args)

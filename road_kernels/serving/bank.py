@@ -36,10 +36,9 @@ class AdapterBank:
         device, dtype: of the tables. Two bytes an entry halve the memory: the rms error of a bfloat16 result, in units
             of the result, is 1.7e-3 with float32 tables, 1.7e-3 with float16 and 2.4e-3 with bfloat16.
 
-    Empty slots are the identity: r1 = 1, r2 = 0. Ids that the bank makes (``ids``, ``hold``, ``ids_of_slots``) are -1
-    where there is no adapter, and such rows pass bit for bit. The number of an empty slot, given to ``rotate`` as it
-    is, passes finite rows bit for bit; an infinity or NaN makes its pair NaN, since 0 times it is. ``ids_of_slots``
-    turns such numbers into -1, once a step.
+    Empty slots are the identity: r1 = 1, r2 = 0. Their numbers pass rows bit for bit, finite or not, as -1 does. Ids
+    that the bank makes (``ids``, ``hold``, ``ids_of_slots``) are -1 where there is no adapter: in place, such rows are
+    not even read.
 
     Loading and updating compute and check everything first, and refuse an adapter without changing the bank.
 

@@ -5,10 +5,7 @@ import torch
 from ..ops import aliasing, checks, formula
 from ..ops.schemas import is_transposed
 from . import layout, plan, prepare
-
-# How calls of equal arguments, but for the addresses and ids, are launched: their checks and preparation are skipped.
-_READY_AT_MOST = 4096
-_ready = {}
+from .calls import arguments, is_current, keep_ready, on_device, output, ready, same
 
 
 def _signature(x, p, q, ids, form, group_size, inplace):
@@ -28,13 +25,6 @@ def _signature(x, p, q, ids, form, group_size, inplace):
     return signature, (x_at, p_at, q_at, ids_at)
 
 
-def _keep_ready(signature, runner):
-    if runner is not None and signature is not None:
-        if len(_ready) >= _READY_AT_MOST:
-            _ready.clear()
-        _ready[signature] = runner
-
-
 def _launch_rotate(x, z, p, q, adapter_ids, form, group_size, transposed):
     """Takes checked arguments whose rows can be walked. Returns what Launch returns, or None without elements."""
     if x.numel() == 0:
@@ -47,64 +37,21 @@ def _launch_rotate(x, z, p, q, adapter_ids, form, group_size, transposed):
     )(x, z, p, q, adapter_ids if batched else p)  # fmt: skip
 
 
-def _is_current(x) -> bool:
-    return not x.is_cuda or x.get_device() == torch.cuda.current_device()
-
-
-def _same(given, used) -> bool:
-    return all(a is b for a, b in zip(given, used, strict=True))
-
-
-class _on_device:
-    """Makes the device of the tensors current: Triton launches on the current one."""
-
-    def __new__(cls, x):
-        if x.is_cuda and x.device.index != torch.cuda.current_device():
-            return torch.cuda.device(x.device)
-        return super().__new__(cls)
-
-    def __enter__(self):
-        pass
-
-    def __exit__(self, *_):
-        pass
-
-
-def _arguments(x, p, q, adapter_ids, form, group_size):
-    """(p, q, adapter_ids) as the kernels take them."""
-    checks.check_arguments(x, p, q, adapter_ids, form, group_size)
-    p = p if p.stride(-1) == 1 else p.contiguous()
-    q = q if q.stride(-1) == 1 else q.contiguous()
-    if adapter_ids is None:
-        return p, q, None
-    adapter_ids = adapter_ids.contiguous()
-    if adapter_ids.is_cpu:  # interpreted; on a GPU the kernels assert, as reading the ids here would synchronise
-        bad = ((adapter_ids < -1) | (adapter_ids >= p.shape[0])).flatten().nonzero()
-        if len(bad):
-            position = int(bad[0])
-            checks.refuse_id(int(adapter_ids.flatten()[position]), position, p.shape[0])
-    return p, q, adapter_ids
-
-
-def _output(like):
-    return torch.empty_like(like, memory_format=torch.contiguous_format)
-
-
 def rotate(x, p, q, adapter_ids, form, group_size, overlap=False):
     signature, (x_at, p_at, q_at, ids_at) = _signature(x, p, q, adapter_ids, form, group_size, False)
-    runner = _ready.get(signature)
-    if runner is not None and _is_current(x):
-        z = _output(x)
+    runner = ready.get(signature)
+    if runner is not None and is_current(x):
+        z = output(x)
         runner(x.get_device(), x_at, z.data_ptr(), p_at, q_at, ids_at or p_at)
         return z
     given = p, q, adapter_ids
-    p, q, adapter_ids = _arguments(x, p, q, adapter_ids, form, group_size)
-    z = _output(x)
-    with _on_device(x):
+    p, q, adapter_ids = arguments(x, p, q, adapter_ids, form, group_size)
+    z = output(x)
+    with on_device(x):
         walked = layout.walkable(x)
         runner = _launch_rotate(walked, z, p, q, adapter_ids, form, group_size, False)
-    if walked is x and _same(given, (p, q, adapter_ids)):
-        _keep_ready(signature, runner)
+    if walked is x and same(given, (p, q, adapter_ids)):
+        keep_ready(signature, runner)
     return z
 
 
@@ -113,19 +60,19 @@ def rotate_(x, p, q, adapter_ids, form, group_size, check_invertible, overlap=Fa
     if check_invertible:
         formula.check_invertible_blocks(x, p, q, adapter_ids, form, group_size)
     signature, (x_at, p_at, q_at, ids_at) = _signature(x, p, q, adapter_ids, form, group_size, True)
-    runner = _ready.get(signature)
-    if runner is not None and _is_current(x):
+    runner = ready.get(signature)
+    if runner is not None and is_current(x):
         torch.autograd.graph.increment_version(x)
         runner(x.get_device(), x_at, x_at, p_at, q_at, ids_at or p_at)
         return
     given = p, q, adapter_ids
-    p, q, adapter_ids = _arguments(x, p, q, adapter_ids, form, group_size)
+    p, q, adapter_ids = arguments(x, p, q, adapter_ids, form, group_size)
     torch.autograd.graph.increment_version(x)
-    with _on_device(x):
+    with on_device(x):
         if x.is_contiguous() or layout.describe(x.shape, x.stride()) is not None:
             runner = _launch_rotate(x, x, p, q, adapter_ids, form, group_size, False)
-            if _same(given, (p, q, adapter_ids)):
-                _keep_ready(signature, runner)
+            if same(given, (p, q, adapter_ids)):
+                keep_ready(signature, runner)
         else:  # no kernel walks this layout: rotate a copy, write it back
             packed = x.contiguous()
             _launch_rotate(packed, packed, p, q, adapter_ids, form, group_size, False)
@@ -134,12 +81,12 @@ def rotate_(x, p, q, adapter_ids, form, group_size, check_invertible, overlap=Fa
 
 def rotate_backward(grad, saved, p, q, adapter_ids, form, group_size, from_output, output_mask):
     checks.check_grad(grad, saved)
-    p, q, adapter_ids = _arguments(saved, p, q, adapter_ids, form, group_size)
+    p, q, adapter_ids = arguments(saved, p, q, adapter_ids, form, group_size)
     need_gx, need_gp, need_gq = output_mask
-    gx = _output(saved) if need_gx else None
-    gp = _output(p) if need_gp else None
-    gq = _output(q) if need_gq else None
-    with _on_device(saved):
+    gx = output(saved) if need_gx else None
+    gp = output(p) if need_gp else None
+    gq = output(q) if need_gq else None
+    with on_device(saved):
         grad = layout.walkable(grad)
         if need_gp or need_gq:
             _launch_backward(grad, layout.walkable(saved), p, q, adapter_ids, form, group_size, from_output, gx, gp, gq)
@@ -192,7 +139,7 @@ def _launch_backward(gz, saved, p, q, adapter_ids, form, group_size, from_output
 def _launch_merge(w, z, r1, r2, group_size):
     if w.numel() == 0:
         return
-    with _on_device(w):
+    with on_device(w):
         prepare.merge(
             w.device.index, w.shape, w.stride(0), z.stride(0), w.dtype, (w.data_ptr() | z.data_ptr()) % 16 == 0,
             r1.shape[0], group_size,
@@ -207,8 +154,8 @@ def merge(w, r1, r2, group_size):
     checks.check_matrix(w)
     if is_transposed(w):
         return rotate(w.t(), r1, r2, None, "table", group_size).t()
-    r1, r2, _ = _arguments(w.t(), r1, r2, None, "table", group_size)
-    z = _output(w)
+    r1, r2, _ = arguments(w.t(), r1, r2, None, "table", group_size)
+    z = output(w)
     _launch_merge(w if _has_adjacent_columns(w) else w.contiguous(), z, r1, r2, group_size)
     return z
 
@@ -219,7 +166,7 @@ def merge_(w, r1, r2, group_size):
         rotate_(w.t(), r1, r2, None, "table", group_size, False)
         return
     aliasing.check_not_shared(w, r1, r2, name="w")
-    r1, r2, _ = _arguments(w.t(), r1, r2, None, "table", group_size)
+    r1, r2, _ = arguments(w.t(), r1, r2, None, "table", group_size)
     torch.autograd.graph.increment_version(w)
     if _has_adjacent_columns(w):
         _launch_merge(w, w, r1, r2, group_size)
@@ -237,6 +184,6 @@ def tables(p, q, form, group_size, dtype):
     r1, r2 = (torch.empty((*p.shape[:-1], width), dtype=dtype, device=p.device) for _ in range(2))
     adapters, *strides = (1, 0, 0) if p.dim() == 1 else (p.shape[0], p.stride(0), q.stride(0))
     if adapters:
-        with _on_device(p):
+        with on_device(p):
             prepare.tables(adapters, width, *strides, form, group_size)(p, q, r1, r2)
     return r1, r2

@@ -170,6 +170,48 @@ def plan_reduce(cuts: int, adapters: int, dim: int) -> Reduce:
     return Reduce(slices, pairs, max(1, min(num_warps, slices * pairs // 128)))
 
 
+# The fused ops. silu_mul and RoPE take the plan of the forward for half a row, whose pairs come with those of the other
+# half. So does the backward of silu_mul, with at most so many pairs of a lane: it has sums and coefficients of both.
+TWO_PAIRS_OF_A_LANE = 4
+
+# The norm. Warps of a program of several rows, warps at most, and bytes that the first features of a row's pairs may
+# take in registers as float32. Longer rows are read twice, in tiles of half as much: each keeps sums beside (derived).
+NORM_WARPS, MOST_NORM_WARPS, NORM_BYTES = 4, 16, 32 << 10
+
+
+class Norm(NamedTuple):
+    rows: int  # of a program
+    runs: int  # of each row at a time: all, unless there are too many
+    num_warps: int
+
+
+def plan_norm(dim: int, itemsize: int, runs: Runs, device: Device) -> Norm:
+    """From the shape of a row alone, and not the number of rows: a row's sum must not depend on the others."""
+    lane_runs, most = runs.of_a_lane(itemsize), NORM_BYTES // max(itemsize, 4) // runs.run
+    width = max(2, power_of_two(dim // 2 // runs.run))
+    rows = max(1, NORM_WARPS * device.lanes * lane_runs // width)
+    if width > most:
+        rows, width = 1, max(2, most // 2)
+    return Norm(rows, width, max(1, min(MOST_NORM_WARPS, rows * width // (device.lanes * lane_runs))))
+
+
+# RoPE where its pairs and those of the rotation cross. Lanes at least, and places for a lane to take.
+CROSSED_LANES, CROSSED_PLACES, MOST_CROSSED_WARPS = 128, 2, 16
+
+
+class CrossedRope(NamedTuple):
+    heads: int  # of a program
+    places: int  # of a head
+    num_warps: int
+
+
+def plan_crossed_rope(head_dim: int, device: Device) -> CrossedRope:
+    places = power_of_two(head_dim // 2)
+    heads = max(1, CROSSED_LANES * CROSSED_PLACES // places)
+    num_warps = heads * places // (CROSSED_PLACES * device.lanes)
+    return CrossedRope(heads, places, max(1, min(MOST_CROSSED_WARPS, num_warps)))
+
+
 # The rest.
 
 

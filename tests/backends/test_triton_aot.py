@@ -12,25 +12,13 @@ pytest.importorskip("triton", reason="triton is not installed")
 if INTERPRETED:
     pytest.skip("Triton's interpreter takes the compiler's place in this process", allow_module_level=True)
 
-from support.triton_aot import TARGETS, Sass, compile_launch, forget_launches
+from support.triton_aot import Sass, compile_launch
 from support.triton_cases import Case
 
-from road_kernels.triton import plan, prepare
+from road_kernels.triton import prepare
 
 pytestmark = [pytest.mark.slow, pytest.mark.cpu_only]
 F16, BF16, F32, F64, I32, I64 = torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int32, torch.int64
-
-
-@pytest.fixture
-def on_target(monkeypatch):
-    """Makes prepare.py plan for a GPU with 132 multiprocessors, and one of TARGETS otherwise."""
-
-    def use(target: str):
-        monkeypatch.setattr(prepare, "_device", lambda index: plan.Device(132, TARGETS[target][2]))
-        forget_launches()
-
-    yield use
-    forget_launches()
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ pytest.importorskip("triton", reason="triton is not installed")
 if INTERPRETED:
     pytest.skip("Triton's interpreter takes the compiler's place in this process", allow_module_level=True)
 
-from support.triton_driver import recorder  # noqa: F401
+from support.triton_driver import named, recorder  # noqa: F401
 
 from road_kernels.backends import triton as backend
 from road_kernels.triton import ops, prepare
@@ -114,12 +114,6 @@ def test_threads_that_call_at_once_load_a_kernel_once(recorder):  # noqa: F811
     assert recorder.loaded == ["rotate_kernel"] and len(recorder.launches) == 4
 
 
-def named(recorder, index=-1):  # noqa: F811
-    name, grid, values = recorder.launches[index]
-    kernel = getattr(prepare, name)
-    return grid, dict(zip(kernel.arg_names, values, strict=True))
-
-
 def test_in_place_writes_where_it_reads(recorder):  # noqa: F811
     x, version = X.clone(), X._version
     ops.rotate_(x, *PARAMS, None, "road_1", 64, False)
@@ -197,7 +191,7 @@ def test_an_equal_call_is_neither_checked_nor_prepared_again(recorder, monkeypat
     ids = torch.tensor([0, 2, -1, 1, 1, 0, 2, 2])
     first = ops.rotate(X, p, q, ids, "road_1", 64)
     ops.rotate_(X.clone(), p, q, ids, "road_1", 64, False)
-    monkeypatch.setattr(ops, "_arguments", None)
+    monkeypatch.setattr(ops, "arguments", None)
     again = ops.rotate(X.clone(), p.clone(), q.clone(), ids.flip(0), "road_1", 64)
     x = X.clone()
     ops.rotate_(x, p, q, ids, "road_1", 64, False)

@@ -64,6 +64,32 @@ def test_backward_plans_cover_every_row_and_pair_once(shared, itemsize):
                     assert tile.slots(None) == tile.cuts and tile.slots(3) == tile.cuts + 4
 
 
+@pytest.mark.parametrize("itemsize", [2, 4, 8])
+def test_norm_plans_have_every_pair_and_leave_no_lane_without(itemsize):
+    """Lanes without an element would repeat those of others, and in place load what these have stored."""
+    for lanes in (32, 64):
+        for dim, group_size in [*DIMS, (131072, 64)]:
+            for alignment in (1, 2, 16 // itemsize):
+                runs = runs_of(dim, group_size, itemsize, 16, alignment)
+                tile = plan.plan_norm(dim, itemsize, runs, plan.Device(132, lanes))
+                looped = tile.runs * runs.run < dim // 2
+                assert not looped or (tile.rows == 1 and dim > plan.NORM_BYTES // max(itemsize, 4) * 2)
+                assert tile.runs >= 2 and tile.rows & (tile.rows - 1) == 0  # no tile of one element
+                assert 1 <= tile.num_warps <= plan.MOST_NORM_WARPS
+                assert tile.rows * tile.runs >= lanes * tile.num_warps
+                lane_pairs = tile.rows * tile.runs * runs.run / (lanes * tile.num_warps)
+                assert lane_pairs <= 16 or tile.num_warps == plan.MOST_NORM_WARPS
+
+
+@pytest.mark.parametrize("head_dim", [4, 6, 48, 74, 80, 96, 256, 576, 8192])
+def test_crossed_rope_plans_have_whole_heads(head_dim):
+    for lanes in (32, 64):
+        tile = plan.plan_crossed_rope(head_dim, plan.Device(132, lanes))
+        assert head_dim // 2 <= tile.places < head_dim
+        assert tile.heads * tile.places >= plan.CROSSED_PLACES * lanes * tile.num_warps >= 1
+        assert tile.heads * tile.places >= 256
+
+
 def test_the_plans_of_common_layers():
     """bfloat16 on 132 multiprocessors."""
     device = plan.Device(132, 32)
@@ -93,6 +119,15 @@ def test_the_plans_of_common_layers():
     assert backward(16384, 4096, group_size=2) == (4, 1, 128, 8, 4, 6, 256)
     assert backward(512, 4096) == (4, 2, 64, 8, 4, 3, 64)
     assert backward(16384, 1536) == (8, 2, 32, 8, 3, 6, 256)
+
+    def norm(dim, itemsize=2):
+        return tuple(plan.plan_norm(dim, itemsize, runs_of(dim, 64, itemsize), device))
+
+    # Rows, runs of each, warps.
+    assert norm(4096) == (1, 256, 8) and norm(8192) == (1, 512, 16) and norm(16384) == (1, 1024, 16)
+    assert norm(64) == (32, 4, 4) and norm(2048) == (1, 128, 4) and norm(65536) == (1, 512, 16)
+    assert norm(4096, 4) == (1, 512, 16)
+
     assert plan.plan_reduce(256, 1, 4096) == (128, 16, 8)
     assert plan.plan_reduce(256, 64, 4096) == plan.plan_reduce(256, 1000, 4096) == (2, 512, 4)
     assert plan.plan_reduce(256, 16, 4096) == (16, 64, 4)

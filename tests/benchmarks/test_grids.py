@@ -2,14 +2,14 @@
 
 import pytest
 
-from benchmarks import layer, single_op
+from benchmarks import fused, layer, single_op
 from benchmarks.report import tables
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("grid", ["quick", "default", "gpu-check", "full"])
 def test_grids(grid, device):
-    for module, name in ((layer, "layer"), (single_op, "single_op")):
+    for module, name in ((layer, "layer"), (single_op, "single_op"), (fused, "fused")):
         points = module.grid(grid, device)
         axes = [tuple(p[a] for a in tables.AXES[name]) for p in points]
         assert len(set(axes)) == len(axes)

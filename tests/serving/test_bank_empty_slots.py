@@ -28,6 +28,23 @@ def test_rows_that_are_not_finite_pass_by_the_ids_of_empty_slots(backend, compac
         assert bank.ids_of_slots(slots, out=slots) is slots and torch.equal(slots, ids)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("compact", [True, False], ids=["compact", "full"])
+@pytest.mark.parametrize("inplace", [False, True])
+def test_rows_that_are_not_finite_pass_by_the_number_of_an_empty_slot(backend, compact, inplace, dtype):
+    """Tables that are the identity, whoever wrote them; an adapter beside them sees its infinities."""
+    bank = make_bank(capacity=4, compact=compact)
+    bank.load("ben", make_adapter(2))
+    x = make_x(4, 24, dtype=dtype)
+    x[:, 0], x[:, 1], x[:, 2] = float("inf"), float("nan"), -0.0
+    before = x.clone()
+    z = bank.rotate(LAYER, x, torch.tensor([3, bank.slot("ben"), 1, 2]), inplace=inplace, backend=backend)
+    bits = {2: torch.int16, 4: torch.int32}[x.element_size()]
+    same = (z.view(bits) == before.view(bits)).all(1)
+    assert same.tolist() == [True, False, True, True]
+    assert z[1].isnan().sum() > before[1].isnan().sum()
+
+
 def test_ids_of_slots_follow_the_bank():
     bank = make_bank(capacity=2)
     slots = torch.tensor([0, 1])

@@ -22,12 +22,12 @@ _ONE_ELEMENT = re.compile(r"tensor<(?:1x)+[a-z!]")
 
 def forget_launches() -> None:
     """For a test that prepares them for another device or with other constants, before and after it."""
-    from road_kernels.triton import ops, prepare
+    from road_kernels.triton import calls, prepare, prepare_fused
 
-    for function in vars(prepare).values():
+    for function in (*vars(prepare).values(), *vars(prepare_fused).values()):
         if hasattr(function, "cache_clear"):
             function.cache_clear()
-    ops._ready.clear()
+    calls.ready.clear()
 
 
 def compile_launch(launch, dtypes: list[torch.dtype], target: str, aligned: bool = True, small: bool = False):

@@ -6,12 +6,17 @@ import pytest
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
-from road_kernels.triton import plan, prepare
+from road_kernels.triton import plan, prepare, prepare_fused
 
 from .triton_aot import forget_launches
 
 H100 = plan.Device(processors=132, lanes=32)
-KERNELS = [name for name in vars(prepare) if name.endswith("_kernel")]
+KERNELS = {
+    name: kernel
+    for module in (prepare, prepare_fused)
+    for name, kernel in vars(module).items()
+    if name.endswith("_kernel")
+}
 
 
 class RecordingDriver:
@@ -49,9 +54,15 @@ def recorder(monkeypatch):
     """Calls of road_kernels.triton.ops on CPU tensors are planned for an H100 and reach a RecordingDriver."""
     recording = RecordingDriver()
     monkeypatch.setattr(driver, "_active", recording)
-    monkeypatch.setattr(prepare, "_device", lambda index: H100)
+    monkeypatch.setattr(prepare, "device_of", lambda index: H100)
     forget_launches()
-    for name in KERNELS:
-        getattr(prepare, name).device_caches.clear()
+    for kernel in KERNELS.values():
+        kernel.device_caches.clear()
     yield recording
     forget_launches()
+
+
+def named(recorder, index: int = -1) -> tuple[tuple[int, int, int], dict]:
+    """(grid, arguments by name) of a launch."""
+    name, grid, values = recorder.launches[index]
+    return grid, dict(zip(KERNELS[name].arg_names, values, strict=True))

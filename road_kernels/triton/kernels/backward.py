@@ -27,7 +27,7 @@ def _begin_of(starts, count, mask, rows_per_id):
 
 
 @triton.jit
-def _work_of(starts, slot, adapters, rows_per_id, cut_shift, SEARCH: tl.constexpr):
+def work_of(starts, slot, adapters, rows_per_id, cut_shift, SEARCH: tl.constexpr):
     """(begin, end, adapter) of a slot of a mixed batch, see plan.Backward; begin >= end where it has no rows.
 
     Each round compares SEARCH candidates: two rounds for a thousand adapters.
@@ -46,7 +46,7 @@ def _work_of(starts, slot, adapters, rows_per_id, cut_shift, SEARCH: tl.constexp
 
 
 @triton.jit
-def _rows_at(positions, place, end, rows_per_id, divisor, BATCHED: tl.constexpr):
+def rows_at(positions, place, end, rows_per_id, divisor, BATCHED: tl.constexpr):
     """The rows at these places in the order of adapters; some row for a place behind the end."""
     row = place
     if BATCHED:
@@ -102,6 +102,12 @@ def _take_rows(
         out_i, out_j = pack(xi, xj, DTYPE, LAYOUT)
         gx_at = row_offsets(row, gx_rows, False, ALIGN)
         store_pairs(gx, gx_at, pair, mask, out_i, out_j, HALF, LAYOUT)
+    return add_outer(sums, gi, gj, hi, hj, SHARED)
+
+
+@triton.jit
+def add_outer(sums, gi, gj, hi, hj, SHARED: tl.constexpr):
+    """M, or dot and cross, a tile of rows further."""
     sums0, sums1, sums2, sums3 = sums
     if SHARED:
         sums0 = tl.fma(gi, hi, tl.fma(gj, hj, sums0))
@@ -113,7 +119,7 @@ def _take_rows(
 
 
 @triton.jit
-def _store_sums(scratch, slot, pair, inside, sums, DIM: tl.constexpr, SHARED: tl.constexpr):
+def store_sums(scratch, slot, pair, inside, sums, DIM: tl.constexpr, SHARED: tl.constexpr):
     """Adds the rows of a tile and writes its sums, [DIM // 2] each, one after the other."""
     COUNT: tl.constexpr = 2 if SHARED else 4
     at = scratch + slot * (COUNT * (DIM // 2)) + pair
@@ -182,7 +188,7 @@ def backward_kernel(
     gx_rows = (gx_stride,)
     divisor = id_factor, id_shift
     if BATCHED:
-        begin, end, adapter = _work_of(starts, slot, adapters, rows_per_id, cut_shift, SEARCH)
+        begin, end, adapter = work_of(starts, slot, adapters, rows_per_id, cut_shift, SEARCH)
     else:
         begin = slot << cut_shift
         end, adapter = tl.minimum((slot + 1) << cut_shift, rows), slot * 0
@@ -197,8 +203,8 @@ def backward_kernel(
             q += adapter * q_step * P_ALIGN
             coefficients = load_coefficients(p, q, pair, inside, GROUP, FORM, SHARED, True, ACC)
         # Which rows follow is loaded a step ahead, beside the rows themselves.
-        row = _rows_at(positions, place, end, rows_per_id, divisor, BATCHED)
-        row2 = _rows_at(positions, place + ROWS, end, rows_per_id, divisor, BATCHED) if AT_ONCE == 2 else row
+        row = rows_at(positions, place, end, rows_per_id, divisor, BATCHED)
+        row2 = rows_at(positions, place + ROWS, end, rows_per_id, divisor, BATCHED) if AT_ONCE == 2 else row
         for _ in range(begin, end, ROWS * AT_ONCE):
             mask, now = inside & (place < end), row
             raw = _load_rows(gz, saved, now, pair, mask, gz_rows, saved_rows, HALF, LAYOUT, ALIGN, SPLIT)
@@ -206,17 +212,17 @@ def backward_kernel(
                 mask2, now2 = inside & (place + ROWS < end), row2
                 raw2 = _load_rows(gz, saved, now2, pair, mask2, gz_rows, saved_rows, HALF, LAYOUT, ALIGN, SPLIT)
             place += ROWS * AT_ONCE
-            row = _rows_at(positions, place, end, rows_per_id, divisor, BATCHED)
+            row = rows_at(positions, place, end, rows_per_id, divisor, BATCHED)
             sums = _take_rows(raw, gx, now, pair, mask, gx_rows, coefficients, sums, HALF, SHARED, NEED_GX, LAYOUT,
                               ALIGN)  # fmt: skip
             if AT_ONCE == 2:
-                row2 = _rows_at(positions, place + ROWS, end, rows_per_id, divisor, BATCHED)
+                row2 = rows_at(positions, place + ROWS, end, rows_per_id, divisor, BATCHED)
                 sums = _take_rows(raw2, gx, now2, pair, mask2, gx_rows, coefficients, sums, HALF, SHARED, NEED_GX,
                                   LAYOUT, ALIGN)  # fmt: skip
-        _store_sums(scratch, slot, pair, inside, sums, DIM, SHARED)
+        store_sums(scratch, slot, pair, inside, sums, DIM, SHARED)
     elif (begin < end) & NEED_GX:  # pass-through rows
         for _ in range(begin, end, ROWS):
-            row = _rows_at(positions, place, end, rows_per_id, divisor, BATCHED)
+            row = rows_at(positions, place, end, rows_per_id, divisor, BATCHED)
             gx_at = row_offsets(row, gx_rows, False, ALIGN)
             mask = inside & (place < end)
             copy_pairs(gz, row_offsets(row, gz_rows, SPLIT, ALIGN), gx, gx_at, pair, mask, HALF, LAYOUT)

@@ -169,6 +169,12 @@ def load_coefficients(
         large = not_all(is_small(of_i[0]) & is_small(of_i[1]) & is_small(of_j[0]) & is_small(of_j[1]))
         r1i, r2i = tables_at(q, at, GROUP, of_i, large, mask, FORM, ACC)
         r1j, r2j = tables_at(q, at + HALF, GROUP, of_j, large, mask, FORM, ACC)
-    if TRANSPOSED:  # the same with the off-diagonal entries exchanged
-        r2i, r2j = -r2j, -r2i
-    return r1i, r1j, r2i, r2j
+    coefficients = r1i, r1j, r2i, r2j
+    return transposed(coefficients) if TRANSPOSED else coefficients
+
+
+@triton.jit
+def transposed(coefficients):
+    """Those of R^T: the off-diagonal entries exchanged."""
+    r1i, r1j, r2i, r2j = coefficients
+    return r1i, r1j, -r2j, -r2i

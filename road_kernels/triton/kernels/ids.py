@@ -3,6 +3,8 @@
 import triton
 import triton.language as tl
 
+from .rows import divide
+
 
 @triton.jit
 def adapter_of(id, adapters):
@@ -14,6 +16,23 @@ def adapter_of(id, adapters):
 def is_allowed(id, adapters):
     """Whether an id is one of -1 .. adapters - 1."""
     return (id + 1).to(tl.uint64) <= adapters.to(tl.uint64)
+
+
+@triton.jit
+def load_ids(ids, row, rows, divisor):
+    """The ids of rows; behind the last row its id again, so that a program with such rows has no other adapter."""
+    return tl.load(ids + divide(tl.minimum(row, rows - 1), divisor[0], divisor[1])).to(tl.int64)
+
+
+@triton.jit
+def load_adapters(ids, row, rows, adapters, divisor, BATCHED: tl.constexpr):
+    """(the adapter of each row, -1 for none; whether its id is allowed). Adapter 0, without reading, unless BATCHED."""
+    adapter = row * 0
+    allowed = adapter == 0
+    if BATCHED:
+        given = load_ids(ids, row, rows, divisor)
+        adapter, allowed = adapter_of(given, adapters), is_allowed(given, adapters)
+    return adapter, allowed
 
 
 @triton.jit

@@ -16,23 +16,44 @@ import triton.language as tl
 
 
 @triton.jit
-def rotate_pair(hi, hj, r1i, r1j, r2i, r2j):
-    """z_i = r1_i h_i - r2_i h_j, z_j = r1_j h_j + r2_j h_i (arXiv 2409.00119, equation 4).
+def rotate_feature(own, partner, r1, r2):
+    """r1 own - r2 partner: a row of a block.
 
     The zero added to the products turns -0 into +0, so that subtracting them leaves even h = -0 unchanged: r1 = 1,
     r2 = 0 returns finite h bit for bit. They are subtracted as -1.0 times themselves because Triton 3.6 turns -t into
     0 - t, which is +0 for t = 0. The fused multiply-adds are explicit, and not left to the compiler, so that a row gets
     the same bits from every configuration.
     """
-    ti = tl.fma(r2i, hj, 0.0)
-    tj = tl.fma(-r2j, hi, 0.0)
-    return tl.fma(r1i, hi, ti * -1.0), tl.fma(r1j, hj, tj * -1.0)
+    return tl.fma(r1, own, tl.fma(r2, partner, 0.0) * -1.0)
+
+
+@triton.jit
+def rotate_pair(hi, hj, r1i, r1j, r2i, r2j):
+    """z_i = r1_i h_i - r2_i h_j, z_j = r1_j h_j + r2_j h_i (arXiv 2409.00119, equation 4)."""
+    return rotate_feature(hi, hj, r1i, r2i), rotate_feature(hj, hi, r1j, -r2j)
+
+
+@triton.jit
+def rotate_used(hi, hj, coefficients, used, BATCHED: tl.constexpr):
+    """rotate_pair where used. Other pairs are what they were, to the bit and whatever their partners hold.
+
+    coefficients: as load_coefficients returns them. used: unread unless BATCHED.
+    """
+    zi, zj = rotate_pair(hi, hj, coefficients[0], coefficients[1], coefficients[2], coefficients[3])
+    if BATCHED:
+        zi, zj = tl.where(used, zi, hi), tl.where(used, zj, hj)
+    return zi, zj
 
 
 @triton.jit
 def first_features(pair, HALF: tl.constexpr):
     """The first feature of each pair; the second is HALF further."""
     return pair // HALF * (2 * HALF) + pair % HALF
+
+
+@triton.jit
+def pair_of(feature, HALF: tl.constexpr):
+    return feature // (2 * HALF) * HALF + feature % HALF
 
 
 @triton.jit

@@ -10,15 +10,9 @@ import triton.language as tl
 
 from ..launch import kernel
 from .coefficients import load_coefficients
-from .ids import adapter_of, check_ids, is_allowed
+from .ids import adapter_of, check_ids, is_allowed, load_ids
 from .pairs import copy_pairs, load_pairs, pack, rotate_pair, store_pairs, unpack
-from .rows import divide, pairs_of, row_offsets
-
-
-@triton.jit
-def _load_ids(ids, row, rows, divisor):
-    """The ids of rows; behind the last row its id again, so that a program with such rows has no other adapter."""
-    return tl.load(ids + divide(tl.minimum(row, rows - 1), divisor[0], divisor[1])).to(tl.int64)
+from .rows import pairs_of, row_offsets, runs_of_program
 
 
 @triton.jit
@@ -114,24 +108,21 @@ def rotate_kernel(
 ):
     """Rows are taken in groups of ROWS. A program takes RUNS runs: those of a group, then those of the next group."""
     GROUP_RUNS: tl.constexpr = DIM // 2 // RUN
-    start = tl.program_id(0).to(tl.int64) * RUNS
-    start_group = start // GROUP_RUNS
-    run = (start - start_group * GROUP_RUNS).to(tl.int32) + tl.arange(0, RUNS)[None, :, None]
-    group = start_group + run // GROUP_RUNS
+    group, run = runs_of_program(GROUP_RUNS, RUNS)
     first = group * ROWS
-    pair = pairs_of(run % GROUP_RUNS, RUN)
+    pair = pairs_of(run, RUN)
     steps = p_step, q_step
     x_rows, z_rows = (x_stride, x_jump, x_factor, x_shift), (z_stride, z_jump, z_factor, z_shift)
     divisor = id_factor, id_shift
 
     id, allowed, mixed = group, True, 0
     if BATCHED:
-        given = _load_ids(ids, first, rows, divisor)
+        given = load_ids(ids, first, rows, divisor)
         id = adapter_of(given, adapters)
         allowed = is_allowed(given, adapters)
         differ = id * 0
         for behind in tl.static_range(1, ROWS):
-            given = _load_ids(ids, first + behind, rows, divisor)
+            given = load_ids(ids, first + behind, rows, divisor)
             differ = differ | (adapter_of(given, adapters) ^ id)
             allowed = allowed & is_allowed(given, adapters)
         if ROWS > 1:
@@ -143,7 +134,7 @@ def rotate_kernel(
         )  # fmt: skip
     else:  # a lane has rows of several adapters
         for k in range(ROWS):
-            id = adapter_of(_load_ids(ids, first + k, rows, divisor), adapters)
+            id = adapter_of(load_ids(ids, first + k, rows, divisor), adapters)
             _rotate_rows(
                 x, z, p, q, first + k, rows, id, pair, steps, x_rows, z_rows, copy_below, 1, GROUP, FORM, SHARED,
                 BATCHED, TRANSPOSED, LAYOUT, ALIGN, P_ALIGN, SPLIT,

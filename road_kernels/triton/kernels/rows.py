@@ -12,7 +12,7 @@ def divide(n, factor, shift):
 
 @triton.jit
 def row_offsets(row, rows, SPLIT: tl.constexpr, ALIGN: tl.constexpr):
-    """Where rows start, in elements. rows: layout.Rows.integers(ALIGN); SPLIT: with two strides, otherwise one.
+    """Where rows, a tile or one, start in elements. rows: Rows.integers(ALIGN); SPLIT: with two strides, otherwise one.
 
     Strides come in units of ALIGN elements, so that the compiler knows what it may load at once. The hint is for it not
     to find more, in even rows: lanes would then have other elements of those, and exchange them through shared memory.
@@ -20,7 +20,18 @@ def row_offsets(row, rows, SPLIT: tl.constexpr, ALIGN: tl.constexpr):
     offset = row * rows[0]
     if SPLIT:
         offset += divide(row, rows[2], rows[3]) * rows[1]
-    return tl.multiple_of(offset, [1, 1, 1]) * ALIGN
+    if row.type.is_block():
+        offset = tl.multiple_of(offset, [1, 1, 1])
+    return offset * ALIGN
+
+
+@triton.jit
+def runs_of_program(ROW_RUNS: tl.constexpr, RUNS: tl.constexpr):
+    """(row, run in the row), [1, RUNS, 1], of a program that takes the RUNS runs after those of the program before."""
+    start = tl.program_id(0).to(tl.int64) * RUNS
+    first = start // ROW_RUNS
+    run = (start - first * ROW_RUNS).to(tl.int32) + tl.arange(0, RUNS)[None, :, None]
+    return first + run // ROW_RUNS, run % ROW_RUNS
 
 
 @triton.jit
