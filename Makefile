@@ -10,10 +10,12 @@
 #   make matrix   builds and tests with every Python, torch, compiler and PEFT that can be had here
 #   make lint     ruff, mypy and clang-format, which `pre-commit install` runs at every commit too
 # Another Python or torch (2.11 or newer):  make test PYTHON=python3.12 TORCH='torch==2.11.0' VENV=.venv312
+# Another PEFT (0.18 or newer):             make test PEFT='peft==0.18.0', in an environment of its own
 # An environment of yours, as it is:        make test VENV=/path/to/venv TORCH=
 
 PYTHON ?= python3
-VENV ?= .venv
+PEFT ?=
+VENV ?= .venv$(addprefix -,$(subst ==,-,$(PEFT)))
 TORCH ?= torch==2.13.0
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check -q
@@ -32,7 +34,7 @@ $(VENV)/.torch:
 	touch $@
 
 $(VENV)/.tools: $(VENV)/.torch requirements-dev.txt constraints.txt
-	$(PIP) install -c constraints.txt -r requirements-dev.txt
+	$(PIP) install $(if $(PEFT),,-c constraints.txt) -r requirements-dev.txt $(addsuffix ',$(addprefix ',$(PEFT)))
 	$(if $(shell command -v nvcc),$(PIP) install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm)
 	touch $@
 

@@ -21,6 +21,7 @@ from .fused import (
 )
 from .gradients import road_tables_backward, rotate_backward, rotate_batched_backward
 from .merge import road_merge, road_unmerge, unmerge_tables
+from .road_lora import road_lora_apply, road_lora_apply_batched, road_lora_merge
 from .rotate import road_apply, road_apply_batched, rotate, rotate_batched
 from .tables import expand_tables, invert_tables, road_tables
 
@@ -33,6 +34,9 @@ __all__ = [
     "road_4_parameters",
     "road_apply",
     "road_apply_batched",
+    "road_lora_apply",
+    "road_lora_apply_batched",
+    "road_lora_merge",
     "road_merge",
     "road_tables",
     "road_tables_backward",

@@ -6,7 +6,7 @@ Tables (r1, r2) are of full width [..., D], or compact [..., D/2] where both row
 import torch
 from torch import Tensor
 
-from .tables import arithmetic_dtype, determinants, expand_tables, invert_tables, row_norms, swap_pairs
+from .tables import arithmetic_dtype, determinants, expand_tables, has_values, invert_tables, row_norms, swap_pairs
 
 Tables = tuple[Tensor, Tensor]
 
@@ -40,7 +40,7 @@ def inverse_or_refuse(tables: Tables, dim: int, group_size: int, epsilon: float,
     compact = r1.shape[-1] != dim  # both rows of a pair are then of the same length, and never parallel
     det = r1 * r1 + r2 * r2 if compact else determinants(r1, r2, group_size)
     norms = det if compact else row_norms(r1, r2, group_size)
-    if not det.is_meta and not (regular := det.abs() > epsilon * norms).all():  # a NaN is refused too
+    if has_values(det) and not (regular := det.abs() > epsilon * norms).all():  # a NaN is refused too
         *adapter, i = regular.logical_not().nonzero()[0].tolist()
         value = det[(*adapter, i)].item()
         if compact:

@@ -4,6 +4,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import is_fake
 
 
 def arithmetic_dtype(*tensors: Tensor) -> torch.dtype:
@@ -78,3 +79,8 @@ def invert_tables(r1: Tensor, r2: Tensor, group_size: int) -> tuple[Tensor, Tens
     det = determinants(r1, r2, group_size)
     det = torch.where(det == 0, 1, det)
     return swap_pairs(r1, group_size) / det, -r2 / det
+
+
+def has_values(t: Tensor) -> bool:
+    """Not of tensors that stand for others, while a program is traced: nothing can be refused then."""
+    return not (t.is_meta or is_fake(t) or torch.compiler.is_compiling())

@@ -36,7 +36,9 @@ struct Rotate : torch::autograd::Function<Rotate> {
   static constexpr bool is_traceable = true;
 
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& p, const Tensor& q,
-                        const OptionalTensor& adapter_ids, std::string_view form, int64_t group_size, bool inplace) {
+                        const OptionalTensor& adapter_ids, std::string_view form, int64_t group_size, bool inplace,
+                        AutogradContext** context) {
+    *context = ctx;
     const bool need_p = p.requires_grad(), need_q = q.requires_grad();
     Tensor z = x;
     if (inplace) {
@@ -72,7 +74,7 @@ struct Rotate : torch::autograd::Function<Rotate> {
                                                      from_output, mask)
                             : rotate_backward_below(grads[0], kept, saved[1], saved[2], adapter_ids, form, group_size,
                                                     from_output, mask);
-    return {gx, gp, gq, Tensor(), Tensor(), Tensor(), Tensor()};
+    return {gx, gp, gq, Tensor(), Tensor(), Tensor(), Tensor(), Tensor()};
   }
 };
 
@@ -80,7 +82,11 @@ struct Rotate : torch::autograd::Function<Rotate> {
 
 Tensor rotate_recorded(const Tensor& x, const Tensor& p, const Tensor& q, const OptionalTensor& adapter_ids,
                        std::string_view form, int64_t group_size, bool inplace) {
-  return Rotate::apply(x, p, q, adapter_ids, form, group_size, inplace);
+  AutogradContext* context = nullptr;
+  Tensor z = Rotate::apply(x, p, q, adapter_ids, form, group_size, inplace, &context);
+  // Of use while the node was made only, and compiled autograd asserts that there is none.
+  if (inplace) context->mark_dirty({});
+  return z;
 }
 
 Tensor rotate_below(const Tensor& x, const Tensor& p, const Tensor& q, const OptionalTensor& adapter_ids,

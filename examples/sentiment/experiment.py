@@ -49,15 +49,14 @@ def prepare(plan: Plan, encoder: nn.Module) -> dict[str, train.Domain]:
     return domains
 
 
-def choose_rates(plan: Plan, encoder, domains, progress) -> tuple[dict[str, float], dict, dict]:
+def choose_rates(plan: Plan, encoder, domains, methods, progress) -> tuple[dict[str, float], dict, dict]:
     """For each method the rate with the best mean validation correlation over rate_domains, with the first seed.
 
     Returns the chosen rates, all validation figures, and the runs made, by (method, domain, seed, rate).
     """
     chosen, figures, runs = {}, {}, {}
-    for method, m in METHODS.items():
-        if not m.rates:
-            continue
+    for method in methods:
+        m = METHODS[method]
         chosen[method], figures[method] = m.rates[len(m.rates) // 2], {}
         for rate in m.rates if plan.rate_domains else ():
             scores = []
@@ -72,18 +71,18 @@ def choose_rates(plan: Plan, encoder, domains, progress) -> tuple[dict[str, floa
     return chosen, figures, runs
 
 
-def compare(plan: Plan, encoder, domains, adapters: Path) -> dict[str, dict]:
+def compare(plan: Plan, encoder, domains, adapters: Path, methods=METHODS) -> dict[str, dict]:
     """Every method on every domain and seed, the methods in turn so that a busy machine slows all of them alike."""
-    trainable = [name for name, m in METHODS.items() if m.rates]
+    trainable = [name for name in methods if METHODS[name].rates]
     again = len(domains) * len(plan.seeds) - len(plan.rate_domains)  # the first seed's best run is not repeated
-    per_method = sum(len(m.rates) for m in METHODS.values()) * len(plan.rate_domains) + len(trainable) * again
-    result = {name: {"parameters": 0, "domains": {d: [] for d in domains}} for name in METHODS}
-    for name, domain in domains.items():
+    per_method = sum(len(METHODS[name].rates) for name in trainable) * len(plan.rate_domains) + len(trainable) * again
+    result = {name: {"parameters": 0, "domains": {d: [] for d in domains}} for name in methods}
+    for name, domain in domains.items() if "frozen" in methods else ():
         with torch.no_grad():
             predicted = domain.head(train.embeddings(encoder, domain.test)).squeeze(-1)
         result["frozen"]["domains"][name].append(train.quality(predicted, domain.test.ratings))
     with tqdm(total=per_method * plan.train, unit=" snippets", smoothing=0.05) as progress:
-        rates, figures, runs = choose_rates(plan, encoder, domains, progress)
+        rates, figures, runs = choose_rates(plan, encoder, domains, trainable, progress)
         runs = {key[:3]: run for key, run in runs.items() if key[3] == rates[key[0]]}
         for seed in plan.seeds:
             for name, domain in domains.items():
@@ -158,6 +157,14 @@ def serve_mixed(plan: Plan, domains: dict[str, train.Domain], adapters: Path) ->
         torch.cat([head["bias"] for head in heads]),
     )
     return serve(load_encoder, {name: adapters / name for name in domains}, requests, plan.rounds)
+
+
+def run_one(plan: Plan, method: str) -> dict:
+    """The figures of one method for a result of another run; without times, which are compared within a run only."""
+    encoder = load_encoder()
+    with road_peft.enabled(inplace=True):
+        row = compare(plan, encoder, prepare(plan, encoder), Path(), [method])[method]
+    return row | {"seconds": None, "peak_mib": None}
 
 
 def run(plan: Plan, adapters: Path) -> dict:

@@ -12,14 +12,17 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging
 
+from .road_lora import RoadLoraConfig
+
 WIDTH = 384
 MAX_TOKENS = 64  # 95 % of the snippets have at most 46
 
 
 @dataclass(frozen=True)
 class Method:
-    config: PeftConfig | None  # None: nothing but the head is trained
+    config: PeftConfig | RoadLoraConfig | None  # None: nothing but the head is trained
     rates: tuple[float, ...]  # learning rates to choose from, on the validation part
+    road_factor: float = 1  # angles and scales learn so many times as fast as the rest
 
 
 def road(variant: str) -> Method:
@@ -32,6 +35,8 @@ METHODS = {
     "RoAd2": road("road_2"),
     "RoAd4": road("road_4"),
     "LoRA": Method(LoraConfig(r=8, lora_alpha=16, target_modules="all-linear"), (1e-3, 3e-3, 1e-2)),
+    # No more parameters than LoRA. RoAd's chosen rate is ten times LoRA's.
+    "RoAd1 + LoRA": Method(RoadLoraConfig(rank=7), (1e-3, 3e-3, 1e-2), road_factor=10),
     "IA3": Method(
         IA3Config(target_modules=["key", "value", "dense"], feedforward_modules=["dense"]), (1e-2, 3e-2, 1e-1)
     ),

@@ -8,6 +8,7 @@ from examples.reporting import mean_and_spread, show
 
 from .train import BATCH
 
+COLOURS = ["#9a9a9a", "#08519c", "#3182bd", "#9ecae1", "#e6550d", "#756bb1", "#31a354"]
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -28,7 +29,8 @@ def cost_table(result: dict) -> str:
             rows.append([name, "0", "", "", ""])
             continue
         peak = "" if m["peak_mib"] is None else f"{m['peak_mib']:.0f}"
-        rows.append([name, f"{m['parameters']:,}", f"{m['seconds']:.1f}", peak, f"{m['rate']:g}"])
+        seconds = "" if m["seconds"] is None else f"{m['seconds']:.1f}"
+        rows.append([name, f"{m['parameters']:,}", seconds, peak, f"{m['rate']:g}"])
     return markdown(["", "parameters", "seconds", "peak MiB", "learning rate"], rows)
 
 
@@ -79,7 +81,7 @@ def text(result: dict) -> str:
             quality_table(result, "sign"),
             "",
             f"Cost of one run of {train} snippets: adapter parameters (the head has 385 more), median seconds and the "
-            f"highest rise of the process's resident memory. Learning rate: {rates}.",
+            f"highest rise of the process's resident memory. Learning rate: {rates}.{_later(result)}",
             "",
             cost_table(result),
             "",
@@ -97,6 +99,11 @@ def text(result: dict) -> str:
     )
 
 
+def _later(result: dict) -> str:
+    names = " and ".join(name for name, m in result["methods"].items() if m["parameters"] and m["seconds"] is None)
+    return f" {names} ran later, with the same seeds and data, on a machine too busy to time it." if names else ""
+
+
 def plot(result: dict, path: Path) -> None:
     import matplotlib
 
@@ -104,7 +111,7 @@ def plot(result: dict, path: Path) -> None:
     from matplotlib import pyplot as plt
 
     methods, domains = result["methods"], list(result["sizes"])
-    colours = dict(zip(methods, ["#9a9a9a", "#08519c", "#3182bd", "#9ecae1", "#e6550d", "#31a354"], strict=True))
+    colours = dict(zip(methods, COLOURS, strict=False))
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), width_ratios=(2, 1), layout="constrained")
     for k, (name, m) in enumerate(methods.items()):
         at = [d + 0.13 * (k - (len(methods) - 1) / 2) for d in range(len(domains))]

@@ -10,8 +10,10 @@ from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state
 from scipy import stats
 from torch import Tensor, nn
 
+from . import road_lora
 from .memory import PeakMemory
 from .model import WIDTH, Method, Texts, embed
+from .road_lora import RoadLoraConfig
 
 BATCH = 16
 HEAD_RATE = 1e-3
@@ -97,6 +99,15 @@ def adapted(encoder: nn.Module, method: Method, seed: int = 0, state: dict[str, 
         yield encoder
         return
     torch.manual_seed(seed)  # LoRA starts from random numbers
+    if isinstance(method.config, RoadLoraConfig):
+        road_lora.wrap(encoder, method.config)
+        if state is not None:
+            encoder.load_state_dict(state, strict=False)
+        try:
+            yield encoder.eval()
+        finally:
+            road_lora.unwrap(encoder)
+        return
     model = get_peft_model(encoder, copy.deepcopy(method.config))
     if state is not None:
         set_peft_model_state_dict(model, state)
@@ -118,7 +129,12 @@ def finetune(encoder: nn.Module, method: Method, domain: Domain, rate: float, se
     warmup = max(1, len(batches) // 10)
     with adapted(encoder, method, seed) as model:
         adapter = [p for p in model.parameters() if p.requires_grad]
-        optimizer = torch.optim.Adam([{"params": adapter, "lr": rate}, {"params": head.parameters(), "lr": HEAD_RATE}])
+        groups = [{"params": head.parameters(), "lr": HEAD_RATE}]
+        for name, p in model.named_parameters():
+            if p.requires_grad:
+                faster = method.road_factor if name.endswith((".theta", ".alpha")) else 1
+                groups.append({"params": [p], "lr": rate * faster})
+        optimizer = torch.optim.Adam(groups)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda k: min((k + 1) / warmup, (len(batches) - k) / max(1, len(batches) - warmup))
         )
@@ -138,7 +154,9 @@ def finetune(encoder: nn.Module, method: Method, domain: Domain, rate: float, se
                 if progress is not None:
                     progress.update(len(rows))
             seconds = time.perf_counter() - start
-        state = {name: p.detach().clone() for name, p in get_peft_model_state_dict(model).items()}
+        road_and_lora = isinstance(method.config, RoadLoraConfig)
+        state = road_lora.state_of(model) if road_and_lora else get_peft_model_state_dict(model)
+        state = {name: p.detach().clone() for name, p in state.items()}
     return Trained(state, head, sum(p.numel() for p in adapter), seconds, memory.peak_mib)
 
 

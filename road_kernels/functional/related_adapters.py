@@ -78,8 +78,9 @@ def butterfly(
     if alpha is not None and alpha.shape != theta.shape:
         raise ValueError(f"alpha must have the shape of theta, {list(theta.shape)}, got {list(alpha.shape)}")
     scales = torch.ones_like(theta[:1]).expand_as(theta) if alpha is None else alpha
-    # Stages after the first may overwrite their input, unless autograd needs it.
-    inplace = not torch.is_grad_enabled()
+    # Stages after the first may overwrite their input, unless autograd needs it. torch.jit.trace checks, without
+    # autograd, that it has recorded the same ops.
+    inplace = not (torch.is_grad_enabled() or torch.jit.is_tracing())
     for stage, (angle, scale) in enumerate(zip(theta, scales, strict=True)):
         options = {"group_size": 2 ** (stage + 1), "inplace": inplace and stage > 0, "backend": backend}
         if adapter_ids is None:

@@ -93,7 +93,8 @@ def road_apply_batched(
         The rest as in road_apply.
 
     Raises:
-        IndexError: an id outside -1 .. A-1 (on a GPU: a device-side assertion). Never a read outside the bank.
+        IndexError: an id outside -1 .. A-1. Never a read outside the bank. On a GPU it is a device-side assertion, and
+            where torch.compile has made the kernel, which it does without a compiled backend, a RuntimeError.
         The rest as in road_apply.
     """
     if _is_dynamo_tracing():

@@ -4,6 +4,7 @@ from typing import NoReturn
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import is_fake
 
 from .extension import EXTENSION
 
@@ -43,7 +44,7 @@ def refuse_shared(name: str) -> NoReturn:
 
 def shares_memory(a: Tensor, b: Tensor) -> bool:
     """Whether the bytes from a's first element to its last and those of b overlap."""
-    if a.numel() == 0 or b.numel() == 0 or a.untyped_storage().data_ptr() != b.untyped_storage().data_ptr():
+    if a.numel() == 0 or b.numel() == 0 or not _share_storage(a, b):
         return False
 
     def span(t):
@@ -53,6 +54,14 @@ def shares_memory(a: Tensor, b: Tensor) -> bool:
 
     (a_first, a_end), (b_first, b_end) = span(a), span(b)
     return a_first < b_end and b_first < a_end
+
+
+def _share_storage(a: Tensor, b: Tensor) -> bool:
+    if torch._C._is_alias_of(a, b):
+        return True
+    if a.is_meta or b.is_meta or is_fake(a) or is_fake(b):  # which have no addresses, or all the same
+        return False
+    return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()  # two views of NumPy's memory, for instance
 
 
 def _may_overlap_itself(x: Tensor) -> bool:

@@ -14,9 +14,28 @@ def needs_formula() -> bool:
     return _functorch_active() or forward_ad._current_level >= 0
 
 
+def is_transformed() -> bool:
+    """Whether a tensor made now belongs to a tool that transforms or records the program, and means nothing outside it:
+    torch.func and vmap, torch.compile and torch.export, torch.jit.trace, and modes as FakeTensorMode or make_fx's.
+    """
+    return (
+        _functorch_active()
+        or torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._get_tracing_state() is not None
+    )
+
+
 def divides_in_place(form: str, need_p: bool, need_q: bool) -> bool:
     """Whether a backward from the output divides by a determinant (road_1: by alpha, for its own gradient only)."""
     return need_q or (need_p and form != "road_1")
+
+
+def backend_of_backward(backend, formula=formula):
+    """Gradients that can be differentiated again, or traced by compiled autograd, or the backend's own."""
+    if torch.is_grad_enabled():  # create_graph=True
+        return formula
+    return schemas if torch.compiler.is_compiling() else backend
 
 
 # forward(ctx, ...) and not setup_context: 6 us a call instead of 21.
@@ -40,13 +59,49 @@ class Rotate(torch.autograd.Function):
     def backward(ctx, grad):
         saved, p, q, adapter_ids = ctx.saved_tensors
         form, group_size, from_output, backend = ctx.call
-        if torch.is_grad_enabled():  # create_graph=True: gradients that can be differentiated again
-            backend = formula
+        backend = backend_of_backward(backend)
         saved = grad if saved is None else saved  # only gx is needed, which does not read it
         grads = backend.rotate_backward(
             grad, saved, p, q, adapter_ids, form, group_size, from_output, list(ctx.needs_input_grad[:3])
         )
         return *grads, None, None, None, None, None
+
+
+class RotateAndAdd(torch.autograd.Function):
+    """RoAd + LoRA over h: h rotated, then ``scaling`` low @ b^T added to it, low [N, r] and b [D, r] in h's dtype.
+
+    Saves low, b and the result, from which the backward takes the product of rank r away again.
+    """
+
+    @staticmethod
+    def forward(ctx, h, theta, alpha, low, b, scaling, form, group_size, backend):
+        _, need_theta, need_alpha = ctx.needs_input_grad[:3]
+        backend.rotate_(h, theta, alpha, None, form, group_size, divides_in_place(form, need_theta, need_alpha))
+        try:
+            h.view(-1, h.shape[-1]).addmm_(low, b.t(), alpha=scaling)
+        except RuntimeError:  # a slice whose rows lie at no one distance
+            h.add_((low @ b.t()).view(h.shape), alpha=scaling)
+        ctx.mark_dirty(h)
+        ctx.save_for_backward(h if need_theta or need_alpha else None, theta, alpha, low, b)
+        ctx.call = scaling, form, group_size, backend
+        return h
+
+    @staticmethod
+    def backward(ctx, grad):
+        z, theta, alpha, low, b = ctx.saved_tensors
+        scaling, form, group_size, backend = ctx.call
+        backend = backend_of_backward(backend)
+        matrix = grad.reshape(-1, grad.shape[-1])
+        rotated = grad  # only gh is needed, which does not read it
+        if z is not None:
+            rotated = torch.addmm(z.reshape(matrix.shape), low, b.t(), alpha=-scaling).view(grad.shape)
+        mask = list(ctx.needs_input_grad[:3])
+        grads = (None,) * 3
+        if any(mask):
+            grads = backend.rotate_backward(grad, rotated, theta, alpha, None, form, group_size, True, mask)
+        grad_low = scaling * (matrix @ b) if ctx.needs_input_grad[3] else None
+        grad_b = scaling * (matrix.t() @ low) if ctx.needs_input_grad[4] else None
+        return *grads, grad_low, grad_b, None, None, None, None
 
 
 class Tables(torch.autograd.Function):

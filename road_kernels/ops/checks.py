@@ -84,20 +84,20 @@ def _check_pair(x: Tensor, p, q, form: str, dim: int, batched: bool, of: str) ->
         raise ValueError(f"{names[1]} must have the shape of {names[0]}, {list(p.shape)}, got {list(q.shape)}")
 
 
-def _check_ids(x: Tensor, adapter_ids, of: str) -> None:
+def check_ids(x: Tensor, adapter_ids, name: str = "adapter_ids", of: str = "x") -> None:
     """Type, device and shape. The values are checked by the backend: on a GPU reading them here would synchronise."""
     if not isinstance(adapter_ids, Tensor):
-        raise TypeError(f"adapter_ids must be a torch.Tensor, got {type(adapter_ids).__name__}")
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(adapter_ids).__name__}")
     if adapter_ids.dtype not in INTEGERS:
-        raise TypeError(f"adapter_ids must be int32 or int64, got {adapter_ids.dtype}")
+        raise TypeError(f"{name} must be int32 or int64, got {adapter_ids.dtype}")
     if adapter_ids.layout is not torch.strided:
-        raise TypeError(f"adapter_ids must be a dense (strided) tensor, got {adapter_ids.layout}")
+        raise TypeError(f"{name} must be a dense (strided) tensor, got {adapter_ids.layout}")
     if adapter_ids.device != x.device:
-        raise ValueError(f"adapter_ids must be on the device of {of} ({x.device}), got {adapter_ids.device}")
+        raise ValueError(f"{name} must be on the device of {of} ({x.device}), got {adapter_ids.device}")
     leading = x.shape[:-1]
     if adapter_ids.dim() > len(leading) or adapter_ids.shape != leading[: adapter_ids.dim()]:
         raise ValueError(
-            f"the shape of adapter_ids must be a prefix of {list(leading)} ({of} without its last dimension), "
+            f"the shape of {name} must be a prefix of {list(leading)} ({of} without its last dimension), "
             f"got {list(adapter_ids.shape)}"
         )
 
@@ -110,7 +110,7 @@ def check_arguments(x, p, q, adapter_ids, form: str, group_size, batched: bool |
         raise ValueError(f"form must be 'road_1', 'road_2', 'road_4' or 'table', got {form!r}")
     _check_pair(x, p, q, form, dim, batched, name)
     if batched:
-        _check_ids(x, adapter_ids, name)
+        check_ids(x, adapter_ids, of=name)
 
 
 def _decided_in_cpp(x, p, q, adapter_ids, form, group_size, batched: bool) -> bool:
@@ -150,11 +150,29 @@ def check_tables_batched(x, r1, r2, adapter_ids, group_size) -> None:
         check_arguments(x, r1, r2, adapter_ids, "table", group_size, batched=True)
 
 
-def refuse_id(id: int, position: int, adapters: int) -> NoReturn:
+def refuse_id(id: int, position: int, adapters: int, name: str = "adapter_ids") -> NoReturn:
     raise IndexError(
-        f"adapter_ids holds {id} (flat position {position}), but must hold -1 (no adapter) or the index of one of the "
+        f"{name} holds {id} (flat position {position}), but must hold -1 (no adapter) or the index of one of the "
         f"bank's {adapters} adapters"
     )
+
+
+def check_id_values(adapter_ids: Tensor, adapters: int, name: str = "adapter_ids") -> None:
+    """Raises IndexError for an id outside -1 .. adapters - 1, where values can be read without waiting for a device.
+
+    Under torch.func transforms and vmap, whose own error would be a RuntimeError, they are those of the tensor inside.
+    Where the program is traced there are none.
+    """
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() or torch.jit.is_tracing():
+        return
+    while torch._C._functorch.is_functorch_wrapped_tensor(adapter_ids):
+        adapter_ids = torch._C._functorch.get_unwrapped(adapter_ids)
+    if not adapter_ids.is_cpu or type(adapter_ids) is not Tensor:
+        return
+    outside = (adapter_ids < -1) | (adapter_ids >= adapters)
+    if outside.any():
+        position = outside.flatten().nonzero()[0].item()
+        refuse_id(adapter_ids.flatten()[position].item(), position, adapters, name)
 
 
 def refuse_singular(adapter: int | None, i: int, j: int, determinant: float) -> NoReturn:

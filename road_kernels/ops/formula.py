@@ -17,9 +17,9 @@ from ..python_fallback import rotate as _rotate
 from ..python_fallback import rotate_backward as _rotate_backward
 from ..python_fallback import rotate_batched as _rotate_batched
 from ..python_fallback import rotate_batched_backward as _rotate_batched_backward
-from ..python_fallback.tables import arithmetic_dtype, determinants, row_norms
+from ..python_fallback.tables import arithmetic_dtype, determinants, has_values, row_norms
 from .aliasing import check_not_shared
-from .checks import refuse_singular
+from .checks import check_id_values, refuse_singular
 from .schemas import is_transposed
 
 
@@ -28,6 +28,8 @@ def _tables(x: Tensor, p: Tensor, q: Tensor, form: str, group_size: int) -> tupl
 
 
 def rotate(x, p, q, adapter_ids, form, group_size, overlap=False):
+    if adapter_ids is not None:
+        check_id_values(adapter_ids, p.shape[0])
     r1, r2 = _tables(x, p, q, form, group_size)
     z = _rotate(x, r1, r2, group_size) if adapter_ids is None else _rotate_batched(x, r1, r2, adapter_ids, group_size)
     return z.contiguous()
@@ -100,7 +102,7 @@ def check_invertible_blocks(x, p, q, adapter_ids, form, group_size):
         # -1 is the last, extra entry. Assigning True by index would copy it to the device, and synchronise.
         used.index_fill_(0, adapter_ids.flatten().long(), True)
         singular = singular & used[:-1, None]
-    if x.numel() == 0:
+    if x.numel() == 0 or not has_values(singular):
         return
     if x.is_cuda:
         torch._assert_async(~singular.any(), "inplace=True recovers the input from the output, but a block is singular")

@@ -7,8 +7,8 @@ PyTorch, and that of RoPE as a rotation with the positions for ids; the rotation
 import torch
 
 from ..python_fallback import add_rms_norm_backward
-from . import formula, fused_formula, schemas
-from .autograd import BelowAutograd, below, needs_formula, wants_grad
+from . import fused_formula, schemas
+from .autograd import BelowAutograd, backend_of_backward, below, needs_formula, wants_grad
 
 
 class RotateSiluMul(torch.autograd.Function):
@@ -23,16 +23,14 @@ class RotateSiluMul(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         group_size, backend = ctx.call
-        if torch.is_grad_enabled():  # create_graph=True: gradients that can be differentiated again
-            backend = fused_formula
+        backend = backend_of_backward(backend, fused_formula)
         mask = list(ctx.needs_input_grad[:3])
         return *backend.rotate_silu_mul_backward(grad, *ctx.saved_tensors, group_size, mask), None, None, None
 
 
 def _rotation_gradients(gh, x, r1, r2, adapter_ids, group_size, backend, mask):
     """Those of x, r1 and r2 from that of R x. x: None if no table needs one."""
-    if torch.is_grad_enabled():
-        backend = formula
+    backend = backend_of_backward(backend)
     gh = gh.to(gh.dtype if x is None else x.dtype)
     x = gh if x is None else x
     return backend.rotate_backward(gh, x, r1, r2, adapter_ids, "table", group_size, False, mask)
@@ -118,8 +116,7 @@ def _unrotate_rope(grad, positions, cos_sin_cache, heads, is_neox, backend):
     by_head = grad.reshape(*grad.shape[:-1], num_heads + 2 * num_kv_heads, head_dim)
     qk = by_head[..., : num_heads + num_kv_heads, :rotary_dim]
     ids = positions.expand(grad.shape[:-1])
-    if torch.is_grad_enabled():
-        backend = formula
+    backend = backend_of_backward(backend)
     mask = [True, False, False]
     turned, _, _ = backend.rotate_backward(qk, qk, cos, sin, ids, "table", rotary_dim if is_neox else 2, False, mask)
     qk = torch.cat((turned, by_head[..., : num_heads + num_kv_heads, rotary_dim:]), dim=-1)

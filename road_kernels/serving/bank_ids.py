@@ -31,12 +31,7 @@ def of_slots(slots: Tensor, filled: Tensor, out: Tensor | None) -> Tensor:
     if out is not None and out.shape != slots.shape:
         raise ValueError(f"out must have the shape of slots, {list(slots.shape)}, got {list(out.shape)}")
     capacity = len(filled)
-    if filled.device.type == "cpu":
-        flat = slots.reshape(-1)
-        outside = ((flat < -1) | (flat >= capacity)).nonzero()
-        if len(outside):
-            position = int(outside[0])
-            checks.refuse_id(int(flat[position]), position, capacity)
+    checks.check_id_values(slots, capacity)
     # -1 looks at slot 0, whose answer is not used; a slot outside becomes an index outside.
     found = filled.index_select(0, bank_index(slots, capacity).reshape(-1)).view(slots.shape)
     ids = torch.where(slots == -1, -1, found)

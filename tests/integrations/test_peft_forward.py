@@ -177,6 +177,41 @@ def test_autocast_and_inference_mode():
         assert torch.equal(z, model(x))
 
 
+HOOKS = {
+    "full backward hook": lambda base: base.register_full_backward_hook(lambda *_: None),
+    "full backward pre-hook": lambda base: base.register_full_backward_pre_hook(lambda *_: None),
+    "hook of all modules": lambda base: torch.nn.modules.module.register_module_full_backward_hook(lambda *_: None),
+}
+
+
+@pytest.mark.parametrize("names", [None, ["A", "A", "__base__"]], ids=["active", "mixed"])
+@pytest.mark.parametrize("kind", HOOKS)
+def test_in_place_under_backward_hooks(kind, names):
+    """They make the output of the base layer a view that autograd lets nobody write."""
+    model = make_model().eval()
+    gz, x = make_x(3, 128), make_x(3, 16)
+    call = {} if names is None else {"adapter_names": names}
+    with road_peft.enabled():
+        model(x, **call).backward(gz)
+    want = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    model.zero_grad()
+    handle = HOOKS[kind](first(model).base_layer)
+    with road_peft.enabled(inplace=True):
+        model(x, **call).backward(gz)
+    handle.remove()
+    got = [p.grad for p in model.parameters() if p.grad is not None]
+    for g, w in zip(got, want, strict=True):
+        torch.testing.assert_close(g, w, rtol=1e-4, atol=1e-5)
+
+
+def test_in_place_with_an_op_in_place_behind_it_is_autograds_error():
+    layer = first(make_model())
+    with road_peft.enabled(inplace=True):
+        z = torch.nn.functional.relu(layer(make_x(3, 16)), inplace=True)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            z.sum().backward()
+
+
 def test_in_place_writes_over_the_output_of_the_base_layer():
     model = make_model(dtype=torch.bfloat16)
     layer, x = first(model), make_x(1000, 16, dtype=torch.bfloat16)

@@ -3,36 +3,19 @@
 import copy
 import filecmp
 
+import peft
 import pytest
 import torch
-from peft import PeftModel, RoadConfig, get_peft_model
+import transformers.integrations.peft
+from packaging.version import Version
+from peft import PeftModel, get_peft_model
 from support.backends import DEVICE
 from support.peft_models import first, layers, randomize
-from transformers import LlamaConfig, LlamaForCausalLM
+from support.tiny_llama import adapter, tiny_llama
 
 from road_kernels.integrations import peft as road_peft
 
-TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 NAMES = ["A", "__base__", "B", "C", "A"]
-
-
-def adapter(variant, group_size) -> RoadConfig:
-    return RoadConfig(variant=variant, group_size=group_size, target_modules=TARGETS, task_type="CAUSAL_LM")
-
-
-def tiny_llama(dtype=torch.float32):
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        initializer_range=0.2,
-        eos_token_id=None,
-    )
-    return LlamaForCausalLM(config).to(dtype)
 
 
 def with_adapters(dtype=torch.float32):
@@ -187,3 +170,24 @@ def test_an_adapter_deleted_and_another_added_under_its_name(prompts):
         alone = model(prompts).logits
     torch.testing.assert_close(after[2], alone[2], rtol=1e-5, atol=1e-5)
     assert not torch.allclose(after[2], before[2], atol=1e-2)
+
+
+def test_adapters_that_transformers_adds(prompts, tmp_path, monkeypatch):
+    """model.add_adapter and load_adapter, without a PeftModel. They ask for PEFT 0.22, which 0.21 is near enough to."""
+    if Version(peft.__version__) < Version("0.21"):
+        pytest.skip("transformers' own integration asks for PEFT 0.22")
+    monkeypatch.setattr(transformers.integrations.peft, "check_peft_version", lambda **_: None)
+    model = tiny_llama().eval()
+    for name, config in (("A", adapter("road_1", 16)), ("B", adapter("road_4", 2))):
+        model.add_adapter(config, name)
+    randomize(model)
+    model.set_adapter("B")
+    want = model(prompts).logits
+    model.save_pretrained(tmp_path)
+    with road_peft.enabled():
+        torch.testing.assert_close(model(prompts).logits, want, rtol=1e-4, atol=1e-4)
+        loaded = tiny_llama().eval()
+        loaded.load_adapter(tmp_path, adapter_name="B")
+        torch.testing.assert_close(loaded(prompts).logits, want, rtol=1e-4, atol=1e-4)
+        loaded.disable_adapters()
+        assert torch.equal(loaded(prompts).logits, tiny_llama().eval()(prompts).logits)

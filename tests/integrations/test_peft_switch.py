@@ -1,5 +1,6 @@
 """enable, disable and enabled: what they replace in PEFT, and that they restore it."""
 
+import contextlib
 import copy
 import io
 import pickle
@@ -8,12 +9,15 @@ import sys
 
 import pytest
 import torch
+from peft.tuners.road import RoadModel
 from peft.tuners.road import layer as peft_road
+from peft.utils.other import AuxiliaryTrainingWrapper as HEAD
 from support.peft_models import first, layers, make_model, randomize
 from support.problems import make_x
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from road_kernels.integrations import peft as road_peft
-from road_kernels.integrations.peft import _options, _switch, _versions
+from road_kernels.integrations.peft import _model_call, _options, _switch, _versions
 
 THEIRS = {
     (owner, name): vars(owner)[name]
@@ -21,9 +25,13 @@ THEIRS = {
         (peft_road.Linear, ("forward", "_mixed_batch_forward", "merge", "unmerge", "__init__")),
         (peft_road.RoadLayer, ("update_layer", "reset_parameters", "__init__")),
         (peft_road, ("_apply_road", "_get_delta_weight", "_prepare_cols", "RoadLayer", "Linear")),
+        (RoadModel, ("_enable_peft_forward_hooks", "_create_and_replace", "inject_adapter")),
+        (HEAD, ("_mixed_batch_forward", "_check_forward_args", "__init__")),
     )
     for name in names
+    if name in vars(owner)
 }
+HEAD_FORWARD = vars(HEAD)["forward"]
 
 
 def replaced() -> set[str]:
@@ -35,12 +43,22 @@ def _off():
     yield
     road_peft.disable()
     assert not replaced()
+    assert vars(HEAD)["forward"] is HEAD_FORWARD
+    assert not any(hasattr(owner, _model_call.NAMES) for owner in (peft_road.RoadLayer, HEAD))
 
 
 def test_what_is_replaced():
     assert not replaced()
     road_peft.enable()
-    assert replaced() == {"forward", "_mixed_batch_forward", "merge", "unmerge", "_apply_road"}
+    assert replaced() == {
+        "forward",
+        "_mixed_batch_forward",
+        "merge",
+        "unmerge",
+        "_apply_road",
+        "_enable_peft_forward_hooks",
+    }
+    assert vars(HEAD)["forward"] is not HEAD_FORWARD
     for name in ("forward", "merge", "unmerge"):
         ours, theirs = vars(peft_road.Linear)[name], THEIRS[peft_road.Linear, name]
         assert (ours.__name__, ours.__qualname__, ours.__doc__) == (name, theirs.__qualname__, theirs.__doc__)
@@ -174,6 +192,48 @@ def test_an_unknown_peft_is_refused_in_one_sentence(monkeypatch, what):
     assert replaced() == before
     assert not road_peft.is_enabled() and not _switch._replaced
     monkeypatch.undo()
+
+
+@pytest.mark.parametrize("change", ["model", "head"])
+def test_what_a_peft_lacks_is_named(monkeypatch, change):
+    owner, name = (RoadModel, "_enable_peft_forward_hooks") if change == "model" else (HEAD, "_mixed_batch_forward")
+    monkeypatch.delattr(owner, name)
+    with pytest.raises(ImportError, match=rf"{owner.__name__}\.{name}.* is missing"):
+        road_peft.enable()
+    monkeypatch.undo()
+
+
+MODES = {
+    "bfloat16": lambda: default_dtype(torch.bfloat16),
+    "float16": lambda: default_dtype(torch.float16),
+    "float64": lambda: default_dtype(torch.float64),
+    "meta": lambda: torch.device("meta"),
+    "FakeTensorMode": FakeTensorMode,
+    "inference mode": torch.inference_mode,
+    "no_grad": torch.no_grad,
+}
+
+
+@contextlib.contextmanager
+def default_dtype(dtype):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_enable_under_any_default_or_mode(mode):
+    model, x = make_model(("road_1", 64), ("road_4", 2)).eval(), make_x(3, 16)
+    with road_peft.enabled():
+        want = model(x), model(x, adapter_names=["A", "B", "__base__"])
+    with MODES[mode]():
+        road_peft.enable()
+        if mode not in ("meta", "FakeTensorMode"):
+            assert torch.equal(model(x), want[0])
+    assert torch.equal(model(x, adapter_names=["A", "B", "__base__"]), want[1])
 
 
 def run(code: str) -> subprocess.CompletedProcess:

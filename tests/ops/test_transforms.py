@@ -60,8 +60,10 @@ def test_vmap_over_adapter_ids(backend):
 @pytest.mark.asserts_on_device
 def test_vmap_over_adapter_ids_outside_the_bank(backend):
     x, (p, q), many = make_x(5, 16), make_params("road_1", 3, 16), torch.tensor([[0, 1, 2, 3, 0]])
-    with pytest.raises((IndexError, RuntimeError), match="out of bounds"):  # torch turns some into RuntimeError
-        torch.vmap(lambda ids: rk.road_apply_batched(x, p, q, ids, group_size=4, backend=backend))(many)
+    call = torch.vmap(lambda ids, x: rk.road_apply_batched(x, p, q, ids, group_size=4, backend=backend), (0, None))
+    for wrapped in (call, torch.func.functionalize(call), torch.func.jacfwd(call, argnums=1)):
+        with pytest.raises(IndexError, match=r"adapter_ids holds 3 \(flat position 3\), but must hold -1"):
+            wrapped(many, x)
 
 
 def test_autocast_changes_no_dtype(backend):

@@ -9,13 +9,14 @@ from ... import compose, road_apply, road_tables, rotate
 from ...distributed.dispatch import is_sharded
 from . import _options
 from ._mixed_batch import apply_mixed_batch
+from ._model_call import takes_batch
 from ._versions import _layer
 
 
 def base_dtype_forward(original):
     """For PEFT's Linear, which returns the dtype of its base layer's output."""
 
-    @functools.wraps(original)
+    @takes_batch(original)
     def forward(self, x, *args, **kwargs):
         if self.disable_adapters or self.merged or kwargs.get("adapter_names") is not None:
             return original(self, x, *args, **kwargs)
@@ -28,7 +29,7 @@ def base_dtype_forward(original):
 def adapter_dtype_forward(original):
     """For PEFT's bitsandbytes layers, which return the dtype of the adapter (float32 as a rule)."""
 
-    @functools.wraps(original)
+    @takes_batch(original)
     def forward(self, x, *args, **kwargs):
         adapter_names = kwargs.pop("adapter_names", None)
         if adapter_names is not None:

@@ -8,7 +8,7 @@ from torch import Tensor
 from ... import road_apply_batched
 from ...distributed.dispatch import is_sharded, made_whole, replicated
 from . import _options
-from ._batch_plan import Run, plan
+from ._batch_plan import Batch, Run, batch_of, runs
 
 
 def mixed_batch_forward(original):
@@ -27,12 +27,12 @@ def apply_mixed_batch(layer, result: Tensor, adapter_names: list[str]) -> Tensor
 
     Written over ``result`` where no gradient is recorded, as PEFT does.
     """
-    for run in plan(layer, adapter_names, result.device):
+    for run in _runs(layer, adapter_names, result.device):
         ids, sharded = run.ids, type(result) is not Tensor and is_sharded(result)
         theta, alpha = stack(layer, run, sharded)
         if sharded:
             ids = replicated(ids, result)
-        recorded = torch.is_grad_enabled() and (result.requires_grad or theta.requires_grad)
+        recorded = (torch.is_grad_enabled() and (result.requires_grad or theta.requires_grad)) or torch.jit.is_tracing()
         result = road_apply_batched(
             result,
             theta,
@@ -43,6 +43,15 @@ def apply_mixed_batch(layer, result: Tensor, adapter_names: list[str]) -> Tensor
             inplace=_options.may_write(result) or (not recorded and result.is_contiguous()),
         )
     return result
+
+
+def _runs(layer, names: list[str], device: torch.device) -> list[Run]:
+    if torch.compiler.is_dynamo_compiling():
+        # Names that are no input of the graph are constants of it.
+        return names.every if isinstance(names, Batch) else runs(layer, dict.fromkeys(names), names, device)
+    if not isinstance(names, Batch) or names.device != device:
+        names = batch_of(layer, list(names), device)
+    return names.used
 
 
 # variant -> how many of the two slots of a parameter, and of the two rows of a pair, have values of their own.

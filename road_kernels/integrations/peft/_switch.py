@@ -9,6 +9,7 @@ from ._forward import adapter_dtype_forward, base_dtype_forward, formula
 from ._matrix import delta_weight
 from ._merge import linear_merge, linear_unmerge, quantized_merge, quantized_unmerge
 from ._mixed_batch import mixed_batch_forward
+from ._model_call import NAMES, head_forward, model_call
 
 _LINEAR = {
     "forward": base_dtype_forward,
@@ -17,12 +18,16 @@ _LINEAR = {
     "unmerge": linear_unmerge,
 }
 _QUANTIZED = {"forward": adapter_dtype_forward, "merge": quantized_merge, "unmerge": quantized_unmerge}
+_LAYER = {NAMES: lambda original: None}
+_MODEL = {"_enable_peft_forward_hooks": model_call}
+_HEAD = {"forward": head_forward, **_LAYER}
 # The formula too: an instance whose forward was wrapped before enable() keeps PEFT's method, which calls it.
 _LINEAR_MODULE = {"_apply_road": formula}
 _QUANTIZED_MODULE = {"_apply_road": formula, "_get_delta_weight": delta_weight}
 
 _lock = threading.RLock()
 _replaced: list[tuple[object, str, object, object]] = []  # owner, name, PEFT's, ours
+_NONE = object()  # PEFT has no attribute of this name
 
 
 def enable(*, inplace: bool = False) -> None:
@@ -32,7 +37,10 @@ def enable(*, inplace: bool = False) -> None:
         inplace: overwrite the output of the base layer instead of writing new memory, and merge into the memory of the
             weights. Saves a buffer per layer and, in training, all that the rotation would save (see road_apply on the
             effect on gradients). Only where nothing else uses those tensors: no forward hook that keeps the base
-            layer's output, no state_dict taken before a merge and used after it.
+            layer's output, no state_dict taken before a merge and used after it, and in training no op in place behind
+            the layer, as ReLU(inplace=True): the backward pass reads the layer's output, and autograd's RuntimeError
+            says that it was modified. Outputs of base layers with a full backward hook, which autograd lets nobody
+            write, are not overwritten, nor are those that torch.compile or torch.jit trace.
 
     Raises:
         ImportError: RoAd layers that differ from those of the PEFT versions known here; nothing is replaced.
@@ -58,7 +66,10 @@ def disable() -> None:
                 )
         while _replaced:
             owner, name, theirs, _ = _replaced.pop()
-            setattr(owner, name, theirs)
+            if theirs is _NONE:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, theirs)
         _options.inplace = False
 
 
@@ -85,10 +96,11 @@ def is_enabled() -> bool:
 def _replace_all() -> None:
     road = _versions.find()
     plan = [(road.layer.Linear, _LINEAR), (road.layer, _LINEAR_MODULE)]
+    plan += [(road.layer.RoadLayer, _LAYER), (_versions._RoadModel, _MODEL), (_versions._Head, _HEAD)]
     if road.bnb is not None:
         plan += [(cls, _QUANTIZED) for cls in road.quantized] + [(road.bnb, _QUANTIZED_MODULE)]
     made = [
-        (owner, name, vars(owner)[name], make(vars(owner)[name]))
+        (owner, name, original := vars(owner).get(name, _NONE), make(original))
         for owner, replacements in plan
         for name, make in replacements.items()
     ]

@@ -1,0 +1,231 @@
+"""RoAd and LoRA on one linear layer, z = R h + s (x A^T) B^T: the rotation, and LoRA's second product added into it.
+
+RoAd alone has 2 to 8 parameters for two features of the output; with LoRA beside it capacity is chosen by the rank.
+"""
+
+import contextlib
+
+import torch
+from torch import Tensor
+
+from ..backends.registry import choose
+from ..distributed import dispatch as sharded
+from ..ops import aliasing, checks, lora_checks
+from ..ops.autograd import RotateAndAdd, is_transformed
+from ..python_fallback.tables import arithmetic_dtype
+from .lora_products import add_products
+from .merge import road_merge, road_unmerge
+from .rotate import road_apply, road_apply_batched
+
+
+def road_lora_apply(
+    h: Tensor,
+    x: Tensor,
+    theta: Tensor,
+    alpha: Tensor,
+    lora_a: Tensor,
+    lora_b: Tensor,
+    *,
+    scaling: float = 1.0,
+    variant: str = "road_1",
+    group_size: int = 64,
+    inplace: bool = False,
+    backend: str | None = None,
+) -> Tensor:
+    """z = R(theta, alpha) h + scaling (x lora_a^T) lora_b^T, for h the output and x the input of a linear layer.
+
+    What LoRA costs, and one rotation: lora_b's product is added into the memory that the rotation has written.
+
+    Args:
+        h: [..., D]. x: [..., in], the leading shape of h.
+        theta, alpha, variant, group_size, backend: as in road_apply.
+        lora_a: [r, in]. lora_b: [D, r]. The shapes of PEFT's lora_A.weight and lora_B.weight. All four parameters on
+            h's device, each in any of the four dtypes.
+        scaling: a number; PEFT's lora_alpha / r.
+        inplace: write z into h and return h. Training then saves h's size less: what is rotated is recovered from z by
+            a product of rank r, and rounding reaches the gradients of theta and alpha as in road_apply.
+
+    Returns:
+        z with the shape and dtype of h. R h is computed in float32 and rounded; the products are torch's in h's dtype,
+        whatever autocast says, with x and both factors cast to it, and round once more as they are added.
+
+    Gradients reach h, x and the four parameters, each in its dtype, to second order.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type, dtype, device or shape. DTensors are not taken.
+        RuntimeError, ValueError: as in road_apply.
+
+    Source: Liao & Monz, "3-in-1: 2D Rotary Adaptation", arXiv 2409.00119, which adds LoRA where RoAd alone runs out of
+    capacity.
+    """
+    checks.check_x(h, group_size, "h")
+    lora_checks.check_lora(h, x, lora_a, lora_b, scaling, batched=False)
+    _refuse_sharded(h=h, x=x, theta=theta, alpha=alpha, lora_a=lora_a, lora_b=lora_b)
+    options = {"variant": variant, "group_size": group_size, "backend": backend}
+    with _without_autocast(h):
+        a, b = lora_a.to(h.dtype), lora_b.to(h.dtype)
+        low = x.to(h.dtype).reshape(-1, x.shape[-1]) @ a.t()
+        if inplace and not is_transformed() and _records(h, theta, alpha, low, b):
+            checks.check_angles(h, theta, alpha, variant, group_size)
+            aliasing.check_inplace(h, "h")
+            aliasing.check_recorded_inplace(h)
+            return RotateAndAdd.apply(h, theta, alpha, low, b, scaling, variant, group_size, choose(backend, h.device))
+        inside = inplace and not is_transformed()
+        if inside:
+            aliasing.check_not_shared(h, x, lora_a, lora_b, name="h")  # the rest is checked by road_apply
+        z = road_apply(_kept(h, inplace and not inside), theta, alpha, inplace=inside, **options)
+        z = _added(z, low, b.t(), scaling)
+        return h.copy_(z) if inplace and z is not h else z
+
+
+def road_lora_apply_batched(
+    h: Tensor,
+    x: Tensor,
+    theta: Tensor,
+    alpha: Tensor,
+    lora_a: Tensor,
+    lora_b: Tensor,
+    adapter_ids: Tensor,
+    lora_ids: Tensor | None = None,
+    *,
+    scaling: float | Tensor = 1.0,
+    variant: str = "road_1",
+    group_size: int = 64,
+    inplace: bool = False,
+    backend: str | None = None,
+) -> Tensor:
+    """road_lora_apply with one RoAd and one LoRA per row, out of banks.
+
+    Args:
+        theta, alpha: [A, P]. lora_a: [L, r, in]. lora_b: [L, D, r]. Pad smaller ranks with zeros.
+        adapter_ids: int32 or int64, its shape a prefix of h.shape[:-1]; -1: no rotation.
+        lora_ids: the same for lora_a and lora_b; by default adapter_ids, with L = A. -1: no LoRA. A row without either
+            passes bit for bit; on a GPU, and where the program is traced, up to the sign of a zero.
+        scaling: a number, or [L].
+        inplace: write z into h and return h. Training saves nothing by it here.
+        The rest as in road_lora_apply. On a CPU the rows are grouped by their LoRA; elsewhere the factors are gathered,
+            which reads nothing back from the device (docs/road_lora.md has what they cost).
+
+    Raises:
+        IndexError: an id outside -1 .. A-1 or -1 .. L-1 (on a GPU: a device-side assertion).
+        The rest as in road_lora_apply.
+    """
+    checks.check_x(h, group_size, "h")
+    lora_checks.check_lora(h, x, lora_a, lora_b, scaling, batched=True)
+    ids = adapter_ids if lora_ids is None else lora_ids
+    checks.check_ids(h, ids, "adapter_ids" if lora_ids is None else "lora_ids", "h")
+    _refuse_sharded(h=h, x=x, theta=theta, alpha=alpha, lora_a=lora_a, lora_b=lora_b, ids=ids)
+    checks.check_id_values(ids, lora_a.shape[0], "adapter_ids" if lora_ids is None else "lora_ids")
+    options = {"variant": variant, "group_size": group_size, "backend": backend}
+    records = _records(h, x, theta, alpha, lora_a, lora_b)
+    if inplace and not is_transformed():
+        aliasing.check_inplace(h, "h")
+        aliasing.check_not_shared(h, x, lora_a, lora_b, name="h")
+        if records:
+            aliasing.check_recorded_inplace(h)
+    inside = inplace and not is_transformed() and not records
+    with _without_autocast(h):
+        z = road_apply_batched(_kept(h, inplace and not inside), theta, alpha, adapter_ids, inplace=inside, **options)
+        z = add_products(z, x.to(h.dtype), lora_a.to(h.dtype), lora_b.to(h.dtype), ids, scaling)
+        return h.copy_(z) if inplace and z is not h else z
+
+
+def road_lora_merge(
+    weight: Tensor,
+    bias: Tensor | None,
+    theta: Tensor,
+    alpha: Tensor,
+    lora_a: Tensor,
+    lora_b: Tensor,
+    *,
+    scaling: float = 1.0,
+    variant: str = "road_1",
+    group_size: int = 64,
+    inplace: bool = False,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """(R W + s B A, R b): the linear layer with both adapters merged into it.
+
+    Args as in road_merge and road_lora_apply. Computed in float32 or wider and rounded once; without gradients.
+    """
+    _check_merge(weight, lora_a, lora_b, scaling, group_size)
+    options = {"variant": variant, "group_size": group_size, "backend": backend}
+    with torch.no_grad(), _without_autocast(weight):
+        wide = arithmetic_dtype(weight)
+        merged, mixed = road_merge(weight.to(wide), bias, theta, alpha, **options)
+        merged = torch.addmm(merged, lora_b.to(wide), lora_a.to(wide), alpha=scaling)
+        return _stored(weight, bias, merged, mixed, inplace)
+
+
+def road_lora_unmerge(
+    weight: Tensor,
+    bias: Tensor | None,
+    theta: Tensor,
+    alpha: Tensor,
+    lora_a: Tensor,
+    lora_b: Tensor,
+    *,
+    scaling: float = 1.0,
+    variant: str = "road_1",
+    group_size: int = 64,
+    inplace: bool = False,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """(R^-1 (W - s B A), R^-1 b): undoes road_lora_merge up to rounding; see road_unmerge on that, and on errors."""
+    _check_merge(weight, lora_a, lora_b, scaling, group_size)
+    options = {"variant": variant, "group_size": group_size, "backend": backend}
+    with torch.no_grad(), _without_autocast(weight):
+        wide = arithmetic_dtype(weight)
+        rest = torch.addmm(weight.to(wide), lora_b.to(wide), lora_a.to(wide), alpha=-scaling)
+        unmerged, mixed = road_unmerge(rest, bias, theta, alpha, **options)
+        return _stored(weight, bias, unmerged, mixed, inplace)
+
+
+def _check_merge(weight, lora_a, lora_b, scaling, group_size) -> None:
+    checks.check_layer(weight, None, group_size)
+    lora_checks.check_factors(lora_a, lora_b, weight.shape[1], weight.shape[0])
+    lora_checks.check_number(scaling)
+    _refuse_sharded(weight=weight, lora_a=lora_a, lora_b=lora_b)
+    for name, t in (("lora_a", lora_a), ("lora_b", lora_b)):
+        if t.device != weight.device:
+            raise ValueError(f"{name} must be on the device of weight ({weight.device}), got {t.device}")
+
+
+def _stored(weight, bias, new_weight, new_bias, inplace: bool):
+    if not inplace:
+        return new_weight.to(weight.dtype), new_bias
+    aliasing.check_inplace(weight, "weight")
+    if bias is not None:
+        aliasing.check_inplace(bias, "bias")
+    return weight.copy_(new_weight), None if bias is None else bias.copy_(new_bias)
+
+
+def _added(z: Tensor, low: Tensor, bt: Tensor, scaling: float) -> Tensor:
+    """z + scaling low @ bt, in the memory of z if nothing transforms the program and z can be seen as a matrix."""
+    if is_transformed():
+        return torch.addmm(z.reshape(low.shape[0], -1), low, bt, alpha=scaling).view(z.shape)
+    try:
+        z.view(-1, z.shape[-1]).addmm_(low, bt, alpha=scaling)
+    except RuntimeError:  # a slice whose rows lie at no one distance
+        return z.add_((low @ bt).view(z.shape), alpha=scaling)
+    return z
+
+
+def _records(*tensors: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+
+
+def _kept(h: Tensor, overwritten: bool) -> Tensor:
+    """What autograd may save of h: a copy, if the result is copied into it later."""
+    return h.clone() if overwritten else h
+
+
+def _without_autocast(t: Tensor):
+    device = t.device.type
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else contextlib.nullcontext()
+
+
+def _refuse_sharded(**tensors: Tensor) -> None:
+    for name, t in tensors.items():
+        if sharded.is_sharded(t):
+            raise TypeError(f"{name} is a DTensor, which RoAd + LoRA does not take: call it on the local shards")
