@@ -2,6 +2,7 @@
 #   make demo     a minute: what is usable here, a mixed batch served and checked, and what it costs
 #   make test     minutes: every backend that a CPU can run, PEFT, the C++ library
 #   make test-all     every test, as CI runs them: sanitizers, nvcc, Triton's interpreter and compiler, wheels, examples
+#   make test-vllm    RoAd in vLLM, whose CPU build it installs in an environment of its own (VLLM_VENV, 3 GB, minutes)
 #   make bench    every benchmark, with tables and plots, in benchmarks/results (minutes)
 #   make gpu-check    builds, tests and measures on the GPU of this machine, with its own python3: no network
 #   make gpu-tune     compares the choices of csrc/cuda/tuning.h there
@@ -21,7 +22,7 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check -q
 SOURCES = $(shell find csrc -type f) setup.py pyproject.toml $(wildcard python_fallback/*.py)
 
-.PHONY: demo test test-all test-python test-triton test-shim test-cpp test-cpp-sanitized test-cpp-compilers \
+.PHONY: demo test test-all test-python test-triton test-shim test-cpp test-cpp-sanitized test-cpp-compilers test-vllm \
   shim shim-sanitized bench bench-check gpu-check gpu-tune lint build wheel hub-kernel docs matrix clean
 
 build: $(VENV)/.tools $(VENV)/.built
@@ -131,6 +132,26 @@ COMPILERS ?= $(foreach name,g++-9 g++-10 g++-11 g++-13 g++-14 clang++,$(if $(she
 test-cpp-compilers: $(VENV)/.tools
 	$(foreach name,$(COMPILERS),echo $(name): && $(call CTEST,build/cmake-$(name),OFF,$(name)) &&) true
 
+# vLLM's packages are too many, and pinned too tightly, for $(VENV). The environment is made once; an engine is a process
+# with threads of its own, and the tests wait for it more than they compute.
+VLLM_VENV ?= .venv-vllm
+VLLM_PYTHON = $(VLLM_VENV)/bin/python
+
+$(VLLM_VENV)/.tools: tests/support/vllm_env.py
+	test -x $(VLLM_PYTHON) || $(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_PYTHON) -m pip --disable-pip-version-check -q install '$(or $(TORCH),torch)'
+	$(VLLM_PYTHON) tests/support/vllm_env.py
+	touch $@
+
+$(VLLM_VENV)/.built: $(VLLM_VENV)/.tools $(SOURCES)
+	$(VLLM_PYTHON) -m pip --disable-pip-version-check -q install --no-build-isolation --no-deps -e .
+	touch $@
+
+test-vllm: $(VLLM_VENV)/.built
+	ROAD_KERNELS_REQUIRE_VLLM=1 OMP_NUM_THREADS=1 $(VLLM_PYTHON) -m pytest -q -n $(WORKERS) --dist loadfile \
+	  --no-loadscope-reorder --disable-warnings --backend=cpu --backend=none \
+	  tests/integrations/vllm tests/integrations/test_vllm_parts.py
+
 # Minutes, on a machine with nothing else to do: the targets, then every sweep with its tables and plots.
 bench: build
 	$(BIN)/python -m pytest -q benchmarks --benchmark-only
@@ -157,4 +178,4 @@ lint: $(VENV)/.tools
 	find csrc tests -name '*.h' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.cu' | xargs $(BIN)/clang-format --dry-run -Werror
 
 clean:
-	rm -rf build dist *.egg-info $(VENV)
+	rm -rf build dist *.egg-info $(VENV) $(VLLM_VENV)

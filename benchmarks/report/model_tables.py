@@ -1,8 +1,11 @@
-"""The tables of generation.py and training.py."""
+"""The tables of generation.py, training.py and vllm.py."""
 
+from ..harness.record import PLAIN
 from . import tables
 
 MIB = 1 << 20
+CLOCKS = {"wall": "", "processor": " Time is that of the processor, which had other work too."}
+TITLES = {"vllm": "Serving in vLLM"}  # of a benchmark whose name is no title
 
 
 def generation_table(result: dict) -> str:
@@ -40,6 +43,27 @@ def training_table(result: dict) -> str:
             parameters = f"{r['trainable'] / 1e3:.0f}" if r["trainable"] else ""
             lines.append([_name(r), parameters, ms, over, _mib(r["saved_bytes"]), _mib(r[PEAKS[peak]])])
         parts += [tables.markdown(head, lines), *_notes(rows)]
+    return "\n\n".join(parts)
+
+
+def vllm_table(result: dict) -> str:
+    """Throughput and time per output token, against the number of different adapters; a table per dtype."""
+    parts = [tables.machine_line(result)]
+    for title, rows in grouped(result["rows"], ("vllm", "shape", "dtype", "requests", "prompt", "new_tokens", "clock")):
+        version, shape, dtype, requests, prompt, new, clock = title
+        parts.append(
+            f"vLLM {version}, Llama {shape}, {dtype}, {requests} requests at once, prompts of {prompt} tokens, {new} "
+            "new ones. Time per output token of the batch; over: against requests without adapters in the same server, "
+            "median of the rounds (p20 to p80)." + CLOCKS[clock]
+        )
+        head = ["server", "requests with", "different adapters", "tokens/s", "ms per token", "over", "prefill, ms"]
+        lines = []
+        for r in rows:
+            base = r["provider"] == PLAIN
+            over = "" if base else f"{r['over_base']:.3f} x ({_range(r, 'over_base', '.3f')})"
+            cells = [f"{r['tokens_per_s']:.0f}", f"{r['decode_ms']:.2f}", over, f"{r['prefill_ms']:.0f}"]
+            lines.append([r["server"], _name(r), "" if base else str(r["adapters"]), *cells])
+        parts.append(tables.markdown(head, lines))
     return "\n\n".join(parts)
 
 
@@ -87,4 +111,4 @@ def _notes(rows: list[dict]) -> list[str]:
     return ["\n".join(f"- {line}" for line in notes)] if notes else []
 
 
-TABLES = {"generation": generation_table, "training": training_table}
+TABLES = {"generation": generation_table, "training": training_table, "vllm": vllm_table}

@@ -50,7 +50,8 @@ def results_page(found: dict[Path, dict[str, dict]]) -> str:
             parts += ["### Dispatch", tables.dispatch_table(results["dispatch"], spread=True)]
         for name, table in model_tables.TABLES.items():
             if name in results:
-                parts += [f"### {name.capitalize()}", table(results[name]), *_images(folder, f"{name}.png")]
+                title = model_tables.TITLES.get(name, name.capitalize())
+                parts += [f"### {title}", table(results[name]), *_images(folder, f"{name}.png")]
                 parts += _left_out(results[name])
         if "gpu_bars_met" in results:
             result = results["gpu_bars_met"]

@@ -144,7 +144,9 @@ class RowMaker:
         homes = {t.device for t in given.values()}
         home = homes.pop() if len(homes) == 1 else device
         parts = [
-            given[layer].to(home) if layer in given else torch.full((width(layer),), default, dtype=torch.float32, device=home)
+            given[layer].to(home)
+            if layer in given
+            else torch.full((width(layer),), default, dtype=torch.float32, device=home)
             for layer in layers
         ]
         return torch.cat(parts).to(device)
