@@ -4,7 +4,6 @@ RoAd alone has 2 to 8 parameters for two features of the output; with LoRA besid
 """
 
 import contextlib
-
 from typing import Any
 
 import torch
