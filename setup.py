@@ -159,7 +159,8 @@ def extension(kind: str) -> dict:
     os.environ["CXX"] = os.environ.get("CXX") or compiler
     from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
 
-    flags = {"cxx": CXX_FLAGS + needed, "nvcc": ["-O3"]}
+    # Compressed, as in torch's own libraries: a third of the size.
+    flags = {"cxx": CXX_FLAGS + needed, "nvcc": ["-O3", "-Xfatbin", "-compress-all"]}
     sources = sorted(glob("csrc/cpu/**/*.cpp", root_dir=ROOT, recursive=True))
     sources += [s for s in sorted(glob("csrc/binding/*.cpp", root_dir=ROOT)) if cuda or "cuda" not in Path(s).name]
     if cuda:

@@ -10,6 +10,9 @@ the weights. The error may be four times that of the base model in the same dtyp
 Generation is greedy: a plain loop over transformers' forward, the same for every provider ("eager"); on a GPU also with
 a static cache and one CUDA graph per token ("graph"). One sample is the whole generation: prompt and new tokens. PEFT's
 hooks for ``adapter_names`` are set once, before the sample, as in PEFT's own generate.
+
+"served" models have packed projections, which are faster without adapters too: "RoAd, served" is compared with "no
+adapter, served" (the columns of_base_served), the same model and kernels with ids of -1.
 """
 
 import argparse
@@ -26,7 +29,7 @@ from .harness import model_runs
 from .harness.accuracy import require_close, rounding
 from .harness.decoding import Eager, Static, forced, generate
 from .harness.failures import attempt
-from .harness.record import PLAIN
+from .harness.record import PLAIN, PLAIN_SERVED
 from .report.draw import show
 
 RANK = 8
@@ -82,8 +85,11 @@ class Served:
             about = {"adapter_dtype": _name(dtype), "adapter_bytes": size * dtype.itemsize}
             return Provider(name, model, use, "LoRA", **about, **more)
 
+        packed = serving.served(base, self.road, batch)
         made = [
             Provider(PLAIN, base, nullcontext, "base"),
+            Provider(PLAIN_SERVED, packed, functools.partial(batch.of, adapters=False), "base"),
+            road("RoAd, served", packed, batch.of, torch.float32, ours=True),
             road("RoAd, AdapterBank", serving.banked(base, self.road, batch), batch.of, torch.float32, ours=True),
         ]
         for d, model in peft_road.items():
@@ -156,6 +162,9 @@ def measure(served: Served, axes: dict, effort: tuple[float, tuple[int, int]]) -
         row = {**axes, "provider": p.name, "ours": p.ours, "adapter_dtype": p.adapter_dtype}
         columns = {"of_base": "tokens_per_s"}, ("tokens_per_s", "prefill_ms", "decode_ms")
         row |= model_runs.spreads(taken.get(p.name, []), base, *columns)
+        row |= model_runs.spreads(
+            taken.get(p.name, []), taken.get(PLAIN_SERVED), {"of_base_served": "tokens_per_s"}, ()
+        )
         row |= {"samples": len(taken.get(p.name, [])), "adapter_bytes": p.adapter_bytes}
         rows.append(row | {"error": errors.get(p.name), "note": notes[p.name]})
     return rows

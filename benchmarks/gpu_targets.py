@@ -17,6 +17,8 @@ import torch
 
 from .gpu_batched_cases import RANDOM, SINGLE, SPREAD, batched_backward_case, batched_case, decode_case
 from .gpu_cases import ANGLES, COMPILED, DTYPE, PEFT, TABLES, backward_case, forward_case, merge_case, training_case
+from .gpu_fused_cases import OPS as FUSED
+from .gpu_fused_cases import fused_case
 from .harness import record
 from .harness.backends import kernel_backends
 from .harness.case import Case
@@ -28,6 +30,7 @@ from .harness.sweep import Results, arguments, progress
 RESULTS = "gpu_bars"  # the name of the files; tests/gpu/summary.py reads them
 DECODE_ROWS = (1, 16, 64, 256)
 ROWS, DIM = 16384, 4096
+FUSED_ROWS, FUSED_DECODE_ROWS = 8192, 64
 
 # Percent of the fastest copy, for CUDA; Triton's are some percent lower.
 FORWARD = {(TABLES, True): 98, (ANGLES, True): 97, (TABLES, False): 96, (ANGLES, False): 93}  # by source, road_1
@@ -38,6 +41,7 @@ TRITON_LESS = 5
 BATCHED = {"float32": 0.25, "bfloat16": 0.12}  # 1000 adapters at random, by the dtype of the tables
 FEW_ADAPTERS, BACKWARD_SPREAD, BACKWARD_RANDOM = 0.01, 0.05, 0.25
 DECODE, DECODE_OVERLAP = 0.3, -0.1  # over a memcpy of as many bytes
+FUSED_OVER_NEIGHBOUR = 0.03  # over the same op without an adapter
 
 
 @dataclass
@@ -73,7 +77,13 @@ def cases(small: bool, device) -> Iterator[tuple[str, Callable[[], Case]]]:
         yield "training", partial(training_case, rows, dim, device)
         yield "merge", partial(merge_case, dim, device)
         yield "forward", partial(forward, rows, dim, 2, "road_4", ANGLES)
+        for op in FUSED:
+            yield "fused", partial(fused_case, op, rows, best, device, small=True)
         return
+    for op in FUSED:
+        for n in (FUSED_ROWS, FUSED_DECODE_ROWS):
+            for name in kernel_backends(device):
+                yield "fused", partial(fused_case, op, n, name, device)
     yield "forward", partial(forward, 4096, dim, 64, "road_1", TABLES)
     yield "forward", partial(forward, 1024, dim, 64, "road_1", TABLES)
     yield "forward", partial(forward, rows, dim, 64, "road_1", ANGLES)
@@ -125,6 +135,9 @@ def targets_of(kind: str, rows: list[dict], best: str) -> list[Target]:
         elif kind == "batched backward" and name != SINGLE:
             required = BACKWARD_RANDOM if name == RANDOM else BACKWARD_SPREAD
             found.append(Target(f"{work}, {name}", best, "overhead", required, row["overhead"], False))
+        elif kind == "fused" and name == SPREAD:
+            backend = work.rpartition(", ")[2]
+            found.append(Target(work, backend, "overhead", FUSED_OVER_NEIGHBOUR, row["overhead"], False))
         elif kind == "decode" and name != "triton":
             required = DECODE_OVERLAP if name.endswith("overlap") else DECODE
             found.append(Target(work, name, "overhead", required, row["overhead"], False))

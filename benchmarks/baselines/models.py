@@ -19,8 +19,8 @@ SHAPES = {
         "hidden_size": 128,
         "intermediate_size": 192,
         "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
         "vocab_size": 256,
     },
     "small": {  # a quarter of the widths below

@@ -19,12 +19,14 @@ class Batch:
 
     def __init__(self, device: torch.device | str):
         self.device, self.requests, self.ids = device, 0, None
-        self._kept: dict[int, Tensor] = {}  # a captured CUDA graph keeps reading them
+        self._kept: dict[tuple[int, bool], Tensor] = {}  # a captured CUDA graph keeps reading them
 
     @contextmanager
-    def of(self, requests: int):
+    def of(self, requests: int, adapters: bool = True):
+        """Request k with the adapter in slot k, or all of them without."""
+        made = torch.arange(requests, dtype=torch.int32, device=self.device)
         self.requests = requests
-        self.ids = self._kept.setdefault(requests, torch.arange(requests, dtype=torch.int32, device=self.device))
+        self.ids = self._kept.setdefault((requests, adapters), made if adapters else torch.full_like(made, -1))
         yield
 
 
@@ -37,6 +39,21 @@ class BankLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.bank.rotate(self.name, self.layer(x), self.batch.ids, inplace=True)
+
+
+class ServedBatch(nn.Module):
+    """A model of road_kernels.integrations.transformers.serve, called as a model without adapters is."""
+
+    def __init__(self, served: nn.Module, batch: Batch):
+        super().__init__()
+        self.served, self.batch = served, batch
+        self.config, self.lm_head = served.config, served.lm_head
+
+    def forward(self, **inputs):
+        return self.served(**inputs, adapter_ids=self.batch.ids)
+
+    def generate(self, inputs: Tensor, **how) -> Tensor:
+        return self.served.generate(inputs, adapter_ids=self.batch.ids, **how)
 
 
 class BmmLoraLinear(nn.Module):
@@ -56,11 +73,25 @@ def banked(model: nn.Module, road: Road, batch: Batch) -> nn.Module:
     count = len(next(iter(road.theta.values())))
     widths = {name: layer.out_features for name, layer in adapted(model).items()}
     bank = rk.AdapterBank(widths, count, group_size=GROUP_SIZE, device=batch.device)
-    for k in range(count):
-        layers = {name: (road.theta[name][k], road.alpha[name][k]) for name in widths}
+    _fill(bank, road)
+    return replaced(model, lambda name, layer: BankLinear(layer, name, bank, batch))
+
+
+def served(model: nn.Module, road: Road, batch: Batch) -> nn.Module:
+    """Packed projections, and the rotation inside the kernels that follow them; the adapters in slots 0, 1, ..."""
+    from road_kernels.integrations.transformers import serve
+
+    count = len(next(iter(road.theta.values())))
+    made = serve(shared_copy(model), capacity=count, group_size=GROUP_SIZE, compact=True)
+    _fill(made.bank, road)
+    return ServedBatch(made, batch)
+
+
+def _fill(bank: rk.AdapterBank, road: Road) -> None:
+    for k in range(bank.capacity):
+        layers = {name: (road.theta[name][k], road.alpha[name][k]) for name in bank.widths}
         slot = bank.load(str(k), rk.Adapter(layers, "road_1", GROUP_SIZE))
         assert slot == k, f"adapter {k} is in slot {slot}"
-    return replaced(model, lambda name, layer: BankLinear(layer, name, bank, batch))
 
 
 def bmm_lora(model: nn.Module, lora: Lora, batch: Batch) -> nn.Module:

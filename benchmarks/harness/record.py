@@ -18,6 +18,7 @@ from road_kernels.demo import processor
 RESULTS = Path(__file__).parents[1] / "results"
 # Providers that tables treat differently from the rest.
 CLONE, COPY, PLAIN = "clone of the same bytes", "elementwise copy of the same bytes", "no adapter"
+PLAIN_SERVED = "no adapter, served"  # what packed projections gain without adapters
 CEILINGS = (CLONE, COPY)
 
 

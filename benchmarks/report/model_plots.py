@@ -4,10 +4,10 @@ from .figure import LORA, OTHER, OURS, ROAD, new_figure
 from .model_tables import MIB, PEAKS, grouped, peak_of
 
 SHADES = {
-    "ours": (OURS, "#e56b6f"),
+    "ours": (OURS, "#e56b6f", "#a4133c"),
     "RoAd": (ROAD, "#f9c46b"),
     "LoRA": (LORA, "#5fa8d3"),
-    "no": ("black",),
+    "no": ("black", "#777777"),
 }
 
 

@@ -24,6 +24,7 @@ def generation_table(result: dict) -> str:
             cells = [_tokens_cell(at[n]) if n in at else "" for n in counts]
             lines.append([_name(members[0]), *cells, _mib(members[0]["adapter_bytes"])])
         parts.append(tables.markdown(["requests, each its own adapter", *map(str, counts), "MiB an adapter"], lines))
+        parts += _beside_served(rows)
         parts += _notes(rows)
     return "\n\n".join(parts)
 
@@ -65,6 +66,17 @@ def vllm_table(result: dict) -> str:
             lines.append([r["server"], _name(r), "" if base else str(r["adapters"]), *cells])
         parts.append(tables.markdown(head, lines))
     return "\n\n".join(parts)
+
+
+def _beside_served(rows: list[dict]) -> list[str]:
+    """What RoAd costs in a served model, whose packed projections are faster without adapters too."""
+    served = [r for r in rows if r["provider"] == "RoAd, served" and r.get("of_base_served") is not None]
+    if not served:
+        return []
+    shares = (
+        f"{100 * r['of_base_served']:.1f} % ({_range(r, 'of_base_served', '.3f')}) with {r['requests']}" for r in served
+    )
+    return [f"RoAd, served, of what the same model reaches without adapters: {', '.join(shares)}."]
 
 
 PEAKS = {"at the peak": "peak_cuda_bytes", "at the peak of a step": "peak_rss_bytes"}

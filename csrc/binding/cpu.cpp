@@ -69,6 +69,7 @@ struct Cpu {
     if (bad >= 0) refuse_position(rope, bad);
   }
 
+  static bool turns_in_place(const Problem&, const Rope&) { return true; }
   static void rotate_rope(const Problem& problem, const Rows& qkv, const Rope& rope, const Rows& z) {
     cpu::rotate_rope(problem, qkv, rope, z, kTorchThreads);
   }

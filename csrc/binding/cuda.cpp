@@ -11,6 +11,7 @@
 #include <torch/library.h>
 #endif
 
+#include "binding/fused_ops.h"
 #include "binding/merge_ops.h"
 #include "binding/rotate_ops.h"
 #include "binding/tables_ops.h"
@@ -53,6 +54,29 @@ Problem with_tables(const Arguments& arguments, bool backward, Tensor& made) {
   return found;
 }
 
+// What a backward needs beside its tensors: the rows sorted by adapter, and for gradients of parameters memory for
+// sums.
+struct Memory {
+  template <class Count>
+  Memory(const Arguments& arguments, bool sorts, bool parameters, const Count& scratch_numbers) {
+    const Problem& problem = arguments.problem();
+    if (sorts && problem.ids.data && problem.rows > 0) {
+      order_ = at::empty({cuda::sort_rows_scratch(problem)}, arguments.options().dtype(at::kLong));
+      check_launch(cuda::sort_rows(problem, order_.mutable_data_ptr<int64_t>(), sorted, current_stream()));
+    }
+    if (!parameters) return;
+    const auto dtype = problem.dtype == DType::kFloat64 ? at::kDouble : at::kFloat;
+    scratch_ = at::empty({scratch_numbers()}, arguments.options().dtype(dtype));
+    scratch = scratch_.mutable_data_ptr();
+  }
+
+  cuda::SortedRows sorted;
+  void* scratch = nullptr;
+
+ private:
+  Tensor order_, scratch_;
+};
+
 struct Cuda {
   using Guard = DeviceGuard;
 
@@ -74,20 +98,13 @@ struct Cuda {
   static void backward(const Arguments& arguments, const Rows& gz, const Rows& saved, bool from_output,
                        const Gradients& out) {
     const Problem& problem = arguments.problem();
-    Tensor order, scratch, made;
-    cuda::SortedRows sorted;
+    Tensor made;
     const bool parameters = out.gp || out.gq;
-    if (parameters && problem.ids.data && problem.rows > 0) {
-      order = at::empty({cuda::sort_rows_scratch(problem)}, arguments.options().dtype(at::kLong));
-      check_launch(cuda::sort_rows(problem, order.mutable_data_ptr<int64_t>(), sorted, current_stream()));
-    }
-    if (parameters) {
-      const auto dtype = problem.dtype == DType::kFloat64 ? at::kDouble : at::kFloat;
-      scratch = at::empty({cuda::backward_scratch(problem, gz, saved, out)}, arguments.options().dtype(dtype));
-    }
+    const Memory memory(arguments, parameters, parameters,
+                        [&] { return cuda::backward_scratch(problem, gz, saved, out); });
     const Problem coefficients = out.gx.data ? with_tables(arguments, parameters, made) : problem;
-    check_launch(cuda::backward(problem, coefficients, gz, saved, from_output, out, sorted,
-                                parameters ? scratch.mutable_data_ptr() : nullptr, current_stream()));
+    check_launch(cuda::backward(problem, coefficients, gz, saved, from_output, out, memory.sorted, memory.scratch,
+                                current_stream()));
   }
 
   static void tables(const Problem& problem, void* r1, void* r2) {
@@ -96,6 +113,30 @@ struct Cuda {
 
   static void merge(const Problem& problem, const Matrix& w, const Matrix& z) {
     check_launch(cuda::merge(problem, w, z, current_stream()));
+  }
+
+  static void rotate_silu_mul(const Problem& problem, const Rows& x, const Rows& z) {
+    check_launch(cuda::rotate_silu_mul(problem, x, z, current_stream()));
+  }
+
+  static void rotate_silu_mul_backward(const Arguments& arguments, const Rows& gz, const Rows& x,
+                                       const Gradients& out) {
+    const Problem& problem = arguments.problem();
+    const bool parameters = out.gp || out.gq;
+    const Memory memory(arguments, parameters || out.gx.data, parameters,
+                        [&] { return cuda::silu_mul_backward_scratch(problem, gz, x, out); });
+    check_launch(cuda::rotate_silu_mul_backward(problem, gz, x, out, memory.sorted, memory.scratch, current_stream()));
+  }
+
+  static void rotate_add_rms_norm(const Problem& problem, const Rows& x, const Rows& residual, const RmsNorm& norm,
+                                  const Rows& y, const Rows& s) {
+    check_launch(cuda::rotate_add_rms_norm(problem, x, residual, norm, y, s, current_stream()));
+  }
+
+  static void check_positions(const Problem&, const Rope&) {}  // as ids
+  static bool turns_in_place(const Problem& problem, const Rope& rope) { return cuda::turns_in_place(problem, rope); }
+  static void rotate_rope(const Problem& problem, const Rows& qkv, const Rope& rope, const Rows& z) {
+    check_launch(cuda::rotate_rope(problem, qkv, rope, z, current_stream()));
   }
 };
 
@@ -112,6 +153,12 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("merge", merge_op<Cuda>);
   m.def("merge_", merge_inplace_op<Cuda>);
   m.def("tables", tables_op<Cuda>);
+  m.def("rotate_silu_mul", rotate_silu_mul_op<Cuda>);
+  m.def("rotate_silu_mul_backward", rotate_silu_mul_backward_op<Cuda>);
+  m.def("rotate_add_rms_norm", rotate_add_rms_norm_op<Cuda>);
+  m.def("rotate_add_rms_norm_", rotate_add_rms_norm_inplace_op<Cuda>);
+  m.def("rotate_rope", rotate_rope_op<Cuda>);
+  m.def("rotate_rope_", rotate_rope_inplace_op<Cuda>);
   m.def("before_wait", [](std::function<void()> write) { shim::Device::get().before_wait = std::move(write); });
 }
 #else
@@ -122,6 +169,12 @@ TORCH_LIBRARY_IMPL(ROAD_NAMESPACE, CUDA, m) {
   m.impl("mix_rows", merge_op<Cuda>);
   m.impl("mix_rows_", merge_inplace_op<Cuda>);
   m.impl("tables", tables_op<Cuda>);
+  m.impl("rotate_silu_mul", rotate_silu_mul_op<Cuda>);
+  m.impl("rotate_silu_mul_backward", rotate_silu_mul_backward_op<Cuda>);
+  m.impl("rotate_add_rms_norm", rotate_add_rms_norm_op<Cuda>);
+  m.impl("rotate_add_rms_norm_", rotate_add_rms_norm_inplace_op<Cuda>);
+  m.impl("rotate_rope", rotate_rope_op<Cuda>);
+  m.impl("rotate_rope_", rotate_rope_inplace_op<Cuda>);
 }
 #endif
 

@@ -1,7 +1,7 @@
 // The rotation joined with what follows it, once for every compiled backend (see rotate_ops.h).  A backend also has
 //   rotate_silu_mul(problem, x, z), rotate_silu_mul_backward(arguments, gz, x, out),
 //   rotate_add_rms_norm(problem, x, residual, norm, y, s), check_positions(problem, rope),
-//   rotate_rope(problem, qkv, rope, z)
+//   rotate_rope(problem, qkv, rope, z), turns_in_place(problem, rope): whether z may be qkv
 #pragma once
 
 #include <tuple>
@@ -127,10 +127,14 @@ void rotate_rope_inplace_op(const Tensor& qkv, const Tensor& positions, const Te
   Backend::check_positions(arguments.problem(), rope.rope());
   qkv.unsafeGetTensorImpl()->bump_version();
   Rows rows;
-  const Tensor packed = describe_rows(qkv, rows) ? qkv : qkv.contiguous();
-  describe_rows(packed, rows);
-  Backend::rotate_rope(arguments.problem(), rows, rope.rope(), rows);
-  if (!packed.is_same(qkv)) qkv.copy_(packed);
+  if (describe_rows(qkv, rows) && Backend::turns_in_place(arguments.problem(), rope.rope()))
+    return Backend::rotate_rope(arguments.problem(), rows, rope.rope(), rows);
+  // Where no kernel walks this layout, or turns these heads in place: written back.
+  const Tensor source = with_rows(qkv, rows), z = Backend::output(qkv.sizes(), qkv.options());
+  Rows to;
+  describe_rows(z, to);
+  Backend::rotate_rope(arguments.problem(), rows, rope.rope(), to);
+  qkv.copy_(z);
 }
 
 }  // namespace road::binding

@@ -44,6 +44,6 @@ inline void store_rounded(void* base, DType dtype, int64_t index, double v) {
 }
 
 // Bytes of an element.
-inline int64_t size_of(DType dtype) { return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2; }
+ROAD_INLINE int64_t size_of(DType dtype) { return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2; }
 
 }  // namespace road

@@ -20,6 +20,20 @@ ROAD_INLINE PairIndex<I> features_of(I pair, I half) {
   return {i, i + half};
 }
 
+// The pair that a feature is in, as its first or second one.
+template <class I>
+struct PairMember {
+  I pair, first;  // first: the pair's first feature
+  bool is_second;
+};
+// half_groups: how many half groups lie before the feature, feature / half.
+template <class I>
+ROAD_INLINE PairMember<I> pair_of(I feature, I half_groups, I half) {
+  const bool is_second = half_groups % 2 != 0;
+  const I first = is_second ? feature - half : feature;
+  return {first - half_groups / 2 * half, first, is_second};
+}
+
 // Where a table, [D/2] if both rows of a pair share their coefficients and [D] otherwise, has those of a pair.
 template <class I>
 ROAD_INLINE PairIndex<I> table_entries(bool shared, I pair, I half) {

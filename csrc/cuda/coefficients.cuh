@@ -14,6 +14,15 @@ struct PairCoefs {
   __device__ __forceinline__ A r1_j(int k) const { return Shared ? r1i[k] : r1j[Shared ? 0 : k]; }
   __device__ __forceinline__ A r2_j(int k) const { return Shared ? r2i[k] : r2j[Shared ? 0 : k]; }
 
+  // As in an empty slot of a bank, whose rows pass bit for bit: 0 times an infinity would make a NaN of its partner.
+  // Of other adapters the first comparison is nearly always the last.
+  __device__ __forceinline__ bool is_identity() const {
+    bool same = true;
+#pragma unroll
+    for (int k = 0; k < K; ++k) same = same && r1i[k] == 1 && r1_j(k) == 1 && r2i[k] == 0 && r2_j(k) == 0;
+    return same;
+  }
+
   // From those of R to those of R^T.
   __device__ __forceinline__ void transpose() {
 #pragma unroll
@@ -99,44 +108,66 @@ struct AnySource {
   }
 };
 
+// Tables of one adapter, as the layout of a thread's pairs has them.  run(table, first, to): as many adjacent numbers
+// as `to` holds.
+template <class P, class A, bool Shared, class Run>
+__device__ __forceinline__ void load_tables(const Params& params, int g, int64_t adapter, int pair, int at,
+                                            PairCoefs<A, P::kPairs, Shared>& c, const Run& run) {
+  constexpr int K = P::kPairs;
+  const int64_t p = adapter * params.p_stride, q = adapter * params.q_stride;
+  if constexpr (Shared) {
+    run(params.p, p + pair, c.r1i);
+    run(params.q, q + pair, c.r2i);
+  } else if constexpr (!P::kAdjacent) {
+    run(params.p, p + at, c.r1i);
+    run(params.p, p + at + g / 2, c.r1j);
+    run(params.q, q + at, c.r2i);
+    run(params.q, q + at + g / 2, c.r2j);
+  } else {
+    A r1[2 * K], r2[2 * K];
+    run(params.p, p + at, r1);
+    run(params.q, q + at, r2);
+#pragma unroll
+    for (int k = 0; k < K; ++k)
+      c.r1i[k] = r1[2 * k], c.r1j[k] = r1[2 * k + 1], c.r2i[k] = r2[2 * k], c.r2j[k] = r2[2 * k + 1];
+  }
+}
+
+// Brings them into the L2 cache.
+template <class P, bool Shared>
+__device__ __forceinline__ void prefetch_tables(const Params& params, int bytes, int g, int64_t adapter, int pair,
+                                                int at) {
+  const char *p = static_cast<const char*>(params.p) + adapter * params.p_stride * bytes,
+             *q = static_cast<const char*>(params.q) + adapter * params.q_stride * bytes;
+  const int first = Shared ? pair : at;
+  prefetch(p + first * bytes);
+  prefetch(q + first * bytes);
+  if constexpr (!Shared && !P::kAdjacent) {
+    prefetch(p + (at + g / 2) * bytes);
+    prefetch(q + (at + g / 2) * bytes);
+  }
+}
+
 // Tables of float32 (Bytes = 4), or of one 16-bit dtype (2), aligned to the loads of a thread.
 template <int Bytes>
 struct TableSource {
   template <class P, class A, bool Shared>
   static __device__ __forceinline__ void load(const Params& params, Form, int g, int64_t adapter, int pair, int at,
                                               PairCoefs<A, P::kPairs, Shared>& c) {
-    constexpr int K = P::kPairs;
-    const int64_t p = adapter * params.p_stride, q = adapter * params.q_stride;
-    if constexpr (Shared) {
-      run(params.p, params.p_dtype, p + pair, c.r1i);
-      run(params.q, params.p_dtype, q + pair, c.r2i);
-    } else if constexpr (!P::kAdjacent) {
-      run(params.p, params.p_dtype, p + at, c.r1i);
-      run(params.p, params.p_dtype, p + at + g / 2, c.r1j);
-      run(params.q, params.p_dtype, q + at, c.r2i);
-      run(params.q, params.p_dtype, q + at + g / 2, c.r2j);
-    } else {
-      A r1[2 * K], r2[2 * K];
-      run(params.p, params.p_dtype, p + at, r1);
-      run(params.q, params.p_dtype, q + at, r2);
-#pragma unroll
-      for (int k = 0; k < K; ++k)
-        c.r1i[k] = r1[2 * k], c.r1j[k] = r1[2 * k + 1], c.r2i[k] = r2[2 * k], c.r2j[k] = r2[2 * k + 1];
-    }
+    load_tables<P>(params, g, adapter, pair, at, c, [&](const void* table, int64_t first, auto& to) {
+      if constexpr (Bytes == 4) {
+        load_run<true, true>(static_cast<const float*>(table) + first, to);
+      } else {
+        if (params.p_dtype == DType::kBFloat16) load_run<true, true>(static_cast<const BFloat16*>(table) + first, to);
+        else load_run<true, true>(static_cast<const Half*>(table) + first, to);
+      }
+    });
   }
 
   template <class P, bool Shared>
   static __device__ __forceinline__ void prefetch_coefs(const Params& params, int g, int64_t adapter, int pair,
                                                         int at) {
-    const char *p = static_cast<const char*>(params.p) + adapter * params.p_stride * Bytes,
-               *q = static_cast<const char*>(params.q) + adapter * params.q_stride * Bytes;
-    const int first = Shared ? pair : at;
-    prefetch(p + first * Bytes);
-    prefetch(q + first * Bytes);
-    if constexpr (!Shared && !P::kAdjacent) {
-      prefetch(p + (at + g / 2) * Bytes);
-      prefetch(q + (at + g / 2) * Bytes);
-    }
+    prefetch_tables<P, Shared>(params, Bytes, g, adapter, pair, at);
   }
 
   // Whether tables of this kind can be read so, K numbers at a time.
@@ -147,17 +178,6 @@ struct TableSource {
     };
     return params.p_dtype == params.q_dtype && size_of(params.p_dtype) == Bytes && aligned(params.p, params.p_stride) &&
            aligned(params.q, params.q_stride);
-  }
-
- private:
-  template <class A, int N>
-  static __device__ __forceinline__ void run(const void* base, DType dtype, int64_t first, A (&to)[N]) {
-    if constexpr (Bytes == 4) {
-      load_run<true, true>(static_cast<const float*>(base) + first, to);
-    } else {
-      if (dtype == DType::kBFloat16) load_run<true, true>(static_cast<const BFloat16*>(base) + first, to);
-      else load_run<true, true>(static_cast<const Half*>(base) + first, to);
-    }
   }
 };
 

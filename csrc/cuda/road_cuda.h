@@ -2,6 +2,8 @@
 #pragma once
 
 #include "core/problem.h"
+#include "core/rms_norm.h"
+#include "core/rope.h"
 
 #if defined(ROAD_CUDA_SHIM)
 #include "cuda_shim.h"
@@ -53,5 +55,23 @@ int64_t backward_scratch(const Problem& problem, const Rows& gz, const Rows& sav
 cudaError_t backward(const Problem& problem, const Problem& coefficients, const Rows& gz, const Rows& saved,
                      bool from_output, const Gradients& out, const SortedRows& sorted, void* scratch,
                      cudaStream_t stream);
+
+// The fused ops.  Forms are those of tables; rows without an adapter are not rotated, and the rest happens to them.
+
+// silu(gate) * up, for [gate, up] = R x with halves of equal width, a multiple of the group size.  One kernel.
+cudaError_t rotate_silu_mul(const Problem& problem, const Rows& x, const Rows& z, cudaStream_t stream);
+
+// Its gradients, from that of z and from x alone.  As backward, but the gradient of x alone needs sorted rows, too.
+int64_t silu_mul_backward_scratch(const Problem& problem, const Rows& gz, const Rows& x, const Gradients& out);
+cudaError_t rotate_silu_mul_backward(const Problem& problem, const Rows& gz, const Rows& x, const Gradients& out,
+                                     const SortedRows& sorted, void* scratch, cudaStream_t stream);
+
+// s = R x + residual, and y its RMSNorm.  One kernel.  y may be x, and s the residual.
+cudaError_t rotate_add_rms_norm(const Problem& problem, const Rows& x, const Rows& residual, const RmsNorm& norm,
+                                const Rows& y, const Rows& s, cudaStream_t stream);
+
+// R x, then RoPE on the first heads.  One kernel.  z may be x where turns_in_place().
+bool turns_in_place(const Problem& problem, const Rope& rope);
+cudaError_t rotate_rope(const Problem& problem, const Rows& x, const Rope& rope, const Rows& z, cudaStream_t stream);
 
 }  // namespace road::cuda

@@ -3,21 +3,13 @@
 // Blocks are short: a thread takes a pack of pairs in one row (two or four rows where coefficients are costly), loads
 // everything at once and ends.  A grid of such blocks sweeps memory in one narrow front, which reaches 99 to 101 % of
 // the fastest copy on an H100 where blocks that walk many rows reach 88 to 94 %.  Coefficients come from the caches.
-#include "cuda/coefficients.cuh"
 #include "cuda/launch.cuh"
+#include "cuda/place.cuh"
 #include "cuda/plan.h"
 #include "cuda/road_cuda.h"
-#include "cuda/rows.cuh"
-#include "cuda/tuning.h"
 
 namespace road::cuda {
 namespace {
-
-// Up to so many threads, 32 bits suffice for their numbers.  Tests set it lower, to run the other code.
-#ifndef ROAD_MOST_SMALL
-#define ROAD_MOST_SMALL (int64_t{1} << 31)
-#endif
-constexpr int64_t kMostSmall = ROAD_MOST_SMALL;
 
 // Rows of a thread.
 template <class Source, bool Shared>
@@ -29,18 +21,10 @@ constexpr int kRowsPerThread =
 template <class Source, bool Shared>
 constexpr int kResidentThreads = std::is_same_v<Source, AnySource> && !Shared ? ROAD_RESIDENT_OWN : ROAD_RESIDENT;
 
-struct RotateArguments {
-  RowMap x, z;
-  IdMap ids;
-  Params params;
-  int64_t rows;
-  Divisor threads_per_row, half_group;
-  int row_threads, half;
-  Form form;
+struct RotateArguments : PairRows {
+  RowMap z;
   bool transposed, in_place;
-  bool overlap;   // parameters and ids may be read while the kernel before this one still runs
-  bool small;     // thread numbers are below 2^31
-  bool prefetch;  // the rows are so few that the time is that of latencies
+  bool overlap;  // parameters and ids may be read while the kernel before this one still runs
 };
 
 // Where a thread's row is, and which id it has.
@@ -50,31 +34,16 @@ struct RowPlace {
 
 __device__ __forceinline__ RowPlace place_of(const RotateArguments& a, int64_t number) {
   const auto row = static_cast<uint64_t>(number);
-  return {a.x.offset(row), a.z.offset(row), a.ids.data ? static_cast<int64_t>(a.ids.rows_per_id.divide(row)) : 0};
+  return {a.x.offset(row), a.z.offset(row), id_number(a.ids, number)};
 }
 
-__device__ __forceinline__ int adapter_of(const RotateArguments& a, const RowPlace& row) {
-  if (!a.ids.data) return 0;
-  const int64_t id = a.ids.is_int64 ? static_cast<const int64_t*>(a.ids.data)[row.id]
-                                    : static_cast<const int32_t*>(a.ids.data)[row.id];
-  return checked_id(id, a.ids.adapters);
-}
-
-// Prefetches what a thread is going to read, while the kernel before this one still runs.  That kernel may be about to
-// change the id: the one read here, past the L1 cache, chooses only what to prefetch.
+// Prefetches what a thread is going to read, while the kernel before this one still runs.
 template <class P, bool Shared, class Source>
 __device__ __forceinline__ void prefetch_row(const RotateArguments& a, const RowPlace& row, int pair, int at) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  const auto* x = static_cast<const typename P::Element*>(a.x.data) + row.x + at;
-  prefetch(x);
-  if (!P::kAdjacent) prefetch(x + a.half);
+  prefetch_pairs<P>(static_cast<const typename P::Element*>(a.x.data) + row.x + at, a.half);
   if (a.overlap) return;  // then coefficients are loaded as early
-  int64_t id = 0;
-  if (a.ids.data)
-    id = a.ids.is_int64 ? __ldcg(static_cast<const long long*>(a.ids.data) + row.id)
-                        : __ldcg(static_cast<const int*>(a.ids.data) + row.id);
-  if (id >= 0 && id < a.ids.adapters) Source::template prefetch_coefs<P, Shared>(a.params, 2 * a.half, id, pair, at);
-#endif
+  const int64_t id = early_id(a.ids, row.id);
+  if (id >= 0) Source::template prefetch_coefs<P, Shared>(a.params, 2 * a.half, id, pair, at);
 }
 
 template <class P, class Coefs>
@@ -98,31 +67,28 @@ __global__ void __launch_bounds__(kThreads, kResidentThreads<Source, Shared> / k
   using Packs = typename P::Packs;
   using Coefs = PairCoefs<Acc<T>, P::kPairs, Shared>;
   if (a.overlap) let_next_start();
-  const int64_t thread = int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  const int64_t group = a.small ? a.threads_per_row.divide(static_cast<uint32_t>(thread))
-                                : static_cast<int64_t>(a.threads_per_row.divide(static_cast<uint64_t>(thread)));
-  const int pair = static_cast<int>(thread - group * a.row_threads) * P::kPairs;
-  const int at =
-      P::kAdjacent ? 2 * pair : pair + static_cast<int>(a.half_group.divide(static_cast<uint32_t>(pair))) * a.half;
+  const ThreadPlace place = place_of_thread(a);
+  const int pair = place.number * P::kPairs, at = first_feature<P>(a, pair);
   const T* x = static_cast<const T*>(a.x.data) + at;
   T* z = static_cast<T*>(a.z.data) + at;
-  const int64_t first = group * R;
+  const int64_t first = place.row * R;
   if (first >= a.rows) return wait_for_inputs();
   const auto load_coefs = [&](int id, Coefs& c) {
     Source::template load<P>(a.params, a.form, 2 * a.half, id, pair, at, c);
     if (a.transposed) c.transpose();
   };
+  const auto passes = [&](const Coefs& c) { return a.ids.data && !has_angles(a.form) && c.is_identity(); };
   const auto rotate_row = [&](const RowPlace& row, bool overlap) {
     Packs packs;
     Coefs c;
     if (!overlap && !a.in_place) P::load(x + row.x, a.half, packs);
-    const int id = adapter_of(a, row);
+    const int id = adapter_of(a.ids, row.id);
     if (!overlap && a.in_place && id >= 0) P::load(x + row.x, a.half, packs);
     if (id >= 0) load_coefs(id, c);
     if (overlap) wait_for_inputs();
     if (id < 0 && a.in_place) return;  // such rows are not even read
     if (overlap) P::load(x + row.x, a.half, packs);
-    if (id >= 0) rotate_packs<P>(packs, c);
+    if (id >= 0 && !passes(c)) rotate_packs<P>(packs, c);
     P::store(z + row.z, a.half, packs);
   };
   if constexpr (R == 1) {
@@ -135,10 +101,10 @@ __global__ void __launch_bounds__(kThreads, kResidentThreads<Source, Shared> / k
 #pragma unroll
     for (int r = 0; r < R; ++r) rows[r] = place_of(a, first + r < a.rows ? first + r : first);
     wait_for_inputs();
-    const int id = adapter_of(a, rows[0]);
+    const int id = adapter_of(a.ids, rows[0].id);
     bool one_adapter = true;
 #pragma unroll
-    for (int r = 1; r < R; ++r) one_adapter = one_adapter && adapter_of(a, rows[r]) == id;
+    for (int r = 1; r < R; ++r) one_adapter = one_adapter && adapter_of(a.ids, rows[r].id) == id;
     if (!one_adapter || id < 0) {
 #pragma unroll 1
       for (int64_t row = first; row < first + R && row < a.rows; ++row) rotate_row(place_of(a, row), false);
@@ -149,10 +115,11 @@ __global__ void __launch_bounds__(kThreads, kResidentThreads<Source, Shared> / k
     for (int r = 0; r < R; ++r) P::load(x + rows[r].x, a.half, packs[r]);  // behind the last row the first one again
     Coefs c;
     load_coefs(id, c);
+    const bool rotates = !passes(c);
 #pragma unroll
     for (int r = 0; r < R; ++r) {
       if (first + r < a.rows) {
-        rotate_packs<P>(packs[r], c);
+        if (rotates) rotate_packs<P>(packs[r], c);
         P::store(z + rows[r].z, a.half, packs[r]);
       }
     }
@@ -162,23 +129,9 @@ __global__ void __launch_bounds__(kThreads, kResidentThreads<Source, Shared> / k
 template <class T, class P, bool Shared, class Source, int R>
 void launch_rotate(const Problem& problem, const Rows& x, const Rows& z, bool transposed, bool overlap, bool prefetch,
                    cudaStream_t stream) {
-  const int64_t row_threads = problem.dim / 2 / P::kPairs, threads = (problem.rows + R - 1) / R * row_threads;
-  const int64_t blocks = (threads + kThreads - 1) / kThreads;
-  RotateArguments a{RowMap(x),
-                    RowMap(z),
-                    IdMap(problem),
-                    problem.params,
-                    problem.rows,
-                    Divisor(row_threads),
-                    Divisor(problem.group_size / 2),
-                    static_cast<int>(row_threads),
-                    static_cast<int>(problem.group_size / 2),
-                    problem.form,
-                    transposed,
-                    x.data == z.data,
-                    overlap,
-                    blocks * kThreads < kMostSmall,
-                    prefetch};
+  const int64_t row_threads = problem.dim / 2 / P::kPairs, blocks = blocks_for(problem, row_threads, R);
+  const RotateArguments a{pair_rows(problem, x, row_threads, blocks, prefetch), RowMap(z), transposed, x.data == z.data,
+                          overlap};
   launch(&rotate_kernel<T, P, Shared, Source, R>, dim3(static_cast<unsigned>(blocks)), dim3(kThreads), stream, a);
 }
 

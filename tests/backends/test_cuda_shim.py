@@ -3,6 +3,7 @@
 import pytest
 import torch
 from support import cuda_shim
+from support.cuda_shim import NotYetWritten
 from support.problems import FORMS, make_params, make_x, op_form
 
 pytestmark = [pytest.mark.backend("cuda_shim"), pytest.mark.cpu_only]
@@ -49,22 +50,6 @@ def test_empty_batches_and_empty_banks_are_accepted():
     p, q = make_params("road_1", None, 64)
     rotate_(torch.empty(0, 64), p, q * 0, None, "road_1")
     rotate_(torch.ones(2, 64), *torch.ones(2, 0, 32), torch.tensor([-1, -1]), "road_1")
-
-
-class NotYetWritten:
-    """Tensors that kernels in flight have not written yet: they hold NaN, or another id, until they are waited for."""
-
-    def __init__(self, *tensors: torch.Tensor):
-        self.tensors, self.values = tensors, [t.clone() for t in tensors]
-        for t in tensors:
-            t.fill_(torch.nan if t.is_floating_point() else 1)
-        self.written = False
-        cuda_shim.build().before_wait(self.write)
-
-    def write(self):
-        self.written = True
-        for t, values in zip(self.tensors, self.values, strict=True):
-            t.copy_(values)
 
 
 def arguments(form, batched, dim=1088, rows=70, dtype=torch.bfloat16):

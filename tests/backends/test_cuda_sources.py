@@ -20,18 +20,32 @@ pytestmark = [
     pytest.mark.skipif(NVCC is None, reason="no nvcc on PATH"),
 ]
 KERNELS = {  # in each file, one compilation of a template
-    "backward.cu": 40,
+    "add_rms_norm.cu": 18,
+    "backward.cu": 32,
     "merge.cu": 8,
+    "reduce.cu": 8,
+    "rope.cu": 22,
+    "rope_any.cu": 4,
     "rotate.cu": 92,
+    "silu_mul.cu": 18,
+    "silu_mul_backward.cu": 20,
     "singular.cu": 1,
     "sort_rows.cu": 4,
     "tables.cu": 2,
 }
 # At most. 128: four rows of 16 bytes and more in flight in a thread, and four blocks of 128 on a multiprocessor.
 # Those of add_counts_kernel, of whose small blocks there are fewer than multiprocessors, limit nothing.
-REGISTERS = {"sort_rows.cu": 128, "rotate.cu": 128, "backward.cu": 128}
+REGISTERS = {
+    "sort_rows.cu": 128,
+    "rotate.cu": 128,
+    "backward.cu": 128,
+    "reduce.cu": 128,
+    "silu_mul.cu": 96,
+    "silu_mul_backward.cu": 128,
+    "rope.cu": 96,
+}
 # Sums of a block, from its first threads.
-STORES_BESIDES_ROWS = {"rotate.cu": set(), "backward.cu": {"STG.E", "STG.E.64"}}
+STORES_BESIDES_ROWS = {"backward.cu": {"STG.E", "STG.E.64"}}
 SOURCES = sorted(path.name for path in (CSRC / "cuda").glob("*.cu"))
 
 
@@ -112,7 +126,7 @@ def test_every_kernel_waits_for_its_inputs_and_lets_the_next_start(instructions,
 
 def test_forward_is_without_barriers_and_shared_memory(instructions):
     """What measured slowest on an H100 and an H200 in a kernel that only moves memory."""
-    for source in ("rotate.cu", "merge.cu", "tables.cu"):
+    for source in ("rotate.cu", "merge.cu", "tables.cu", "silu_mul.cu", "rope.cu"):
         for name, found in instructions(source).items():
             assert count(found, "BAR", "LDS", "STS", "ATOM", "RED") == 0, name
 
@@ -124,23 +138,64 @@ def test_decoding_is_a_short_kernel(instructions):
         assert len(instructions("rotate.cu")[name]) <= 400, name
 
 
-@pytest.mark.parametrize("source", ["rotate.cu", "backward.cu"])
+WIDE = {"rotate.cu": 24, "backward.cu": 6, "silu_mul.cu": 6, "add_rms_norm.cu": 6, "rope.cu": 8}
+
+
+@pytest.mark.parametrize("source", WIDE)
 def test_16_bit_rows_move_16_bytes_at_a_time(instructions, source):
     """Of the backward where the features of a pair share coefficients: own ones leave registers for 8."""
     wide = [name for name in instructions(source) if re.search(r"(Halves|Adjacent)<.*(BFloat16|Half), 8, true>", name)]
-    assert len(wide) == (24 if source == "rotate.cu" else 6)
+    assert len(wide) == WIDE[source]
     for name in wide:
         found = instructions(source)[name]
         assert count(found, "LDG.E.128") >= 1, name
-        assert {op for op in found if op.startswith("STG") and "128" not in op} <= STORES_BESIDES_ROWS[source], name
+        assert {op for op in found if op.startswith("STG") and "128" not in op} <= STORES_BESIDES_ROWS.get(
+            source, set()
+        ), name
         assert count(found, "LDL", "STL") == 0, name
 
 
 def test_backward_loads_its_rows_before_it_uses_them(instructions):
     """Eight loads of 16 bytes one after the other: two tensors, two halves, two rows at once."""
-    for name, found in instructions("backward.cu").items():
-        if not re.search(r"backward_kernel<.*Halves<.*(BFloat16|Half), 8, true>, true>", name):
-            continue
-        memory = [op for op in found if op.startswith(("LDG", "HFMA", "FFMA", "FMUL"))]
-        runs = "".join("L" if op.startswith("LDG.E.128") else "." for op in memory)
-        assert "L" * 8 in runs, name
+    wide = [n for n in instructions("backward.cu") if re.search(r"Halves<.*(BFloat16|Half), 8, true>, true, ", n)]
+    assert len(wide) == 2
+    for name in wide:
+        assert "L" * 8 in runs_of_loads(instructions("backward.cu")[name], ".128"), name
+
+
+def test_the_backward_of_silu_mul_loads_its_rows_before_it_uses_them(instructions):
+    """Twelve loads of 8 bytes: the gradient, gate and up, two halves, two rows at once."""
+    wide = [n for n in instructions("silu_mul_backward.cu") if re.search(r"Halves<.*(BFloat16|Half), 4, true>", n)]
+    assert len(wide) == 4
+    for name in wide:
+        assert "L" * 12 in runs_of_loads(instructions("silu_mul_backward.cu")[name], ".64"), name
+
+
+def runs_of_loads(found: list[str], width: str) -> str:
+    """Arithmetic on floats as ".", loads of this width as "L", in the order of the program."""
+    memory = [op for op in found if op.startswith(("LDG", "HFMA", "FFMA", "FMUL", "FADD"))]
+    return "".join("L" if op.startswith(f"LDG.E{width}") else "." for op in memory)
+
+
+@pytest.mark.parametrize(("source", "kernel", "rows"), [("silu_mul.cu", "silu_mul", 4), ("rope.cu", "rope", 4)])
+def test_a_fused_op_loads_its_rows_before_it_uses_them(instructions, source, kernel, rows):
+    """Two halves of gate and of up, or of what RoPE pairs; then tables, of which every dtype has a branch."""
+    wide = [n for n in instructions(source) if re.search(rf"{kernel}_kernel<.*Halves<.*, 8, true>", n)]
+    for name in wide:
+        if source == "silu_mul.cu" or name.split(">(")[0].endswith(", 2"):
+            assert "L" * rows in runs_of_loads(instructions(source)[name], ".128"), name
+
+
+def test_silu_takes_two_special_functions_for_an_output(instructions):
+    """exp and a reciprocal: a division in full would be ten instructions and a branch."""
+    for name, found in instructions("silu_mul.cu").items():
+        if match := re.search(r"(Halves|Adjacent)<.*, (\d+), true>", name):
+            outputs = int(match[2]) * (2 if match[1] == "Halves" else 1)
+            assert count(found, "MUFU") == 2 * outputs, name
+
+
+def test_a_norm_has_one_barrier(instructions):
+    for name, found in instructions("add_rms_norm.cu").items():
+        assert count(found, "BAR.SYNC") == 1 and count(found, "ATOM", "RED.", "LDL", "STL") == 0, name
+        if "double" not in name:
+            assert count(found, "SHFL") >= 5, name

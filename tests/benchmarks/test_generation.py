@@ -80,7 +80,7 @@ def test_every_provider_gives_the_reference_logits(dtype, static):
         with p.use(REQUESTS):
             decoding.forced(decoder, s.tokens, PROMPT)  # a decoder starts anew with every prompt
             errors[p.name] = row_error(decoding.forced(decoder, s.tokens, PROMPT), s.reference[p.family])
-    assert len(errors) == 6
+    assert len(errors) == 8
     assert errors["no adapter"] < 4 * torch.finfo(dtype).eps  # two layers
     assert max(errors.values()) < 4 * errors["no adapter"]
     assert row_error(s.reference["RoAd"], s.reference["base"]) > 0.1
@@ -133,6 +133,25 @@ def graphs_on_the_host(monkeypatch):
     return Graph
 
 
+def test_the_served_model_shares_the_weights_of_the_others():
+    s = served()
+    providers = {p.name: p.model for p in s.providers(torch.bfloat16)}
+    packed = providers["RoAd, served"].served.model.layers[0].qkv_proj.weight
+    assert providers["no adapter, served"] is providers["RoAd, served"]
+    for name in ("no adapter", "LoRA rank 8, PEFT"):
+        weight = models.adapted(providers[name])["model.layers.0.self_attn.q_proj"]
+        weight = getattr(weight, "base_layer", weight).weight
+        assert weight.data_ptr() == packed.data_ptr(), name
+
+
+def test_served_is_compared_with_the_served_model_without_adapters():
+    axes = {"dtype": "float32", "mode": "eager", "requests": 2, "new_tokens": 2}
+    rows = {r["provider"]: r for r in generation.measure(served(), axes, (0.0, (2, 2)))}
+    base, road = rows["no adapter, served"], rows["RoAd, served"]
+    assert base["of_base_served"] == 1 and road["of_base_served"] > 0
+    assert base["error"] < 1e-5 and road["error"] < 1e-5
+
+
 def test_steps_replay_one_graph_from_the_first_token_on(graphs_on_the_host):
     s = served()
     base = s.providers(torch.float32)[0].model
@@ -151,7 +170,8 @@ def test_what_cannot_be_captured_is_not_run_in_a_graph_and_says_why(graphs_on_th
     assert rows.keys() == providers.keys()
     for name in ("RoAd, PEFT", "LoRA rank 8, PEFT"):
         assert rows[name]["error"] is None and "copied to the device" in rows[name]["note"]
-    for name in ("no adapter", "RoAd, AdapterBank", "RoAd, PEFT on road_kernels", "LoRA rank 8, bmm"):
+    captured = ("no adapter", "no adapter, served", "RoAd, served", "RoAd, AdapterBank", "RoAd, PEFT on road_kernels")
+    for name in (*captured, "LoRA rank 8, bmm"):
         assert rows[name]["error"] < 1e-5 and rows[name]["note"] is None
 
 
@@ -171,7 +191,7 @@ def test_a_wrong_adapter_is_refused():
     s = generation.Served("tiny", "cpu", 2, PROMPT)
     s.road.theta["model.layers.1.mlp.up_proj"][1, 5] += 0.3  # one angle of one request's adapter
     axes = {"dtype": "float32", "mode": "eager", "requests": 2, "new_tokens": 2}
-    with pytest.raises(ValueError, match="RoAd, AdapterBank in"):
+    with pytest.raises(ValueError, match="RoAd, served in"):
         generation.measure(s, axes, (0.0, (1, 1)))
 
 

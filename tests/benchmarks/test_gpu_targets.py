@@ -5,6 +5,7 @@ import torch
 from benchmarks import gpu_targets
 from benchmarks.gpu_batched_cases import MEMCPY, RANDOM, SINGLE, SPREAD
 from benchmarks.gpu_cases import COMPILED
+from benchmarks.gpu_fused_cases import ALONE, PAIR
 from benchmarks.harness.record import CLONE, COPY
 
 
@@ -48,7 +49,14 @@ def test_mixed_batches_and_decoding():
     assert found[name, "cuda"].met and not found[name, "cuda, overlap"].met and len(found) == 2
 
 
+def test_fused_ops():
+    name = "rotate_rope, 64 x 6144, cuda"
+    rows = [row(name, ALONE, overhead=0.0), row(name, SPREAD, overhead=0.04), row(name, PAIR, overhead=0.5)]
+    found = targets("fused", *rows)
+    assert len(found) == 1 and found[name, "cuda"].required == 0.03 and not found[name, "cuda"].met
+
+
 def test_every_case_can_be_named():
     """Without making one: that takes a GPU's memory."""
     kinds = [kind for kind, _ in gpu_targets.cases(False, torch.device("cpu"))]
-    assert len(kinds) > 25 and {"forward", "backward", "decode", "merge", "training"} <= set(kinds)
+    assert len(kinds) > 25 and {"forward", "backward", "decode", "merge", "training", "fused"} <= set(kinds)

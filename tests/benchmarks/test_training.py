@@ -57,7 +57,7 @@ def test_programs_run_and_report(tmp_path, capsys):
     results = {p.stem: json.loads(p.read_text()) for p in tmp_path.glob("*/*.json")}
     assert set(results) == {"generation", "training"} and len(list(tmp_path.glob("*/*.csv"))) == 2
     rows = results["generation"]["rows"]
-    assert {r["requests"] for r in rows} == {1, 2} and len(rows) == 2 * 7
+    assert {r["requests"] for r in rows} == {1, 2} and len(rows) == 2 * 9
     failed = [r for r in rows if r["tokens_per_s"] is None]
     assert {r["provider"] for r in failed} == {"RoAd, PEFT, float32 adapters"} and all(r["note"] for r in failed)
     assert all(r["error"] is not None and r["samples"] == 2 for r in rows if r not in failed)

@@ -11,6 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 from road_kernels.backends import registry
 
 ADAPTERS = 5
+CYCLES = 100_000_000  # 50 ms or more, in which work launched on another stream would run too early
 FORWARD = ("forward", "batched forward", "in place", "batched in place")
 BACKWARD = (
     "backward",
@@ -104,3 +105,17 @@ def ulp(t: torch.Tensor) -> torch.Tensor:
     """The distance from |t| to the next number of its dtype, in float64."""
     exponent = torch.frexp(t.double().abs().clamp_min(torch.finfo(t.dtype).tiny)).exponent
     return torch.ldexp(torch.full_like(t, torch.finfo(t.dtype).eps, dtype=torch.float64), exponent - 1)
+
+
+def capture(run):
+    """(the graph, the tensors that a replay writes)."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(2):
+            run()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        written = run()
+    return graph, written

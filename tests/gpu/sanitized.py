@@ -5,6 +5,7 @@ PYTHONPATH=tests python tests/gpu/sanitized.py [BACKEND] [--few]
 
 import argparse
 
+import fused_work
 import torch
 from gpu_work import WORK, make_work
 from support.backends import DEVICE
@@ -47,6 +48,14 @@ def main() -> None:
                 for name in WORK:
                     make_work(name, options.backend, "road_4", rows, dim, 16, dtype)()
                     calls += 1
+        for form in ("table", "table_half"):
+            for group_size in (2, 8, 64):
+                for name in fused_work.WORK:
+                    work = fused_work.make_fused(name, options.backend, form, ROWS, group_size, dtype)
+                    work()
+                    work.case.x, work.gz = unaligned(work.case.x), unaligned(work.gz)
+                    work()
+                    calls += 2
         backend = registry._loaded[options.backend][0]
         ids, x = torch.tensor([1, -1, 0] * 5), make_x(15, DIM, dtype=dtype)
         for form in ("table", "table_half"):

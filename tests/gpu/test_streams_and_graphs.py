@@ -2,13 +2,11 @@
 
 import pytest
 import torch
-from gpu_work import WORK, make_ids, make_work
+from gpu_work import CYCLES, WORK, capture, make_ids, make_work
 from support.bank_cases import make_adapter, make_bank
 from support.problems import make_params, make_x
 
 import road_kernels as rk
-
-CYCLES = 100_000_000  # 50 ms or more, in which work launched on another stream would run too early
 
 
 @pytest.mark.parametrize("name", WORK)
@@ -46,20 +44,6 @@ def test_backward_runs_on_the_stream_of_its_forward(kernels):
         got = step()
     stream.synchronize()
     assert all(map(torch.equal, got, want))
-
-
-def capture(run):
-    """(the graph, the tensors that a replay writes)."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(2):
-            run()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        written = run()
-    return graph, written
 
 
 @pytest.mark.parametrize("form", ["road_1", "road_4", "table_half"])

@@ -246,3 +246,13 @@ def test_composition_runs(tmp_path):
 def test_readme_holds_the_newest_results(name, report):
     text = report.text(json.loads(reporting.newest(report.RESULTS).read_text()))
     assert f"<!-- {name} -->\n{text}\n<!-- /{name} -->" in reporting.README.read_text()
+
+
+@pytest.mark.slow
+def test_served_llama_runs(tmp_path):
+    command = [sys.executable, ROOT / "examples" / "served_llama.py", "--quick"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert "10 of 10 adapters" in run.stdout and "in a ServedLlama that shares the model's weights" in run.stdout
+    assert "14 requests equal the model with their adapter merged, token by token" in run.stdout
+    assert not list(tmp_path.iterdir())

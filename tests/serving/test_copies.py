@@ -113,7 +113,7 @@ def test_an_evicted_adapter_that_is_held_stays_behind():
 def test_a_damaged_bank_is_refused():
     bank = make_bank(capacity=2)
     bank.load("anna", make_adapter())
-    restore, (widths, capacity, group_size, compact, by_name, rows) = bank.__reduce__()
+    restore, (widths, capacity, group_size, compact, by_name, rows, _) = bank.__reduce__()
     for slots, rows_given, message in (
         ({"anna": 2}, rows, r"a bank of 2 slots cannot hold adapters in the slots \[2\]"),
         ({"anna": 0, "ben": 0}, rows.repeat(2, 1, 1), r"in the slots \[0, 0\]"),

@@ -30,8 +30,9 @@ def _load_feature(
 @triton.jit
 def _rotate_loaded(loaded, used, BATCHED: tl.constexpr):
     h = rotate_feature(loaded[0], loaded[1], loaded[2], loaded[3])
-    if BATCHED:
-        h = tl.where(used, h, loaded[0])
+    if BATCHED:  # as rotate_used
+        identity = (loaded[2] == 1) & (loaded[3] == 0)
+        h = tl.where(used & (identity == 0), h, loaded[0])
     return h
 
 

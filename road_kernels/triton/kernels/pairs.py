@@ -34,13 +34,21 @@ def rotate_pair(hi, hj, r1i, r1j, r2i, r2j):
 
 
 @triton.jit
+def is_identity(coefficients):
+    """Of each pair: as in an empty slot, whose rows pass to the bit, though 0 times an infinity is a NaN."""
+    r1i, r1j, r2i, r2j = coefficients[0], coefficients[1], coefficients[2], coefficients[3]
+    return (r1i == 1) & (r1j == 1) & (r2i == 0) & (r2j == 0)
+
+
+@triton.jit
 def rotate_used(hi, hj, coefficients, used, BATCHED: tl.constexpr):
-    """rotate_pair where used. Other pairs are what they were, to the bit and whatever their partners hold.
+    """rotate_pair where used and no identity. Other pairs are what they were, whatever their partners hold.
 
     coefficients: as load_coefficients returns them. used: unread unless BATCHED.
     """
     zi, zj = rotate_pair(hi, hj, coefficients[0], coefficients[1], coefficients[2], coefficients[3])
     if BATCHED:
+        used = used & (is_identity(coefficients) == 0)
         zi, zj = tl.where(used, zi, hi), tl.where(used, zj, hj)
     return zi, zj
 

@@ -11,7 +11,7 @@ import triton.language as tl
 from ..launch import kernel
 from .coefficients import load_coefficients
 from .ids import adapter_of, check_ids, is_allowed, load_ids
-from .pairs import copy_pairs, load_pairs, pack, rotate_pair, store_pairs, unpack
+from .pairs import copy_pairs, is_identity, load_pairs, pack, rotate_pair, store_pairs, unpack
 from .rows import pairs_of, row_offsets, runs_of_program
 
 
@@ -55,11 +55,14 @@ def _rotate_rows(
         mask = (first + k < rows) & used if BATCHED else first + k < rows
         at = row_offsets(first + k, x_rows, SPLIT, ALIGN)
         raws += (load_pairs(x, at, pair, mask, HALF, LAYOUT),)
-    r1i, r1j, r2i, r2j = load_coefficients(p, q, pair, used, GROUP, FORM, SHARED, TRANSPOSED, ACC)
+    coefficients = load_coefficients(p, q, pair, used, GROUP, FORM, SHARED, TRANSPOSED, ACC)
     for k in tl.static_range(ROWS):
         hi, hj = unpack(raws[k][0], raws[k][1], DTYPE, ACC, LAYOUT)
-        zi, zj = rotate_pair(hi, hj, r1i, r1j, r2i, r2j)
+        zi, zj = rotate_pair(hi, hj, coefficients[0], coefficients[1], coefficients[2], coefficients[3])
         raw_i, raw_j = pack(zi, zj, DTYPE, LAYOUT)
+        if BATCHED and FORM == "table":
+            same = is_identity(coefficients)
+            raw_i, raw_j = tl.where(same, raws[k][0], raw_i), tl.where(same, raws[k][1], raw_j)
         at = row_offsets(first + k, z_rows, SPLIT, ALIGN)
         inside = first + k < rows
         mask = inside & used if BATCHED else inside

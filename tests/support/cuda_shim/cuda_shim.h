@@ -199,6 +199,18 @@ inline int __syncthreads_count(bool mine) {
   __syncthreads();  // no thread goes on before the votes are cleared
   return result;
 }
+// All threads of a block call it, not only those of a warp.
+template <class V>
+V __shfl_xor_sync(unsigned, V value, int lane) {
+  const unsigned mine = (threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x, other = mine ^ lane;
+  static V values[1024];
+  if (other / 32 != mine / 32) throw std::logic_error("a shuffle beyond the warp");
+  values[mine] = value;
+  __syncthreads();
+  const V result = other < blockDim.x * blockDim.y * blockDim.z ? values[other] : value;
+  __syncthreads();
+  return result;
+}
 inline bool __syncthreads_or(bool mine) { return __syncthreads_count(mine) > 0; }
 inline int atomicAdd(int* address, int value) { return std::exchange(*address, *address + value); }
 

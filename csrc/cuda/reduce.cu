@@ -1,14 +1,13 @@
 // From the partial sums that the blocks of a backward pass wrote, added in a fixed order, to the gradients of the
 // parameters.
-#pragma once
+#include "cuda/reduce.h"
 
 #include "cuda/coefficients.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/moments.cuh"
-#include "cuda/plan.h"
-#include "cuda/road_cuda.h"
 
 namespace road::cuda {
+namespace {
 
 // The parameters of a pair: those of both features, or of each, the second slots of road_4 behind the first.
 template <class A, bool Shared>
@@ -191,6 +190,15 @@ void launch_reduce(const Problem& problem, const Partition& partition, const Sor
   if (is_shared(problem.form))
     wide ? start(&reduce_kernel<A, true, kVector>, kVector) : start(&reduce_kernel<A, true, 1>, 1);
   else wide ? start(&reduce_kernel<A, false, kVector>, kVector) : start(&reduce_kernel<A, false, 1>, 1);
+}
+
+}  // namespace
+
+void reduce(const Problem& problem, const Partition& partition, const SortedRows& sorted, bool from_output,
+            const void* scratch, const Gradients& out, cudaStream_t stream) {
+  if (problem.dtype == DType::kFloat64)
+    launch_reduce(problem, partition, sorted, from_output, static_cast<const double*>(scratch), out, stream);
+  else launch_reduce(problem, partition, sorted, from_output, static_cast<const float*>(scratch), out, stream);
 }
 
 }  // namespace road::cuda

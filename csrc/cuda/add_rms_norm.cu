@@ -1,0 +1,248 @@
+// s = R x + residual and its RMSNorm.  A row belongs to one block, in whose registers it stays between the sum of
+// squares and the end; of a row that does not fit, all is computed a second time.
+//
+// Squares are added pairwise, in the order of features: the tree of a row does not depend on how its elements could be
+// loaded, so its result is bitwise the same wherever it lies in memory.
+#include <cmath>
+
+#include "cuda/launch.cuh"
+#include "cuda/road_cuda.h"
+#include "cuda/sides.cuh"
+
+namespace road::cuda {
+namespace {
+
+constexpr int kMostThreads = 1024, kFewThreads = 128;  // of a block: where a row has many, and where it has few
+
+struct NormArguments : PairRows {
+  RowMap residual, y, s;
+  RmsNorm norm;
+  int pairs;  // of a row
+  int run;    // pairs side by side that a thread adds up
+};
+
+// Adjacent numbers of the features of a thread's pairs.
+template <class P, class A, class S>
+__device__ __forceinline__ void load_features(const S* first, int half, A (&i)[P::kPairs], A (&j)[P::kPairs]) {
+  if constexpr (P::kAdjacent) {
+    A both[2 * P::kPairs];
+    load_run<P::kAligned>(first, both);
+#pragma unroll
+    for (int k = 0; k < P::kPairs; ++k) i[k] = both[2 * k], j[k] = both[2 * k + 1];
+  } else {
+    load_run<P::kAligned>(first, i);
+    load_run<P::kAligned>(first + half, j);
+  }
+}
+
+// s of a thread's pairs.
+template <class T, class P, class Source, bool Shared>
+struct Sum {
+  using A = Acc<T>;
+  static constexpr int K = P::kPairs;
+  Sides<P, Source, Shared, 1> h;
+  typename P::Packs added;
+  A i[K], j[K];
+
+  __device__ __forceinline__ void load(const T* x, const T* residual, int half) {
+    h.load_rows(x, half, 0);
+    P::load(residual, half, added);
+  }
+  __device__ __forceinline__ void add(const NormArguments& a, int id, int pair, int at) {
+    const bool rotates = id >= 0;
+    if (rotates) h.load_coefs(a.params, a.form, 2 * a.half, id, pair, at, 0);
+#pragma unroll
+    for (int k = 0; k < K; k += P::kUnit) {
+      A hi[P::kUnit], hj[P::kUnit], ri[P::kUnit], rj[P::kUnit];
+      h.get(rotates, 0, k, hi, hj);
+      P::get(added, k, ri, rj);
+#pragma unroll
+      for (int u = 0; u < P::kUnit; ++u) i[k + u] = hi[u] + ri[u], j[k + u] = hj[u] + rj[u];
+    }
+  }
+  __device__ __forceinline__ A squares() const {
+    A sums[K];
+#pragma unroll
+    for (int k = 0; k < K; ++k) sums[k] = std::fma(i[k], i[k], j[k] * j[k]);
+#pragma unroll
+    for (int step = 1; step < K; step *= 2)
+#pragma unroll
+      for (int k = 0; k < K; k += 2 * step) sums[k] += sums[k + step];
+    return sums[0];
+  }
+  __device__ __forceinline__ void store(T* first, int half, const A (&vi)[K], const A (&vj)[K]) const {
+    typename P::Packs packs;
+#pragma unroll
+    for (int k = 0; k < K; k += P::kUnit) {
+      A ui[P::kUnit], uj[P::kUnit];
+#pragma unroll
+      for (int u = 0; u < P::kUnit; ++u) ui[u] = vi[k + u], uj[u] = vj[k + u];
+      P::set(packs, k, ui, uj);
+    }
+    P::store(first, half, packs);
+  }
+  __device__ __forceinline__ void store_normalized(const NormArguments& a, T* first, int at, A scale) const {
+    A wi[K], wj[K];
+    with_dtype(a.norm.weight_dtype,
+               [&](auto t) { load_features<P>(static_cast<const decltype(t)*>(a.norm.weight) + at, a.half, wi, wj); });
+#pragma unroll
+    for (int k = 0; k < K; ++k) wi[k] = normalized(i[k], scale, wi[k]), wj[k] = normalized(j[k], scale, wj[k]);
+    store(first, a.half, wi, wj);
+  }
+};
+
+// The sum over the threads of a row (all threadIdx.x), in each of them: over the lanes of a warp, then over its warps.
+template <class A>
+__device__ __forceinline__ A add_row(A sum, A* shared) {
+  const int columns = blockDim.x, lanes = columns < 32 ? columns : 32;
+#pragma unroll 1
+  for (int lane = 1; lane < lanes; lane *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, lane);
+  if (columns <= 32) return sum;
+  const int warps = columns / 32, lane = threadIdx.x % 32;
+  A* row = shared + threadIdx.y * warps;
+  if (lane == 0) row[threadIdx.x / 32] = sum;
+  __syncthreads();
+  sum = lane < warps ? row[lane] : A{};
+#pragma unroll
+  for (int step = 1; step < 32; step *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
+  return sum;
+}
+
+// Of packs of several pairs, every thread of a row has one.
+template <class T, class P, class Source, bool Shared>
+__global__ void __launch_bounds__(kMostThreads, 1) add_rms_norm_kernel(const __grid_constant__ NormArguments a) {
+  using A = Acc<T>;
+  __shared__ A shared[32];
+  const int64_t row = int64_t{blockIdx.x} * blockDim.y + threadIdx.y;
+  const bool works = row < a.rows;  // others are kept for the barrier
+  const auto offset = [&](const RowMap& rows) { return works ? rows.offset(static_cast<uint64_t>(row)) : 0; };
+  const T* x = static_cast<const T*>(a.x.data) + offset(a.x);
+  const T* residual = static_cast<const T*>(a.residual.data) + offset(a.residual);
+  T* y = static_cast<T*>(a.y.data) + offset(a.y);
+  T* s = static_cast<T*>(a.s.data) + offset(a.s);
+  const int64_t number = works ? id_number(a.ids, row) : 0;
+  const int dim = 2 * a.pairs;
+  Sum<T, P, Source, Shared> sum;
+  A squares = 0;
+  if constexpr (P::kAligned) {
+    const int pair = threadIdx.x * P::kPairs, at = first_feature<P>(a, pair);
+    const bool mine = works && pair < a.pairs;
+    if (a.prefetch && mine) {
+      prefetch_pairs<P>(x + at, a.half);
+      prefetch_pairs<P>(residual + at, a.half);
+      prefetch(static_cast<const char*>(a.norm.weight) + at * size_of(a.norm.weight_dtype));
+      const int64_t id = early_id(a.ids, number);
+      if (id >= 0) Source::template prefetch_coefs<P, Shared>(a.params, 2 * a.half, id, pair, at);
+    }
+    wait_for_inputs();
+    if (mine) {
+      sum.load(x + at, residual + at, a.half);
+      sum.add(a, adapter_of(a.ids, number), pair, at);
+      sum.store(s + at, a.half, sum.i, sum.j);
+      squares = sum.squares();
+    }
+    const A scale = inverse_rms(add_row(squares, shared), dim, a.norm.eps);
+    if (mine) sum.store_normalized(a, y + at, at, scale);
+  } else {
+    wait_for_inputs();
+    const int id = works ? adapter_of(a.ids, number) : -1, end = works ? a.pairs : 0, step = blockDim.x * a.run;
+    const auto load = [&](int pair, int at) {
+      sum.load(x + at, residual + at, a.half);
+      sum.add(a, id, pair, at);
+    };
+#pragma unroll 1
+    for (int first = threadIdx.x * a.run; first < end; first += step) {
+      A one = 0, two = 0, four = 0, total = 0;  // sums of so many pairs, which wait for as many more
+#pragma unroll 1
+      for (int n = 0; n < a.run; ++n) {
+        total = 0;
+        if (first + n < end) {
+          load(first + n, first_feature<P>(a, first + n));
+          total = sum.squares();
+        }
+        if (n % 2 == 0) one = total;
+        else total += one;
+        if (n % 4 == 1) two = total;
+        if (n % 4 == 3) total += two;
+        if (n % 8 == 3) four = total;
+        if (n % 8 == 7) total += four;
+      }
+      squares += total;
+    }
+    const A scale = inverse_rms(add_row(squares, shared), dim, a.norm.eps);
+#pragma unroll 1
+    for (int first = threadIdx.x * a.run; first < end; first += step) {
+#pragma unroll 1
+      for (int pair = first; pair < first + a.run && pair < end; ++pair) {
+        const int at = first_feature<P>(a, pair);
+        load(pair, at);
+        sum.store(s + at, a.half, sum.i, sum.j);
+        sum.store_normalized(a, y + at, at, scale);
+      }
+    }
+  }
+}
+
+template <class T, class P, class Source, bool Shared>
+void start(const NormArguments& a, cudaStream_t stream) {
+  const int runs = (a.pairs + a.run - 1) / a.run;
+  int columns = 1;  // a power of two within a warp, or whole warps
+  while (columns < runs && columns < 32) columns *= 2;
+  if (runs > 32) columns = (runs + 31) / 32 * 32;
+  if (runs > kMostThreads) columns = kMostThreads;
+  const int rows = columns < kFewThreads ? kFewThreads / columns : 1;
+  launch(&add_rms_norm_kernel<T, P, Source, Shared>, dim3(static_cast<unsigned>((a.rows + rows - 1) / rows)),
+         dim3(columns, rows), stream, a);
+}
+
+// use(pairing, source, shared): as with_pairing, but whether loads are wide depends on nothing but the kind of rows,
+// because it decides which pairs a thread adds up: `width` bytes, or one pair at a time.
+template <class T, class Use>
+void with_width(const Problem& problem, int64_t width, const Use& use) {
+  using Shared = std::true_type;
+  using Own = std::false_type;
+  if constexpr (sizeof(T) < 8) {
+    constexpr int N = 16 / sizeof(T), M = 8 / sizeof(T) < 4 ? 4 : 8 / sizeof(T);
+    const bool shared = is_shared(problem.form), adjacent = problem.group_size == 2;
+    const int64_t numbers = width / static_cast<int64_t>(sizeof(T)), run = adjacent && shared ? numbers / 2 : numbers;
+    if (width > 0 && AlignedTables::fits(problem.params, problem.ids.data, run)) {
+      if (adjacent && shared) return use(Adjacent<T, N, true>{}, AlignedTables{}, Shared{});
+      if (adjacent) return use(Adjacent<T, N, true>{}, AlignedTables{}, Own{});
+      if (shared && numbers == N) return use(Halves<T, N, true>{}, AlignedTables{}, Shared{});
+      if (shared) return use(Halves<T, M, true>{}, AlignedTables{}, Shared{});
+      return use(Halves<T, M, true>{}, AlignedTables{}, Own{});
+    }
+  }
+  use(Halves<T, 1, false>{}, AnyTables{}, Own{});
+}
+
+}  // namespace
+
+cudaError_t rotate_add_rms_norm(const Problem& problem, const Rows& x, const Rows& residual, const RmsNorm& norm,
+                                const Rows& y, const Rows& s, cudaStream_t stream) {
+  if (!fits(problem)) return cudaErrorInvalidValue;
+  if (problem.rows == 0) return cudaSuccess;
+  with_dtype(problem.dtype, [&](auto t) {
+    using T = decltype(t);
+    constexpr int64_t kSize = sizeof(T);
+    const int64_t pairs = problem.dim / 2, half = problem.group_size / 2;
+    // 8 bytes where 16-bit rows have coefficients of their own, and where half a group has no more.
+    const bool narrow = kSize == 2 && half > 1 && (!is_shared(problem.form) || half % 8 != 0);
+    const int64_t width = narrow ? 8 : 16, run = kSize == 8 ? 1 : width / kSize / (half == 1 ? 2 : 1);
+    bool aligned = reinterpret_cast<uintptr_t>(norm.weight) % 16 == 0 && (pairs + run - 1) / run <= kMostThreads;
+    for (const Rows* rows : {&x, &residual, &y, &s}) aligned = aligned && vectorizes(problem, *rows, kSize, width);
+    const NormArguments a{pair_rows(problem, x, 1, 1, problem.rows * problem.dim * kSize <= kPrefetchBytes),
+                          RowMap(residual),
+                          RowMap(y),
+                          RowMap(s),
+                          norm,
+                          static_cast<int>(pairs),
+                          static_cast<int>(run)};
+    with_width<T>(problem, aligned ? width : 0, [&](auto pairing, auto source, auto shared) {
+      start<T, decltype(pairing), decltype(source), decltype(shared)::value>(a, stream);
+    });
+  });
+  return cudaGetLastError();
+}
+
+}  // namespace road::cuda

@@ -1,0 +1,49 @@
+"""The fused ops as the GPU tests call them, by name."""
+
+from dataclasses import dataclass
+
+import torch
+from gpu_work import ADAPTERS, make_ids
+from support import fused_cases
+from support.backends import DEVICE
+from support.problems import make_x
+
+from road_kernels.backends import registry
+
+FORWARD = ("silu_mul", "add_rms_norm", "add_rms_norm in place", "rope", "rope in place")
+WORK = tuple(f"{prefix}{name}" for prefix in ("", "batched ") for name in (*FORWARD, "silu_mul backward"))
+SIZE = {"silu_mul": 512, "add_rms_norm": 1024, "rope": 128}  # I, D, head_dim
+
+
+@dataclass
+class FusedWork:
+    """A call on tensors that stay in place, as a CUDA graph captures it."""
+
+    name: str
+    kernels: str
+    case: fused_cases.Case
+    gz: torch.Tensor
+
+    def __call__(self) -> tuple[torch.Tensor, ...]:
+        if not self.name.endswith("backward"):
+            keywords = {"inplace": True} if "in place" in self.name else {}
+            return self.case.run(backend=self.kernels, **keywords)
+        c = self.case
+        backward = registry._loaded[self.kernels][0].rotate_silu_mul_backward
+        return backward(self.gz, c.x, c.r1, c.r2, c.ids, c.keywords["group_size"], [True] * 3)
+
+    def tensors(self) -> list[torch.Tensor]:
+        c = self.case
+        return [t for t in (c.x, *c.args, c.r1, c.r2, c.ids, self.gz) if t is not None]
+
+
+def make_fused(name, kernels, form="table_half", rows=1200, group_size=64, dtype=torch.bfloat16, seed=0) -> FusedWork:
+    op = next(op for op in fused_cases.OPS if op in name)
+    ids = make_ids(rows, ADAPTERS, seed) if "batched" in name else None
+    case = fused_cases.make(op, (rows,), SIZE[op], group_size, form=form, ids=ids, adapters=ADAPTERS, dtype=dtype)
+    case.x = make_x(*case.x.shape, dtype=dtype, seed=seed)
+    case.r1, case.r2 = case.r1 * (1 + seed / 16), case.r2 * (1 - seed / 16)
+    if op == "rope":
+        positions = (torch.arange(rows, device=DEVICE) * (2 * seed + 1)) % fused_cases.MAX_POSITION
+        case.args = positions, case.args[1]
+    return FusedWork(name, kernels, case, make_x(rows, SIZE["silu_mul"], dtype=dtype, seed=seed + 2))

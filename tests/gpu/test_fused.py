@@ -1,0 +1,146 @@
+"""The fused ops on a device: one kernel each, streams, graphs, tensors beyond 2^31 elements."""
+
+import pytest
+import torch
+from fused_work import WORK, make_fused
+from gpu_work import CYCLES, capture, device_events, is_torchs, make_ids
+from support.problems import make_params
+
+import road_kernels as rk
+
+
+@pytest.mark.parametrize("group_size", [128, 64, 2], ids=lambda g: f"group {g}")
+@pytest.mark.parametrize("name", WORK)
+def test_one_kernel(kernels, name, group_size):
+    """A backward has two, after one that sorts the ids of a mixed batch; nothing of torch's."""
+    events = device_events(make_fused(name, kernels, group_size=group_size))
+    assert not any(map(is_torchs, events)), events
+    if not name.endswith("backward"):
+        assert len(events) == 1, events
+    elif kernels == "cuda":
+        assert len(events) == (3 if "batched" in name else 2), events
+
+
+@pytest.mark.parametrize("name", WORK)
+def test_no_call_synchronises(kernels, name):
+    work = make_fused(name, kernels)
+    work()
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        work()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("name", WORK)
+def test_work_is_ordered_on_the_current_stream(kernels, name):
+    work = make_fused(name, kernels)
+    values = [t.clone() for t in work.tensors()]
+    want = [t.clone() for t in work()]  # also compiles and loads
+    for t in work.tensors():
+        t.zero_()
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(CYCLES)
+        for t, value in zip(work.tensors(), values, strict=True):
+            t.copy_(value)
+        got = work()
+    stream.synchronize()
+    assert all(map(torch.equal, got, want))
+
+
+@pytest.mark.parametrize("form", ["table", "table_half"])
+@pytest.mark.parametrize("name", WORK)
+def test_replays_read_current_contents(kernels, name, form):
+    """x, tables, ids and positions all change between replays."""
+    work = make_fused(name, kernels, form)
+    graph, written = capture(work)
+    for seed in (11, 12):
+        fresh = make_fused(name, kernels, form, seed=seed)
+        if fresh.case.ids is not None and seed == 12:
+            fresh.case.ids.fill_(-1)  # only pass-through rows but one
+            fresh.case.ids[-1] = fresh.case.r1.shape[0] - 1
+        for mine, new in zip(work.tensors(), fresh.tensors(), strict=True):
+            mine.copy_(new)
+        graph.replay()
+        assert all(map(torch.equal, written, fresh()))
+
+
+@pytest.mark.parametrize("rows", [3, 5000])
+@pytest.mark.parametrize("name", WORK)
+def test_bitwise_repeatable(kernels, name, rows):
+    """Also next to other work, which changes the order in which blocks run."""
+    work = make_fused(name, kernels, rows=rows)
+    kept = [t.clone() for t in work.tensors()]
+    first = [t.clone() for t in work()]
+    beside, noise = torch.cuda.Stream(), torch.randn(4096, 4096)
+    beside.wait_stream(torch.cuda.current_stream())
+    for repeat in range(5):
+        for t, value in zip(work.tensors(), kept, strict=True):
+            t.copy_(value)
+        if repeat:
+            with torch.cuda.stream(beside):
+                noise @ noise
+        assert all(map(torch.equal, work(), first))
+    torch.cuda.synchronize()
+
+
+@pytest.mark.parametrize("name", [n for n in WORK if not n.endswith("backward")])
+def test_inputs_made_by_the_kernel_in_front(kernels, name):
+    """Launched dependently, a kernel may start before the one in front has finished, which writes x."""
+    work = make_fused(name, kernels, rows=256)
+    width = work.case.x.shape[-1]
+    weight = torch.randn(512, width, dtype=torch.bfloat16) / 22
+    source = [torch.randn(256, 512, dtype=torch.bfloat16) for _ in range(3)]
+    kept = [t.clone() for t in work.tensors()]
+
+    def step(k):
+        for t, value in zip(work.tensors(), kept, strict=True):
+            t.copy_(value)
+        work.case.x = torch.matmul(source[k], weight)
+        return [t.clone() for t in work()]
+
+    want = []
+    for k in range(3):
+        want.append(step(k))
+        torch.cuda.synchronize()
+    got = [step(k % 3) for k in range(30)]
+    torch.cuda.synchronize()
+    assert all(torch.equal(a, b) for k, result in enumerate(got) for a, b in zip(result, want[k % 3], strict=True))
+
+
+ROWS, DIM, CHUNK = 2**31 // 4096 + 77, 4096, 2**17
+
+
+@pytest.mark.parametrize("offset", [0, 1], ids=["aligned", "unaligned"])
+@pytest.mark.parametrize("op", ["silu_mul", "add_rms_norm", "rope"])
+def test_more_than_two_to_the_31_elements(kernels, op, offset):
+    need = 40 << 30
+    if torch.cuda.mem_get_info()[0] < need:
+        pytest.skip(f"less than {need >> 30} GiB of GPU memory are free")
+    x = torch.empty(offset + ROWS * DIM, dtype=torch.bfloat16)[offset:].view(ROWS, DIM)
+    for part in x.split(CHUNK):
+        part.normal_()
+    tables, ids = make_params("table_half", 1000, DIM), make_ids(ROWS, 1000)
+    positions = torch.arange(ROWS) % 512
+    angles = torch.rand(512, 64)
+    cache = torch.cat((angles.cos(), angles.sin()), dim=-1)
+    weight = torch.rand(DIM)
+
+    def run(rows):
+        x_rows, id_rows = x[rows], ids[rows]
+        if op == "silu_mul":
+            return rk.rotate_silu_mul(x_rows, *tables, id_rows, backend=kernels)
+        if op == "add_rms_norm":
+            return rk.rotate_add_rms_norm(x_rows, x_rows, weight, *tables, id_rows, backend=kernels)[0]
+        heads = {"num_heads": 16, "num_kv_heads": 8, "head_dim": 128}
+        return rk.rotate_rope(x_rows, positions[rows], cache, *tables, id_rows, **heads, backend=kernels)
+
+    z = run(slice(None))
+    for begin in range(0, ROWS, CHUNK):
+        part = slice(begin, begin + CHUNK)
+        assert torch.equal(z[part], run(part))
+    del z
+    torch.cuda.empty_cache()
