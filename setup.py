@@ -5,6 +5,8 @@ Environment:
                          "0": pure Python; "1": what cannot be compiled is an error.
     ROAD_KERNELS_CUDA    "auto" (default): compile the CUDA sources if nvcc and a CUDA build of torch are there;
                          "0": never; "1": fail if they cannot be.
+    ROAD_KERNELS_LOCAL_VERSION   "1": the version names what the extension was built for, as in 0.2.0+cu130torch2.11
+                         (make wheel).
     TORCH_CUDA_ARCH_LIST, CUDA_HOME, CXX, MAX_JOBS: as usual for torch extensions.
 """
 
@@ -21,6 +23,7 @@ import tempfile
 from glob import glob
 from pathlib import Path
 
+import setuptools
 from setuptools import setup
 
 ROOT = Path(__file__).parent
@@ -175,6 +178,19 @@ def extension(kind: str) -> dict:
     return {"ext_modules": [module], "cmdclass": {"build_ext": BuildExtension.with_options(use_ninja=True)}}
 
 
+def version_options(kind: str) -> dict:
+    """The options of setup() that add a local version, of a build with "CUDA", for the "CPU", or with "nothing"."""
+    if os.environ.get("ROAD_KERNELS_LOCAL_VERSION") != "1":
+        return {}
+    local = "python"
+    if kind != "nothing":
+        import torch
+
+        device = f"cu{torch.version.cuda.replace('.', '')}" if kind == "CUDA" else "cpu"
+        local = f"{device}torch{'.'.join(torch.__version__.split('.')[:2])}"
+    return {"options": {"egg_info": {"tag_build": f"+{local}"}}}
+
+
 def write_build_info(built: bool, without: dict[str, str]) -> None:
     version, reason = None, None
     if built:
@@ -192,6 +208,10 @@ def write_build_info(built: bool, without: dict[str, str]) -> None:
 
 def main() -> None:
     """Installs the most that can be compiled here: with CUDA, for the CPU, or Python alone."""
+    if int(setuptools.__version__.split(".")[0]) < 77:  # a new virtual environment of Python 3.11 has 65
+        sys.exit(
+            f"road_kernels: setuptools 77 or newer is needed, got {setuptools.__version__}: pip install -U setuptools"
+        )
     required = {"CUDA": choice("ROAD_KERNELS_CUDA") == "1", "CPU": choice("ROAD_KERNELS_BUILD") == "1"}
     without = {}  # what is left out: why
     for kind in ("CUDA", "CPU"):
@@ -204,7 +224,7 @@ def main() -> None:
             continue
         write_build_info(True, without)
         try:
-            setup(**arguments)
+            setup(**arguments, **version_options(kind))
             return
         except (Exception, SystemExit) as error:
             if any(required.values()) or str(error) == "interrupted":
@@ -212,7 +232,7 @@ def main() -> None:
             first_line = (str(error) or repr(error)).splitlines()[0][:200]
             without[kind] = f"the build failed ({first_line}); ROAD_KERNELS_BUILD=1 shows how"
     write_build_info(False, without)
-    setup()
+    setup(**version_options("nothing"))
 
 
 if __name__ == "__main__":  # also when pip runs it

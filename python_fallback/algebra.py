@@ -14,10 +14,10 @@ Tables = tuple[Tensor, Tensor]
 def same_width(*pairs: Tables, dim: int, group_size: int) -> list[Tables]:
     """All of them compact if all are, of full width otherwise; float32 or wider."""
     dtype = arithmetic_dtype(*(t for pair in pairs for t in pair))
-    pairs = [(r1.to(dtype), r2.to(dtype)) for r1, r2 in pairs]
-    if all(r1.shape[-1] != dim for r1, _ in pairs):
-        return pairs
-    return [expand_tables(r1, r2, dim, group_size) for r1, r2 in pairs]
+    wide = [(r1.to(dtype), r2.to(dtype)) for r1, r2 in pairs]
+    if all(r1.shape[-1] != dim for r1, _ in wide):
+        return wide
+    return [expand_tables(r1, r2, dim, group_size) for r1, r2 in wide]
 
 
 def compose_tables(first: Tables, then: Tables, dim: int, group_size: int) -> Tables:

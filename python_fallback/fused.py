@@ -23,7 +23,7 @@ def rotate_silu_mul(
 
 def rotate_silu_mul_backward(
     grad: Tensor, x: Tensor, r1: Tensor, r2: Tensor, adapter_ids: Tensor | None, group_size: int
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """(gx, gr1, gr2) from x alone: gate and up are computed again."""
     gz = grad.to(arithmetic_dtype(x))
     gate, up = rotated(x, r1, r2, adapter_ids, group_size).chunk(2, dim=-1)
@@ -100,7 +100,8 @@ def cos_and_sin(positions: Tensor, cos_sin_cache: Tensor) -> tuple[Tensor, Tenso
     """cos and sin of each position, [..., 1, rotary_dim / 2]; an index error for a position out of the cache."""
     index = bank_index(torch.where(positions == -1, -2, positions), cos_sin_cache.shape[0])  # -1 is no position
     rows = cos_sin_cache.index_select(0, index.reshape(-1))
-    return rows.reshape(*positions.shape, 1, cos_sin_cache.shape[1]).chunk(2, dim=-1)
+    cos, sin = rows.reshape(*positions.shape, 1, cos_sin_cache.shape[1]).chunk(2, dim=-1)
+    return cos, sin
 
 
 def rotated(x: Tensor, r1: Tensor, r2: Tensor, adapter_ids: Tensor | None, group_size: int) -> Tensor:

@@ -22,7 +22,8 @@ def rotate_backward(
         return gx, None, None
     per_row1, per_row2 = table_gradients(gz, x.to(dtype), group_size)
     compact = r1.shape[-1] != grad.shape[-1]
-    return gx, *(fold(g.reshape(-1, g.shape[-1]).sum(0), group_size, compact) for g in (per_row1, per_row2))
+    gr1, gr2 = (fold(g.reshape(-1, g.shape[-1]).sum(0), group_size, compact) for g in (per_row1, per_row2))
+    return gx, gr1, gr2
 
 
 def rotate_batched_backward(

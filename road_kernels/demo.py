@@ -5,6 +5,8 @@ import platform
 import statistics
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +35,7 @@ class RoadLinear(nn.Module):
             return h
         return rotate_batched(h, *self.tables, self.adapter_ids, group_size=GROUP_SIZE, inplace=True)
 
-    def merged(self, adapter: int) -> tuple[Tensor, Tensor]:
+    def merged(self, adapter: int) -> tuple[Tensor, Tensor | None]:
         return road_merge(
             self.linear.weight, self.linear.bias, self.theta[adapter], self.alpha[adapter], group_size=GROUP_SIZE
         )
@@ -60,12 +62,12 @@ def road_layers(model: nn.Module) -> list[RoadLinear]:
     return [m for m in model.modules() if isinstance(m, RoadLinear)]
 
 
-def progress(what: str, step: int, steps: int) -> None:
-    """One line on stderr, overwritten on a terminal; in a log, the first step only."""
+def progress(what: str, step: int = 0) -> None:
+    """One line on stderr, overwritten on a terminal, cleared by ``what`` = ""; in a log, the first step only."""
     if sys.stderr.isatty():
-        print(f"\r\033[K{what}: {step} of {steps}", end="" if step < steps else "\r\033[K", file=sys.stderr, flush=True)
+        print(f"\r\033[K{what}: {step}" if what else "\r\033[K", end="", file=sys.stderr, flush=True)
     elif step == 1:
-        print(f"{what}, {steps} steps ...", file=sys.stderr, flush=True)
+        print(f"{what} ...", file=sys.stderr, flush=True)
 
 
 def show_backends() -> None:
@@ -80,7 +82,9 @@ def show_backends() -> None:
             print("  built without OpenMP:", without["OpenMP"])
 
 
-def processor() -> str:
+def processor(device: str = "cpu") -> str:
+    if device == "cuda":
+        return torch.cuda.get_device_name()
     try:
         with open("/proc/cpuinfo") as f:
             return next(line.split(":")[1].strip() for line in f if line.startswith("model name"))
@@ -109,22 +113,45 @@ def check_mixed_batch(width: int, hidden: int, blocks: int, tokens: int, adapter
     original = [(layer.linear.weight.data, layer.linear.bias.data) for layer in layers]
     worst = 0.0
     for r, adapter in enumerate(ids.tolist()):
-        progress("checking each request against its adapter merged into the weights", r + 1, len(ids))
+        progress("checking each request against its adapter merged into the weights", r + 1)
         for layer, (weight, bias) in zip(layers, original, strict=True):
             layer.linear.weight.data, layer.linear.bias.data = layer.merged(adapter) if adapter >= 0 else (weight, bias)
         alone = model(x[r : r + 1])[0]
         for layer, (weight, bias) in zip(layers, original, strict=True):
             layer.linear.weight.data, layer.linear.bias.data = weight, bias
         worst = max(worst, ((together[r] - alone).norm() / alone.norm()).item())
+    progress("")
     # Their matrix products differ by float32 rounding, a few 1e-6 over the depth of the stack.
     if not worst < 2e-5:
         sys.exit(f"FAILED: a request differs from itself run alone by {worst:.1e} (relative)")
     print(f"every request equals itself run alone with its adapter merged: largest relative difference {worst:.1e}")
 
 
+def best_device() -> str:
+    """ "cuda" where kernels of this package serve the GPU here."""
+    kernels = backend_info()["automatic"]["cuda"] != "python"
+    return "cuda" if kernels and torch.cuda.is_available() else "cpu"
+
+
+def microseconds(run: Callable[[], Tensor], device: str) -> float:
+    """Of one call. On a GPU, whose calls return before they are done, of 20 in a row."""
+    if device == "cpu":
+        start = time.perf_counter()
+        run()
+        return (time.perf_counter() - start) * 1e6
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    for _ in range(20):
+        run()
+    torch.cuda.synchronize()
+    return (time.perf_counter() - start) / 20 * 1e6
+
+
 @torch.no_grad()
-def time_per_layer(width: int, requests: int, tokens: int, adapters: int, repeats: int) -> list[tuple[str, float]]:
-    """Median microseconds of one linear layer with its adapters, for each way to serve them; interleaved."""
+def time_per_layer(
+    width: int, requests: int, tokens: int, adapters: int, seconds: float, device: str
+) -> list[tuple[str, list[float]]]:
+    """Microseconds of one linear layer with its adapters, for each way to serve them; in turn, round by round."""
     layer = RoadLinear(width, width, adapters)
     r1, r2 = layer.tables
     x = torch.randn(requests, tokens, width)
@@ -149,21 +176,32 @@ def time_per_layer(width: int, requests: int, tokens: int, adapters: int, repeat
         f"LoRA rank {LORA_RANK}, adapter by adapter": lora_one_by_one,
     }
     times: dict[str, list[float]] = {name: [] for name in ways}
-    for k in range(repeats + 2):
-        progress(f"timing {requests} x {tokens} x {width}", k + 1, repeats + 2)
+    rounds, end = -2, time.perf_counter() + seconds  # two rounds of warm-up
+    while rounds < 3 or time.perf_counter() < end:
+        rounds += 1
+        progress(f"timing {requests} x {tokens} x {width}", rounds)
         for name, run in ways.items():
-            start = time.perf_counter()
-            run()
-            if k >= 2:  # after two rounds of warm-up
-                times[name].append((time.perf_counter() - start) * 1e6)
-    return [(name, statistics.median(t)) for name, t in times.items()]
+            us = microseconds(run, device)
+            if rounds > 0:
+                times[name].append(us)
+    progress("")
+    return list(times.items())
 
 
-def show_times(title: str, rows: list[tuple[str, float]]) -> None:
-    base = rows[0][1]
-    print(f"\n{title}\n  {'':34}{'us per layer':>14}{'over no adapter':>18}")
-    for name, us in rows:
-        print(f"  {name:34}{us:>14.0f}{'' if us == base else f'{100 * (us / base - 1):+.0f} %':>18}")
+def show_times(title: str, rows: list[tuple[str, list[float]]]) -> None:
+    base = statistics.median(rows[0][1])
+    print(f"\n{title}, median of {len(rows[0][1])}\n  {'':34}{'us per layer':>14}{'over no adapter':>18}")
+    for name, times in rows:
+        us = statistics.median(times)
+        print(f"  {name:34}{us:>14.0f}" + ("" if times is rows[0][1] else f"{100 * (us / base - 1):>+16.0f} %"))
+
+
+def next_line() -> str:
+    """What to type after this, in a checkout or where the package is installed."""
+    root = Path(__file__).parents[1]
+    if (root / "setup.py").exists():
+        return f"pip install --no-build-isolation {root}    # into your environment, beside its torch"
+    return 'python -c "import road_kernels; help(road_kernels.road_apply)"'
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -172,17 +210,27 @@ def main(argv: list[str] | None = None) -> None:
     quick = parser.parse_args(argv).quick
     torch.manual_seed(0)
     show_backends()
+    device = best_device()
+    torch.set_default_device(device)
+    try:
+        demonstrate(device, quick)
+    finally:
+        torch.set_default_device(None)
+    print(f"\nnext: {next_line()}")
+
+
+def demonstrate(device: str, quick: bool) -> None:
     if quick:
         check_mixed_batch(width=256, hidden=704, blocks=2, tokens=8, adapters=4)
-        shapes = [(256, 4, 1, 10)]
+        shapes = [(256, 4, 1, 0.1)]
     else:
         check_mixed_batch(width=1024, hidden=2816, blocks=4, tokens=32, adapters=6)
-        shapes = [(2048, 16, 1, 60), (2048, 16, 64, 10)]
-    for width, requests, tokens, repeats in shapes:
-        rows = time_per_layer(width, requests, tokens, 2 * requests, repeats)
+        shapes = [(2048, 16, 1, 2.0), (2048, 16, 64, 5.0)]
+    for width, requests, tokens, seconds in shapes:
+        rows = time_per_layer(width, requests, tokens, 2 * requests, seconds, device)
         what = "decode" if tokens == 1 else "prefill"
         show_times(
-            f"{what}: {requests} requests of {tokens} token{'s' * (tokens > 1)}, each its own adapter, "
-            f"one {width} x {width} float32 layer, median of {repeats}",
+            f"{what} on {processor(device)}: {requests} requests of {tokens} token{'s' * (tokens > 1)}, each its own "
+            f"adapter, one {width} x {width} float32 layer",
             rows,
         )

@@ -67,7 +67,9 @@ def _commit() -> str:
     if given := os.environ.get("ROAD_KERNELS_COMMIT"):
         return given
     commit = _output("git", "rev-parse", "--short", "HEAD")
-    generated = (":(top,exclude)benchmarks/results", ":(top,exclude)benchmarks/RESULTS.md", ":(top,exclude)README.md")
+    generated = [
+        f":(top,exclude){path}" for path in ("benchmarks/results", "benchmarks/RESULTS.md", "README.md", "docs")
+    ]
     changed = _output("git", "status", "--porcelain", "--untracked-files=no", "--", ":/", *generated)
     return (commit or "unknown") + ("-dirty" if changed else "")
 

@@ -1,7 +1,8 @@
 """From recorded results to tables and plots: python -m benchmarks.report [--readme] [--results FOLDER].
 
 Writes benchmarks/RESULTS.md, with every table of every machine, and the plots beside the results. --readme also writes
-the short tables, and the newest CPU's demo.txt, between the markers in README.md: no number there is typed by hand.
+what stands between markers in README.md, docs/performance.md and docs/install.md (the newest CPU's demo.txt): no number
+there is typed by hand.
 """
 
 import argparse
@@ -10,9 +11,10 @@ from pathlib import Path
 from ..harness import record
 from .draw import draw_all
 from .page import results_page
-from .readme import into, readme_parts
+from .readme import fill, parts_of
 
 ROOT = Path(__file__).parents[2]
+PAGES = ("README.md", "docs/performance.md", "docs/install.md")
 
 
 def collect(root: Path) -> dict[Path, dict[str, dict]]:
@@ -31,7 +33,7 @@ def collect(root: Path) -> dict[Path, dict[str, dict]]:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
-    parser.add_argument("--readme", action="store_true", help="also the marked parts of README.md")
+    parser.add_argument("--readme", action="store_true", help="also the marked parts of README.md and docs/")
     parser.add_argument("--results", type=Path, default=record.RESULTS)
     options = parser.parse_args(argv)
     found = collect(options.results)
@@ -42,11 +44,10 @@ def main(argv: list[str] | None = None) -> None:
     path.write_text(results_page(found))
     print(f"wrote {path}")
     if options.readme:
-        readme = ROOT / "README.md"
-        text = readme.read_text()
-        for name, content in readme_parts(found).items():
-            text = into(text, name, content)
-        readme.write_text(text)
+        parts = parts_of(found)
+        for name in PAGES:
+            page = ROOT / name
+            page.write_text(fill(page.read_text(), parts))
 
 
 if __name__ == "__main__":

@@ -4,12 +4,14 @@ import sys
 from pathlib import Path
 
 from ..harness import record
+from .cost_plot import cost
 from .figure import set_style
 from .model_plots import generation_plot, training_plot
 from .model_tables import TABLES
 from .plots import bandwidth, overhead, resident
 
 PLOTS = (  # benchmark, plot, file
+    ("layer", cost, "cost.png"),
     ("layer", overhead, "overhead.png"),
     ("single_op", bandwidth, "bandwidth.png"),
     ("layer", resident, "resident.png"),

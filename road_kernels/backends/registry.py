@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import logging
 import platform
 import threading
 import warnings
@@ -15,6 +16,7 @@ from ..ops.extension import EXTENSION, WITHOUT
 
 # In order of preference. A new backend is a file in road_kernels/backends and a name here.
 TABLE = ("cuda", "cpu", "triton", "python")
+logger = logging.getLogger(__name__)
 
 
 class _Forced(threading.local):
@@ -40,6 +42,8 @@ def _load(name: str) -> tuple[ModuleType | None, str | None]:
 
 
 _loaded = {name: _load(name) for name in TABLE}
+for _name, (_, _reason) in _loaded.items():
+    logger.debug("backend %s: %s", _name, f"not usable: {_reason}" if _reason else "usable")
 if EXTENSION:
     EXTENSION.serve(*(_loaded[name][0] is not None for name in ("cpu", "cuda")))
 
@@ -55,9 +59,11 @@ def _serves(module: ModuleType, device_type: str) -> bool:
 
 
 def _first_for(device_type: str) -> ModuleType:
-    serving = (name for name, (m, _) in _loaded.items() if m is not None and _serves(m, device_type))
-    # Triton serves CPU tensors in its interpreter only, for tests: never chosen automatically.
-    return _loaded[next(name for name in serving if (name, device_type) != ("triton", "cpu"))][0]
+    for name, (module, _) in _loaded.items():
+        # Triton serves CPU tensors in its interpreter only, for tests: never chosen automatically.
+        if module is not None and _serves(module, device_type) and (name, device_type) != ("triton", "cpu"):
+            return module
+    raise AssertionError("python serves every device")
 
 
 # For torch.compile and torch.export, which call the registered ops: the extension registers its CUDA kernels when it is
@@ -72,18 +78,21 @@ _automatic: dict[str, ModuleType] = {}
 
 def _choose_automatically(device_type: str) -> ModuleType:
     module = _automatic[device_type] = _first_for(device_type)
+    logger.info("%s tensors: backend %s", device_type, module.__name__.rpartition(".")[2])
     reason = _loaded["cpu"][1]
     if device_type == "cpu" and reason and reason.startswith("not built"):  # a broken one has warned at import
         warnings.warn(f"road_kernels runs on the slower PyTorch path: compiled CPU kernels {reason}", stacklevel=5)
     return module
 
 
-def check_name(name: str) -> None:
+def usable(name: str) -> ModuleType:
+    """The backend of that name. Raises ValueError for an unknown one, RuntimeError for one not usable here."""
     if name not in _loaded:
         raise ValueError(f"backend must be one of {', '.join(map(repr, TABLE))}, got {name!r}")
     module, reason = _loaded[name]
     if module is None:
         raise RuntimeError(f"backend {name!r} is not usable here: {reason}")
+    return module
 
 
 def choose(name: str | None, device: torch.device) -> ModuleType:
@@ -91,8 +100,7 @@ def choose(name: str | None, device: torch.device) -> ModuleType:
     name = name or _forced.name or _default
     if name is None:
         return _automatic.get(device.type) or _choose_automatically(device.type)
-    check_name(name)
-    module = _loaded[name][0]
+    module = usable(name)
     if not _serves(module, device.type):
         raise RuntimeError(f"backend {name!r} serves {', '.join(module.DEVICES)} tensors, but x is on {device}")
     return module
@@ -118,17 +126,18 @@ def set_backend(name: str | None) -> None:
     """
     global _default
     if name is not None:
-        check_name(name)
+        usable(name)
     _count_choice(_default, -1)
     _count_choice(name, 1)
     _default = name
+    logger.info("set_backend(%r)", name)
 
 
 @contextlib.contextmanager
 def use_backend(name: str | None) -> Iterator[None]:
     """``with use_backend("python"): ...``, for this thread only. Errors as set_backend."""
     if name is not None:
-        check_name(name)
+        usable(name)
     global _forced_last
     before, _forced.name = _forced.name, name
     before_last, _forced_last = _forced_last, name

@@ -111,8 +111,8 @@ def combine(parts: Iterable[tuple[Tables, Pairs]], *, dim: int, group_size: int 
         for (tables, _), mask in zip(parts, masks, strict=True)
     ]
     result = selected[0]
-    for part in selected[1:]:
-        result = python_fallback.compose_tables(result, part, dim, group_size)
+    for then in selected[1:]:
+        result = python_fallback.compose_tables(result, then, dim, group_size)
     return result
 
 
@@ -143,9 +143,9 @@ def pair_mask(pairs: Pairs, dim: int, device: torch.device | str | None = None) 
 def _shared_pair(a: Pairs, b: Pairs, dim: int) -> int | None:
     if not isinstance(a, Tensor) and not isinstance(b, Tensor):  # without reading a tensor: torch.compile follows
         return min(set(_numbers(a, dim // 2)) & set(_numbers(b, dim // 2)), default=None)
-    device = a.device if isinstance(a, Tensor) else b.device
+    device = next(pairs.device for pairs in (a, b) if isinstance(pairs, Tensor))
     both = pair_mask(a, dim, device) & pair_mask(b, dim, device)
-    return both.nonzero()[0, -1].item() if both.any() else None
+    return int(both.nonzero()[0, -1]) if both.any() else None
 
 
 def _numbers(pairs: Pairs, count: int) -> Iterable[int]:

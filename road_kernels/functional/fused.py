@@ -197,9 +197,9 @@ def _wants_grad(*tensors: Tensor) -> bool:
 
 
 def _module(backend: str | None, **tensors: Tensor | None):
-    x = next(iter(tensors.values()))
+    device = next(t.device for t in tensors.values() if t is not None)
     if not sharded.is_sharded(*tensors.values()):
-        return choose(backend, x.device)
+        return choose(backend, device)
     sharded.check(backend, **tensors)
     return BelowAutograd
 

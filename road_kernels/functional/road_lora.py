@@ -4,6 +4,7 @@ RoAd alone has 2 to 8 parameters for two features of the output; with LoRA besid
 """
 
 import contextlib
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,7 +62,7 @@ def road_lora_apply(
     checks.check_x(h, group_size, "h")
     lora_checks.check_lora(h, x, lora_a, lora_b, scaling, batched=False)
     _refuse_sharded(h=h, x=x, theta=theta, alpha=alpha, lora_a=lora_a, lora_b=lora_b)
-    options = {"variant": variant, "group_size": group_size, "backend": backend}
+    options: dict[str, Any] = {"variant": variant, "group_size": group_size, "backend": backend}
     with _without_autocast(h):
         a, b = lora_a.to(h.dtype), lora_b.to(h.dtype)
         low = x.to(h.dtype).reshape(-1, x.shape[-1]) @ a.t()
@@ -116,7 +117,7 @@ def road_lora_apply_batched(
     checks.check_ids(h, ids, "adapter_ids" if lora_ids is None else "lora_ids", "h")
     _refuse_sharded(h=h, x=x, theta=theta, alpha=alpha, lora_a=lora_a, lora_b=lora_b, ids=ids)
     checks.check_id_values(ids, lora_a.shape[0], "adapter_ids" if lora_ids is None else "lora_ids")
-    options = {"variant": variant, "group_size": group_size, "backend": backend}
+    options: dict[str, Any] = {"variant": variant, "group_size": group_size, "backend": backend}
     records = _records(h, x, theta, alpha, lora_a, lora_b)
     if inplace and not is_transformed():
         aliasing.check_inplace(h, "h")
@@ -149,7 +150,7 @@ def road_lora_merge(
     Args as in road_merge and road_lora_apply. Computed in float32 or wider and rounded once; without gradients.
     """
     _check_merge(weight, lora_a, lora_b, scaling, group_size)
-    options = {"variant": variant, "group_size": group_size, "backend": backend}
+    options: dict[str, Any] = {"variant": variant, "group_size": group_size, "backend": backend}
     with torch.no_grad(), _without_autocast(weight):
         wide = arithmetic_dtype(weight)
         merged, mixed = road_merge(weight.to(wide), bias, theta, alpha, **options)
@@ -173,7 +174,7 @@ def road_lora_unmerge(
 ) -> tuple[Tensor, Tensor | None]:
     """(R^-1 (W - s B A), R^-1 b): undoes road_lora_merge up to rounding; see road_unmerge on that, and on errors."""
     _check_merge(weight, lora_a, lora_b, scaling, group_size)
-    options = {"variant": variant, "group_size": group_size, "backend": backend}
+    options: dict[str, Any] = {"variant": variant, "group_size": group_size, "backend": backend}
     with torch.no_grad(), _without_autocast(weight):
         wide = arithmetic_dtype(weight)
         rest = torch.addmm(weight.to(wide), lora_b.to(wide), lora_a.to(wide), alpha=-scaling)

@@ -1,5 +1,7 @@
 """Tables of coefficients from the parameters of an adapter."""
 
+from types import ModuleType
+
 import torch
 from torch import Tensor
 
@@ -36,8 +38,9 @@ def tables_in(
     if needs_formula():
         return formula.tables(theta, alpha, variant, group_size, dtype)
     if torch.compiler.is_compiling():
-        module = formula if is_traced_as_formula(backend, theta.device) else schemas
-        return module.tables(theta, alpha, variant, group_size, dtype)
+        traced = formula if is_traced_as_formula(backend, theta.device) else schemas
+        return traced.tables(theta, alpha, variant, group_size, dtype)
+    module: ModuleType | type[BelowAutograd]
     if sharded.is_sharded(theta, alpha):
         sharded.check(backend, theta=theta, alpha=alpha)
         module = BelowAutograd

@@ -71,7 +71,7 @@ def from_tables(tables: Mapping[str, Pair], widths: Mapping[str, int], group_siz
         except (TypeError, ValueError) as error:
             raise type(error)(f"layer {name!r}: {error}") from None
     compact = all(pair[0].shape[-1] != widths[name] for name, pair in tables.items())
-    layers = {}
+    layers: dict[str, Pair] = {}
     with torch.no_grad():
         for name, pair in tables.items():
             r1, r2 = (t.double() for t in pair)
@@ -79,7 +79,8 @@ def from_tables(tables: Mapping[str, Pair], widths: Mapping[str, int], group_siz
                 theta, alpha = torch.atan2(r2, r1), torch.hypot(r1, r2)
             else:
                 theta, alpha = python_fallback.road_4_parameters((r1, r2), widths[name], group_size)
-            layers[name] = tuple(t.to(_result_dtype(pair)) for t in (theta, alpha))
+            dtype = _result_dtype(pair)
+            layers[name] = theta.to(dtype), alpha.to(dtype)
     return layers, "road_1" if compact else "road_4"
 
 
@@ -92,14 +93,15 @@ def _layer_by_layer(
         for layer, width in adapter.widths.items():
             if widths.setdefault(layer, width) != width:
                 raise ValueError(f"layer {layer!r} is {widths[layer]} features wide, but {width} in adapter {n}")
-    layers = {}
+    layers: dict[str, Pair] = {}
     with torch.no_grad():
         for layer, width in widths.items():
             given = [adapter.layers[layer] for adapter in adapters if layer in adapter.layers]
             device = given[0][0].device
             parts = [_widened(adapter, layer, width, variant, device) for adapter in adapters]
             dtype = _result_dtype([t for pair in given for t in pair])
-            layers[layer] = tuple(t.to(dtype) for t in combine(layer, width, parts))
+            theta, alpha = combine(layer, width, parts)
+            layers[layer] = theta.to(dtype), alpha.to(dtype)
     return layers
 
 
@@ -107,14 +109,15 @@ def _widened(adapter, layer: str, width: int, variant: str, device: torch.device
     """(theta, alpha) of the layer packed as ``variant``, which holds the adapter's own; float64."""
     if layer not in adapter.layers:
         size = checks.packed_width(variant, width)
-        return tuple(torch.full((size,), value, dtype=torch.float64, device=device) for value in (0.0, 1.0))
-    pair = tuple(t.detach().to(device, torch.float64) for t in adapter.layers[layer])
+        theta, alpha = (torch.full((size,), value, dtype=torch.float64, device=device) for value in (0.0, 1.0))
+        return theta, alpha
+    theta, alpha = (t.detach().to(device, torch.float64) for t in adapter.layers[layer])
     if adapter.variant == "road_1" != variant:  # both rows of a pair
-        pair = python_fallback.expand_tables(*pair, width, adapter.group_size)
+        theta, alpha = python_fallback.expand_tables(theta, alpha, width, adapter.group_size)
     if variant == "road_4" != adapter.variant:  # both slots
-        groups = [t.reshape(-1, 1, adapter.group_size).expand(-1, 2, -1) for t in pair]
-        pair = tuple(t.reshape(-1) for t in groups)
-    return pair
+        groups = (t.reshape(-1, 1, adapter.group_size).expand(-1, 2, -1) for t in (theta, alpha))
+        theta, alpha = (t.reshape(-1) for t in groups)
+    return theta, alpha
 
 
 def _widest(adapters: Sequence) -> str:

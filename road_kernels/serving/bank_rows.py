@@ -89,7 +89,7 @@ class RowMaker:
     def _matched_tables(self, tables: Mapping[str, Pair], partial: bool) -> dict[str, Pair]:
         """Bank layer -> (r1, r2), of the width of the bank's own tables."""
         check_layers(tables, "(r1, r2)")
-        pairs = {}
+        pairs: dict[str, Pair] = {}
         for layer, name in self.names.match(tables, partial).items():
             width, pair = self.widths[layer], tuple(tables[name])
             try:
@@ -102,7 +102,8 @@ class RowMaker:
                     raise ValueError(f"the bank's tables are compact, [{width // 2}], got [{width}]")
             except (TypeError, ValueError) as error:
                 raise type(error)(f"layer {name!r}: {error}") from None
-            pairs[layer] = pair if self.compact else python_fallback.expand_tables(*pair, width, self.group_size)
+            r1, r2 = pair
+            pairs[layer] = (r1, r2) if self.compact else python_fallback.expand_tables(r1, r2, width, self.group_size)
         return pairs
 
     def _rows(self, layers: tuple[str, ...], pairs: Mapping[str, Pair], form: str, device: torch.device) -> Rows:
@@ -139,12 +140,14 @@ class RowMaker:
 
     def _side_by_side(self, layers, pairs, part: int, device: torch.device, default: float, width) -> Tensor:
         """One parameter, or table, of all layers; moved at once if they are on one device."""
-        parts = [pairs[layer][part].detach() if layer in pairs else None for layer in layers]
-        homes = {t.device for t in parts if t is not None}
+        given = {layer: pairs[layer][part].detach() for layer in layers if layer in pairs}
+        homes = {t.device for t in given.values()}
         home = homes.pop() if len(homes) == 1 else device
         parts = [
-            torch.full((width(layer),), default, dtype=torch.float32, device=home) if t is None else t.to(home)
-            for layer, t in zip(layers, parts, strict=True)
+            given[layer].to(home)
+            if layer in given
+            else torch.full((width(layer),), default, dtype=torch.float32, device=home)
+            for layer in layers
         ]
         return torch.cat(parts).to(device)
 

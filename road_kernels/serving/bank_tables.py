@@ -26,17 +26,17 @@ class BankTables:
         self.rows = RowMaker(self.widths, group_size, bool(compact), dtype)
         # Tensors created in inference mode cannot be written outside of it.
         with torch.inference_mode(False):
-            self.of_packed, found = {}, {}
+            self.of_packed: dict[str, tuple[Tensor, Tensor]] = {}
+            found: dict[str, tuple[Tensor, Tensor]] = {}
             taken = {part for parts in self.packed.values() for part in parts}
             apart = {layer: (layer,) for layer in self.widths if layer not in taken}
             for name, parts in {**self.packed, **apart}.items():
                 sizes = [self.rows.table_width(part) for part in parts]
-                pair = tuple(
-                    torch.full((capacity, sum(sizes)), value, dtype=dtype, device=device) for value in (1.0, 0.0)
-                )
-                found |= zip(parts, zip(*(table.split(sizes, 1) for table in pair), strict=True), strict=True)
+                shape = capacity, sum(sizes)
+                r1, r2 = (torch.full(shape, value, dtype=dtype, device=device) for value in (1.0, 0.0))
+                found |= zip(parts, zip(r1.split(sizes, 1), r2.split(sizes, 1), strict=True), strict=True)
                 if name in self.packed:
-                    self.of_packed[name] = pair
+                    self.of_packed[name] = r1, r2
             self.by_layer = {layer: found[layer] for layer in self.widths}
             self.device = self.rows.device = next(iter(self.by_layer.values()))[0].device
             self.filled = torch.full((capacity,), -1, dtype=torch.int32, device=self.device)

@@ -1,5 +1,6 @@
 """The writes of an AdapterBank, one at a time: which slot, in which order, and what an error leaves behind."""
 
+import logging
 import os
 import threading
 from collections.abc import Sequence
@@ -8,6 +9,8 @@ from .adapter import Adapter
 from .bank_rows import Rows
 from .bank_tables import BankTables
 from .slots import Slots
+
+logger = logging.getLogger(__name__)
 
 
 class BankFullError(RuntimeError):
@@ -41,6 +44,7 @@ class BankWriter:
             with self._slots.rewrite(name) as slot:
                 if slot is not None:
                     self._write_whole(slot, rows)
+                    logger.debug("updated %r in slot %d", name, slot)
                     return slot
             # A running batch holds the slot: the new version gets another one, with the layers that did not change.
             below = None if len(rows.layers) == len(self._store.widths) else self._store.read_slot(before)
@@ -49,6 +53,7 @@ class BankWriter:
     def evict(self, name: str) -> None:
         with self.lock:
             self.clear(self._slots.remove(name))
+        logger.debug("evicted %r", name)
 
     def clear(self, slots: Sequence[int]) -> None:
         for slot in slots:
@@ -87,4 +92,5 @@ class BankWriter:
             self.clear([slot])
             raise
         self.clear(self._slots.publish(name, slot))
+        logger.debug("wrote %r to slot %d, %d of %d are free", name, slot, len(self._slots.free), self._capacity)
         return slot

@@ -1,4 +1,4 @@
-"""Reading and writing PEFT's RoAd checkpoints, without PEFT."""
+"""Reading and writing PEFT's RoAd checkpoints, without PEFT. SECURITY.md says what a hostile one can do."""
 
 import json
 import os
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..ops import checks
+from . import weights_file
 from .layer_names import plain_name
 
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
@@ -18,7 +19,7 @@ PARAMETERS = ("road_theta", "road_alpha")
 Layers = dict[str, tuple[Tensor, Tensor]]
 
 
-def read_peft(folder, ignore: Collection[str] = ()) -> tuple[Layers, str, int]:
+def read_peft(folder, ignore: Collection[str], max_bytes: int) -> tuple[Layers, str, int]:
     """(module name -> (theta, alpha), variant, group_size) of a checkpoint folder; see Adapter.from_peft."""
     if isinstance(ignore, str):
         raise TypeError(f"ignore must be a collection of module names, got the str {ignore!r}")
@@ -26,7 +27,7 @@ def read_peft(folder, ignore: Collection[str] = ()) -> tuple[Layers, str, int]:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder: a RoAd checkpoint is one that holds {CONFIG} and {WEIGHTS}")
     variant, group_size = _read_config(folder)
-    layers = _pair_up(_read_weights(folder), folder, ignore)
+    layers = _pair_up(_read_weights(folder, ignore, max_bytes), folder)
     return layers, variant, group_size
 
 
@@ -77,6 +78,8 @@ def write_peft(
 
 def _read_config(folder: Path) -> tuple[str, int]:
     path = _existing(folder, CONFIG)
+    if path.stat().st_size > weights_file.MAX_HEADER:
+        raise ValueError(f"{path} is damaged: larger than {weights_file.MAX_HEADER} bytes")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # ValueError: of json and of utf-8 alike
@@ -92,21 +95,21 @@ def _read_config(folder: Path) -> tuple[str, int]:
     return variant, group_size
 
 
-def _read_weights(folder: Path) -> dict[str, Tensor]:
+def _read_weights(folder: Path, ignore: Collection[str], max_bytes: int) -> dict[str, Tensor]:
     path = _existing(folder, WEIGHTS)
-    try:
-        import safetensors
-        from safetensors.torch import load
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "reading a checkpoint needs the package safetensors: pip install safetensors"
-        ) from error
-    # From a copy in memory: load_file maps the file, and the process would crash if it were overwritten later.
-    data = path.read_bytes()
-    try:
-        return load(data)
-    except (safetensors.SafetensorError, ValueError, KeyError) as error:
-        raise ValueError(f"{path} is damaged, cut short or not a safetensors file: {error}") from None
+
+    def wanted(key: str) -> bool:
+        module, parameter = _split(key)
+        if parameter in PARAMETERS:
+            return True
+        if any(f".{name}." in f".{module}." for name in ignore):
+            return False
+        raise ValueError(
+            f"{folder} also holds {key!r}, which is no RoAd parameter. If {module!r} is served in another way, "
+            f"read the checkpoint with Adapter.from_peft(folder, ignore=[...])"
+        )
+
+    return weights_file.read(path, wanted, max_bytes)
 
 
 def _existing(folder: Path, name: str) -> Path:
@@ -119,17 +122,16 @@ def _existing(folder: Path, name: str) -> Path:
     raise FileNotFoundError(f"{folder} has no {name}{hint}")
 
 
-def _pair_up(weights: dict[str, Tensor], folder: Path, ignore: Collection[str]) -> Layers:
+def _split(key: str) -> tuple[str, str]:
+    """(module, parameter)"""
+    module, _, parameter = plain_name(key).removeprefix(PREFIX).rpartition(".")
+    return module, parameter
+
+
+def _pair_up(weights: dict[str, Tensor], folder: Path) -> Layers:
     found: dict[str, dict[str, Tensor]] = {}
     for key, tensor in weights.items():
-        module, _, parameter = plain_name(key).removeprefix(PREFIX).rpartition(".")
-        if parameter not in PARAMETERS:
-            if any(f".{name}." in f".{module}." for name in ignore):
-                continue
-            raise ValueError(
-                f"{folder} also holds {key!r}, which is no RoAd parameter. If {module!r} is served in another way, "
-                f"read the checkpoint with Adapter.from_peft(folder, ignore=[...])"
-            )
+        module, parameter = _split(key)
         if parameter in found.setdefault(module, {}):
             raise ValueError(
                 f"{folder} holds {parameter} of layer {module!r} twice, with and without {PREFIX!r} or a wrapper"
@@ -140,4 +142,5 @@ def _pair_up(weights: dict[str, Tensor], folder: Path, ignore: Collection[str]) 
             raise ValueError(f"{folder} has no {missing[0]} of layer {module!r}")
     if not found:
         raise ValueError(f"{folder} holds no RoAd parameter")
-    return {module: tuple(pair[parameter] for parameter in PARAMETERS) for module, pair in found.items()}
+    theta, alpha = PARAMETERS
+    return {module: (pair[theta], pair[alpha]) for module, pair in found.items()}

@@ -1,11 +1,13 @@
 """Tables and plots are made from recorded rows, every point appears, and what speaks against us is said."""
 
+import re
+
 import pytest
 
 from benchmarks.harness import record
 from benchmarks.harness.record import PLAIN
 from benchmarks.report import __main__ as report
-from benchmarks.report import readme, tables, wins
+from benchmarks.report import cost_plot, readme, tables, wins
 
 OURS, BMM, LOOP = "RoAd, road_kernels cpu", "LoRA, bmm", "LoRA, one by one"
 
@@ -84,6 +86,52 @@ def test_short_table_has_decode_and_prefill_and_names_the_machine():
     assert "| requests, each its own adapter | decode, 1 | decode, 4 | prefill, 1 |" in text
     assert f"| **{OURS}** | +5 % | +10 % | +1 % |" in text
     assert "Where a baseline wins" in text
+
+
+def test_a_column_of_noise_is_left_out_and_named():
+    noisy = [row(OURS, 90.0, requests=4) if r["requests"] == 4 and r["ours"] else r for r in ROWS]
+    text = readme.short_layer(RESULT | {"rows": noisy})
+    assert "| requests, each its own adapter | decode, 1 | prefill, 1 |" in text
+    assert "Left out, because the layer was slower without an adapter: decode, 4." in text
+    assert "Left out" not in readme.short_layer(RESULT)
+
+
+def test_the_table_of_readme_has_the_providers_that_it_names():
+    text = readme.short_layer(RESULT, (PLAIN, OURS))
+    assert OURS in text and BMM not in text and "Where a baseline wins" not in text
+
+
+GPU = MACHINE | {"gpu": "NVIDIA H9 9GB", "driver_version": "1", "clocks_sm": "1 MHz", "clocks_max_sm": "2 MHz"}
+
+
+def test_parts_of_a_gpu_come_from_its_own_files(tmp_path):
+    names = ("LoRA, bmm, weights in place", "IA3, vectors gathered in the call", "RoAd, road_kernels cuda")
+    rows = [row(n, 105.0, requests=k, phase=p) for n in names for k in (1, 4) for p in ("decode", "prefill")]
+    works = {"forward, 16384 x 4096, group_size 64, road_1, tables": ("percent_of_copy", 99.6)}
+    works |= {"backward, 16384 x 4096, group_size 64, road_1": ("percent_of_copy", 90.4)}
+    works |= {"forward and backward, 16384 x 4096": ("speedup", 16.9)}
+    bars = [
+        {"work": w, "backend": "cuda", "column": c, "measured": v, "required": 1, "at_least": True, "met": True}
+        for w, (c, v) in works.items()
+    ]
+    layer = RESULT | {"machine": GPU, "rows": [row(PLAIN, 100.0), *rows]}
+    found = {tmp_path / "nvidia-h9": {"layer": layer, "gpu_bars_met": {"machine": GPU, "bars": bars}}}
+    parts = readme.parts_of(found)
+    assert 'src="benchmarks/results/nvidia-h9/cost.png"' in parts["figure"]
+    assert "On an H9 at commit abc1234" in parts["headline"] and "100 % of the speed" in parts["headline"]
+    assert "| RoAd, road_kernels cuda |" in parts["table"]
+    assert cost_plot.cost(layer) is not None
+    assert cost_plot.cost(RESULT) is None  # no such methods there
+
+
+def test_every_marker_of_the_pages_is_filled():
+    found = report.collect(record.RESULTS)
+    parts, root = readme.parts_of(found), report.ROOT
+    marked = {name: page for page in report.PAGES for name in re.findall(r"<!-- (\w+) -->", (root / page).read_text())}
+    assert marked.keys() == parts.keys()
+    for page in report.PAGES:
+        text = (root / page).read_text()
+        assert readme.fill(text, parts) == text, f"{page}: python -m benchmarks.report --readme"
 
 
 def test_quick_runs_are_marked_as_placeholders():

@@ -1,4 +1,4 @@
-"""What docs/frameworks.md says about splitting and concatenating parameters, for every variant."""
+"""What docs/distributed.md and docs/serving.md say about splitting and concatenating parameters, for every variant."""
 
 import pytest
 import torch

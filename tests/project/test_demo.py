@@ -19,3 +19,4 @@ def test_demo(tmp_path):
         "LoRA rank 8, adapter by adapter",
     ):
         assert re.search(rf"{way}.* \d+", run.stdout), way
+    assert run.stdout.splitlines()[-1].startswith("next: p")

@@ -9,9 +9,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-
 # The blocks of vllm.md run in its own environment: tests/integrations/vllm/test_docs.py.
 WITH_BLOCKS = [page for page in PAGES if page.name != "vllm.md"]
+LINKED = [*PAGES, *(ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "benchmarks/README.md"))]
 
 
 def blocks() -> list:
@@ -39,15 +39,30 @@ def test_blocks_run(page, line, code):
     exec(compile("\n" * line + code, page.name, "exec"), {"__name__": page.stem})
 
 
-@pytest.mark.parametrize("page", WITH_BLOCKS, ids=lambda page: page.name)
-def test_pages_have_blocks(page):
-    assert len(re.findall(r"^```python$", page.read_text(), re.MULTILINE)) >= 4
+def test_every_block_is_found():
+    starts = sum(page.read_text().count("```python") for page in WITH_BLOCKS)
+    assert len(blocks()) == starts >= 30
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_readme_is_short():
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert len(lines) <= 150
+    assert all(len(line) <= 120 or line.startswith(("|", "<", "NVIDIA", "On an ")) for line in lines)
+
+
+def anchors(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"(?ms)^```.*?^```", "", page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", LINKED, ids=lambda page: page.name)
 def test_links_resolve(page):
-    for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
-        assert "://" in target or (page.parent / target).exists(), target
+    for target in re.findall(r"(?:\]\(|src=\")([^)\s\"]+)", page.read_text()):
+        if "://" not in target:
+            file, _, anchor = target.partition("#")
+            linked = page.parent / file if file else page
+            assert linked.exists(), target
+            assert not anchor or anchor in anchors(linked), target
 
 
 def test_serving_loop(tmp_path):

@@ -1,9 +1,11 @@
 """Wheels built from a clean copy of the sources, and the warnings of a missing or broken extension."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -22,6 +24,9 @@ SOURCES = (
     "pyproject.toml",
     "MANIFEST.in",
     "README.md",
+    "CHANGELOG.md",
+    "SECURITY.md",
+    "CMakeLists.txt",
     "LICENSE",
 )
 
@@ -42,21 +47,26 @@ print(*[str(w.message) for w in caught if "road_kernels" in str(w.message)], sep
 """
 
 
-def build_wheel(folder: Path, **environment) -> Path:
-    run = pip_wheel(folder, **environment)
+def build_wheel(folder: Path, source: Path | None = None, **environment) -> Path:
+    run = pip_wheel(folder, source, **environment)
     assert run.returncode == 0, run.stdout + run.stderr
     return next(folder.glob("*.whl"))
 
 
-def pip_wheel(folder: Path, **environment) -> subprocess.CompletedProcess:
-    source = folder / "source"
+def clean_copy(source: Path) -> Path:
     source.mkdir()
     for name in SOURCES:
         path = ROOT / name
         if path.is_dir():
-            shutil.copytree(path, source / name, ignore=shutil.ignore_patterns("*.so", "__pycache__", "_build_info.py"))
+            ignored = shutil.ignore_patterns("*.so", "__pycache__", "_build_info.py")
+            shutil.copytree(path, source / name, ignore=ignored, symlinks=True)
         else:
             shutil.copy(path, source)
+    return source
+
+
+def pip_wheel(folder: Path, source: Path | None = None, **environment) -> subprocess.CompletedProcess:
+    source = source or clean_copy(folder / "source")
     command = [
         sys.executable,
         "-m",
@@ -93,12 +103,34 @@ def pure_wheel(tmp_path_factory):
 def test_without_a_compiler(pure_wheel, tmp_path):
     names = zipfile.ZipFile(pure_wheel).namelist()
     assert "road_kernels/python_fallback/rotate.py" in names
+    assert {"road_kernels/py.typed", "road_kernels/_C.pyi"} <= set(names)
     assert not [n for n in names if n.endswith(".so")]
     choice, reason, warnings = use(pure_wheel, tmp_path)
     assert choice == "python"
     assert reason == "not built at installation: no C++ compiler was found (CXX, c++, g++, clang++)"
     assert len(warnings) == 1
     assert "slower PyTorch path" in warnings[0]
+
+
+def test_the_sources_build_themselves(pure_wheel, tmp_path):
+    """The sdist: all of the C++ is in it, nothing that was built is, and its wheel has the same files."""
+    source = clean_copy(tmp_path / "source")
+    (source / "road_kernels" / "_build_info.py").write_text("of another machine")
+    code = "from setuptools import build_meta; print(build_meta.build_sdist('.'))"
+    run = subprocess.run([sys.executable, "-c", code], cwd=source, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+    with tarfile.open(source / run.stdout.splitlines()[-1]) as archive:
+        archive.extractall(tmp_path, filter="data")
+    unpacked = next(tmp_path.glob("road_kernels-*"))
+
+    def files(root, folder):
+        return {str(path.relative_to(root)) for path in (root / folder).rglob("*.[chpu]*") if path.is_file()}
+
+    assert files(unpacked, "csrc") == files(ROOT, "csrc")
+    assert not list(unpacked.rglob("*.so")) and not list(unpacked.rglob("_build_info.py"))
+    wheel = build_wheel(tmp_path, unpacked, PATH=str(tmp_path), CXX="", CC="")
+    names, expected = (set(zipfile.ZipFile(w).namelist()) for w in (wheel, pure_wheel))
+    assert names == expected
 
 
 def test_asked_for_and_impossible(tmp_path):
@@ -137,8 +169,10 @@ def test_with_another_compiler(tmp_path, compiler):
 
 @pytest.mark.skipif(rk.backend_info()["build"] is None, reason="no compiled extension here")
 def test_with_a_compiler(tmp_path):
-    """The wheel as a user builds it; then the same one under another torch, and with a damaged library."""
-    wheel = build_wheel(tmp_path, ROAD_KERNELS_BUILD="1")
+    """The wheel as `make wheel` builds it; then the same one under another torch, and with a damaged library."""
+    wheel = build_wheel(tmp_path, ROAD_KERNELS_BUILD="1", ROAD_KERNELS_LOCAL_VERSION="1")
+    torch_minor = ".".join(torch.__version__.split(".")[:2])
+    assert re.match(rf"road_kernels-{re.escape(rk.__version__)}\+(cpu|cu\d+)torch{torch_minor}-cp", wheel.name)
     assert wheel.stat().st_size < 1_000_000
     choice, reason, warnings = use(wheel, tmp_path)
     assert (choice, reason, warnings) == ("cpu", "None", [])

@@ -20,7 +20,15 @@ FAILS = (
 @pytest.fixture
 def setup_py(monkeypatch, tmp_path):
     """setup.py as a module, which writes to a folder of the test."""
-    for name in ("CXX", "CUDA_HOME", "CUDA_PATH", "TORCH_CUDA_ARCH_LIST", "ROAD_KERNELS_BUILD", "ROAD_KERNELS_CUDA"):
+    for name in (
+        "CXX",
+        "CUDA_HOME",
+        "CUDA_PATH",
+        "TORCH_CUDA_ARCH_LIST",
+        "ROAD_KERNELS_BUILD",
+        "ROAD_KERNELS_CUDA",
+        "ROAD_KERNELS_LOCAL_VERSION",
+    ):
         monkeypatch.setenv(name, "")  # so that what setup.py sets is undone
         monkeypatch.delenv(name)
     spec = importlib.util.spec_from_file_location("setup_py", ROOT / "setup.py")
@@ -65,6 +73,24 @@ def run(setup_py, monkeypatch, *failures) -> list[dict]:
     monkeypatch.setattr(setup_py, "setup", setup)
     setup_py.main()
     return calls
+
+
+def test_an_old_setuptools(setup_py, monkeypatch):
+    """Without this: a page about pyproject.toml."""
+    monkeypatch.setattr(setup_py.setuptools, "__version__", "65.5.0")
+    with pytest.raises(SystemExit, match=r"setuptools 77 or newer is needed, got 65.5.0: pip install -U setuptools"):
+        setup_py.main()
+
+
+@pytest.mark.parametrize(
+    ("kind", "local"), [("CUDA", "+cu130torch2.13"), ("CPU", "+cputorch2.13"), ("nothing", "+python")]
+)
+def test_local_versions(setup_py, monkeypatch, kind, local):
+    monkeypatch.setattr(torch, "__version__", "2.13.1+cu130")
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    assert setup_py.version_options(kind) == {}
+    monkeypatch.setenv("ROAD_KERNELS_LOCAL_VERSION", "1")
+    assert setup_py.version_options(kind) == {"options": {"egg_info": {"tag_build": local}}}
 
 
 def test_the_compiler_of_this_machine(setup_py):

@@ -1,5 +1,6 @@
 """Bad checkpoints raise with their message and leave the bank unchanged."""
 
+import json
 import pickle
 import shutil
 import sys
@@ -43,6 +44,26 @@ def weights(change):
     return spoil
 
 
+def header(change):
+    """Rewrites the header, the data as it is."""
+
+    def apply(data):
+        length = int.from_bytes(data[:8], "little")
+        text = change(data[8 : 8 + length])
+        return len(text).to_bytes(8, "little") + text + data[8 + length :]
+
+    return weights_bytes(apply)
+
+
+def entries(change):
+    def apply(text):
+        parsed = json.loads(text)
+        change(parsed)
+        return json.dumps(parsed).encode()
+
+    return header(apply)
+
+
 def pickled(folder):
     (folder / "adapter_model.safetensors").unlink()
     (folder / "adapter_model.bin").write_bytes(pickle.dumps({}))
@@ -84,6 +105,33 @@ BAD = {
     "weights without the last byte": (weights_bytes(lambda b: b[:-1]), ValueError, "is damaged, cut short"),
     "half the weights": (weights_bytes(lambda b: b[: len(b) // 2]), ValueError, "is damaged, cut short"),
     "a header of exabytes": (weights_bytes(lambda b: b"\xff" * 7 + b"\x0f" + b[8:]), ValueError, "is damaged"),
+    "a header without an end": (header(lambda text: b"[" * 200_000), ValueError, "is damaged"),
+    "a header that is a list": (header(lambda text: b"[]"), ValueError, "the header is no JSON object"),
+    "a header of 17 MB": (header(lambda text: text + b" " * (17 << 20)), ValueError, "with a header of 17"),
+    "a tensor twice in the header": (
+        header(lambda text: text.rstrip()[:-1] + b"," + text[1:]),
+        ValueError,
+        "the header has a name twice",
+    ),
+    "a tensor that is no entry": (entries(lambda h: h.update({THETA: 3})), ValueError, "has no data_offsets"),
+    "offsets that run backwards": (
+        entries(lambda h: h[THETA]["data_offsets"].reverse()),
+        ValueError,
+        r"road_theta' has the data_offsets",
+    ),
+    "two tensors of one place": (
+        entries(lambda h: h[THETA].update(data_offsets=[0, 32])),
+        ValueError,
+        "is damaged.* begins at 0 and not at",
+    ),
+    "data of no tensor": (entries(lambda h: h.pop(THETA)), ValueError, "is damaged"),
+    "a shape that is not its size": (
+        entries(lambda h: h[THETA].update(shape=[1 << 40])),
+        ValueError,
+        "is damaged",
+    ),
+    "an unknown dtype": (entries(lambda h: h[THETA].update(dtype="F33")), ValueError, "is damaged"),
+    "a config of 17 MB": (config_text(b" " * (17 << 20)), ValueError, "adapter_config.json is damaged: larger than"),
     "bytes behind the end": (weights_bytes(lambda b: b + b"\0"), ValueError, "is damaged"),
     "no tensors": (weights(dict.clear), ValueError, "holds no RoAd parameter"),
     "theta alone": (weights(lambda w: w.pop(THETA)), ValueError, "has no road_theta of layer 'layers.1.down'"),
@@ -157,6 +205,32 @@ def test_every_way_to_cut_a_file_short(tmp_path):
         with pytest.raises(ValueError, match="is damaged, cut short"):
             bank.load("anna", folder)
     assert unchanged(bank, before) and bank.free == 3
+
+
+@pytest.mark.parametrize("name", [THETA, "base_model.model.embed.weight"])
+def test_nothing_is_read_of_a_file_that_is_refused(name, tmp_path):
+    """Of a terabyte, if sparse: its header is enough to say no."""
+    folder = write_checkpoint(tmp_path / "checkpoint")
+    size = 1 << 40
+    text = json.dumps({name: {"dtype": "F32", "shape": [size // 4], "data_offsets": [0, size]}}).encode()
+    with (folder / "adapter_model.safetensors").open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + size)
+    message = "also holds|holds 1099511627776 bytes of RoAd parameters, more than max_bytes = 1073741824"
+    with pytest.raises(ValueError, match=message):
+        Adapter.from_peft(folder)
+
+
+def test_max_bytes(tmp_path):
+    folder = write_checkpoint(tmp_path / "checkpoint", extra={"base_model.model.head.weight": torch.ones(1000)})
+    adapter = Adapter.from_peft(folder, ignore=["head"])
+    size = sum(t.nbytes for pair in adapter.layers.values() for t in pair)
+    again = Adapter.from_peft(folder, ignore=["head"], max_bytes=size)  # the head is neither read nor counted
+    assert all(
+        torch.equal(a, b) for name in WIDTHS for a, b in zip(adapter.layers[name], again.layers[name], strict=True)
+    )
+    with pytest.raises(ValueError, match=f"{size} bytes of RoAd parameters, more than max_bytes = {size - 1}"):
+        Adapter.from_peft(folder, ignore=["head"], max_bytes=size - 1)
 
 
 def test_ignored_modules(tmp_path):
