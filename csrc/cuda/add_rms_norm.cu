@@ -49,8 +49,8 @@ struct Sum {
     P::load(residual, half, added);
   }
   __device__ __forceinline__ void add(const NormArguments& a, int id, int pair, int at) {
-    const bool rotates = id >= 0;
-    if (rotates) h.load_coefs(a.params, a.form, 2 * a.half, id, pair, at, 0);
+    bool rotates = id >= 0;
+    if (rotates) rotates = h.load_coefs(a.params, a.form, 2 * a.half, id, pair, at, 0);
 #pragma unroll
     for (int k = 0; k < K; k += P::kUnit) {
       A hi[P::kUnit], hj[P::kUnit], ri[P::kUnit], rj[P::kUnit];

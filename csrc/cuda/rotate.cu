@@ -77,7 +77,9 @@ __global__ void __launch_bounds__(kThreads, kResidentThreads<Source, Shared> / k
     Source::template load<P>(a.params, a.form, 2 * a.half, id, pair, at, c);
     if (a.transposed) c.transpose();
   };
-  const auto passes = [&](const Coefs& c) { return a.ids.data && !has_angles(a.form) && c.is_identity(); };
+  const auto passes = [&](const Coefs& c) {
+    return (!std::is_same_v<Source, AnySource> || !has_angles(a.form)) && c.is_identity();
+  };
   const auto rotate_row = [&](const RowPlace& row, bool overlap) {
     Packs packs;
     Coefs c;

@@ -72,24 +72,25 @@ struct Sides {
 
   typename P::Packs packs[N];
   Coefs c[N];
-  bool identity[N];
 
   // first: the address of the first feature.
   __device__ __forceinline__ void load_rows(const T* first, int half, int apart) {
 #pragma unroll
     for (int n = 0; n < N; ++n) P::load(first + n * apart, half, packs[n]);
   }
-  __device__ __forceinline__ void load_coefs(const Params& params, Form form, int g, int id, int pair, int at,
+  // Whether there is something to rotate: not with the identity.
+  __device__ __forceinline__ bool load_coefs(const Params& params, Form form, int g, int id, int pair, int at,
                                              int apart) {
     Source::template load<P>(params, form, g, id, pair, at, apart, c);
+    bool rotates = false;
 #pragma unroll
-    for (int n = 0; n < N; ++n) identity[n] = c[n].is_identity();
+    for (int n = 0; n < N; ++n) rotates = rotates || !c[n].is_identity();
+    return rotates;
   }
-  // The pairs [k, k + P::kUnit) of a place, rotated if `rotates`: a row without an adapter, or with the identity, keeps
-  // what is not finite.
+  // The pairs [k, k + P::kUnit) of a place, rotated if `rotates`: a row without an adapter keeps what is not finite.
   __device__ __forceinline__ void get(bool rotates, int n, int k, A (&i)[P::kUnit], A (&j)[P::kUnit]) const {
     P::get(packs[n], k, i, j);
-    if (!rotates || identity[n]) return;
+    if (!rotates) return;
 #pragma unroll
     for (int u = 0; u < P::kUnit; ++u)
       rotate_pair(i[u], j[u], c[n].r1i[k + u], c[n].r1_j(k + u), c[n].r2i[k + u], c[n].r2_j(k + u), i[u], j[u]);

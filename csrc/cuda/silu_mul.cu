@@ -38,8 +38,8 @@ __global__ void __launch_bounds__(kThreads, ROAD_RESIDENT / kThreads)
   Sides<P, Source, Shared, 2> h;  // gate and up
   h.load_rows(x, a.half, a.apart);
   const int id = adapter_of(a.ids, number);
-  const bool rotates = id >= 0;
-  if (rotates) h.load_coefs(a.params, a.form, 2 * a.half, id, pair, at, a.apart);
+  bool rotates = id >= 0;
+  if (rotates) rotates = h.load_coefs(a.params, a.form, 2 * a.half, id, pair, at, a.apart);
   typename P::Packs z;
 #pragma unroll
   for (int k = 0; k < P::kPairs; k += P::kUnit) {

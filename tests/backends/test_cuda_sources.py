@@ -135,7 +135,8 @@ def test_decoding_is_a_short_kernel(instructions):
     decoding = [n for n in instructions("rotate.cu") if re.search(r"Halves<.*, true>, true, .*TableSource<4>, 1>", n)]
     assert len(decoding) == 6  # three dtypes, 8 and 16 bytes a thread
     for name in decoding:
-        assert len(instructions("rotate.cu")[name]) <= 400, name
+        found = instructions("rotate.cu")[name]
+        assert len(found) - count(found, "NOP") <= 400, name  # NOPs fill up the end and are not reached
 
 
 WIDE = {"rotate.cu": 24, "backward.cu": 6, "silu_mul.cu": 6, "add_rms_norm.cu": 6, "rope.cu": 8}
