@@ -12,7 +12,7 @@ ROOMS = {
     "baselines": {"harness"},
     "report": {"harness.record"},
     "small": {"harness", "baselines", "report", ""},
-    "": {"harness", "baselines", "report", "fused_cases", "gpu_cases", "gpu_batched_cases"},
+    "": {"harness", "baselines", "report", "fused_cases", "gpu_cases", "gpu_batched_cases", "gpu_fused_cases"},
 }
 
 
