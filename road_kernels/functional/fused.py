@@ -7,6 +7,8 @@ float32 (float64 for float64 x), rounded once at the end, where the two kernels 
 Gradients reach every tensor but the positions and ids, to second order.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -60,7 +62,7 @@ def rotate_silu_mul(
     if not _is_dynamo_tracing() and (z := _silu_mul(*args, backend)) is not NotImplemented:
         return z
     if torch.compiler.is_compiling():
-        return _traced(x, backend).rotate_silu_mul(*args)
+        return _traced(x, backend, fused_checks.check_silu_mul, args).rotate_silu_mul(*args)
     fused_checks.check_silu_mul(*args)
     if needs_formula():
         return fused_formula.rotate_silu_mul(*args)
@@ -106,7 +108,7 @@ def rotate_add_rms_norm(
     if not _is_dynamo_tracing() and (pair := _add_rms_norm(*args, inplace, backend)) is not NotImplemented:
         return pair
     if torch.compiler.is_compiling():
-        y, s = _traced(x, backend).rotate_add_rms_norm(*args)
+        y, s = _traced(x, backend, fused_checks.check_add_rms_norm, args).rotate_add_rms_norm(*args)
         return (x.copy_(y), residual.copy_(s)) if inplace else (y, s)
     fused_checks.check_add_rms_norm(*args)
     if inplace:
@@ -170,7 +172,7 @@ def rotate_rope(
     if not _is_dynamo_tracing() and (z := _rope(*args, inplace, backend)) is not NotImplemented:
         return z
     if torch.compiler.is_compiling():
-        z = _traced(qkv, backend).rotate_rope(*args)
+        z = _traced(qkv, backend, fused_checks.check_rope, args).rotate_rope(*args)
         return qkv.copy_(z) if inplace else z
     fused_checks.check_rope(*args)
     if inplace:
@@ -204,7 +206,10 @@ def _module(backend: str | None, **tensors: Tensor | None):
     return BelowAutograd
 
 
-def _traced(x: Tensor, backend: str | None):
+def _traced(x: Tensor, backend: str | None, check: Callable, args: tuple):
     """What torch.compile and torch.export see: the op, whose fake kernel checks the arguments, or the formula."""
     by_formula = is_traced_as_formula(backend, x.device) and not sharded.is_sharded(x)
-    return fused_formula if by_formula or needs_formula() else schemas
+    if not by_formula and not needs_formula():
+        return schemas
+    check(*args)
+    return fused_formula

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.wiring
 
 TRACED_AS_OP = pytest.mark.skipif(
     rk.backend_info()["automatic"][torch.device(DEVICE).type] == "python",
-    reason="without a kernel torch.compile traces the formula, whose arguments no fake kernel checks",
+    reason="without a kernel torch.compile traces the formula, and with it its rules: see the test of those",
 )
 IDS = torch.tensor([2, -1, 0, 2])
 OPS = torch.ops.road_kernels
@@ -126,6 +126,32 @@ def test_no_rule_for_arguments_is_a_guard():
     f = torch.compile(lambda x: rk.road_apply(x, theta, alpha), fullgraph=True, options=options)
     f(make_x(2, 64))
     assert guarded <= {"_default", "_forced_last", "_WITH_KERNELS", "forward_ad._current_level"}
+
+
+@pytest.mark.parametrize("fullgraph", [False, True])
+def test_errors_while_the_formula_is_traced(fullgraph):
+    """With fullgraph by Dynamo's own error, which nothing but an exception of ours causes here."""
+    theta, alpha = make_params("road_1", None, 64)
+    bank = make_params("road_1", 3, 64)
+    x = make_x(4, 64)
+    norm = torch.ones(64)
+    calls = {
+        "group_size must be even": lambda x: rk.road_apply(x, theta, alpha, group_size=3),
+        "theta must be": lambda x: rk.road_apply(x, theta[:5], alpha),
+        "variant must be": lambda x: rk.road_apply(x, theta, alpha, variant="rd_1"),
+        "adapter_ids must be a prefix": lambda x: rk.road_apply_batched(x, *bank, IDS[:3]),
+        "half of the last dimension": lambda x: rk.rotate_silu_mul(x, theta, alpha, group_size=64),
+        "residual must match": lambda x: rk.rotate_add_rms_norm(x, x[:2], norm, theta, alpha),
+        "the last dimension of qkv": lambda x: rk.rotate_rope(
+            x, IDS, bank[0], theta, alpha, num_heads=2, num_kv_heads=1, head_dim=8, group_size=8
+        ),
+    }
+    with rk.use_backend("python"):
+        for message, call in calls.items():
+            torch._dynamo.reset()
+            with pytest.raises(torch._dynamo.exc.Unsupported if fullgraph else ValueError) as found:
+                torch.compile(call, fullgraph=fullgraph, backend="eager")(x)
+            assert fullgraph or message in str(found.value)
 
 
 @TRACED_AS_OP
