@@ -47,8 +47,11 @@ bool is_rope(const Tensor& qkv, const Tensor& positions, const Tensor& cos_sin_c
              const Tensor& r2, const OptionalTensor& adapter_ids, int64_t num_heads, int64_t num_kv_heads,
              int64_t head_dim, int64_t group_size) {
   if (!is_rotation(qkv, r1, r2, adapter_ids, group_size)) return false;
-  if (num_heads < 1 || num_kv_heads < 1 || head_dim < 1 || head_dim % group_size != 0) return false;
-  if (qkv.size(-1) != (num_heads + 2 * num_kv_heads) * head_dim) return false;
+  const int64_t dim = qkv.size(-1);
+  for (const int64_t n : {num_heads, num_kv_heads, head_dim})
+    if (n < 1 || n > dim) return false;  // larger numbers could overflow below
+  if (head_dim % group_size != 0) return false;
+  if (dim % head_dim != 0 || num_heads + 2 * num_kv_heads != dim / head_dim) return false;
   const auto type = positions.scalar_type(), cache_type = cos_sin_cache.scalar_type();
   if ((type != at::kLong && type != at::kInt) || positions.layout() != at::kStrided) return false;
   if (positions.device() != qkv.device() || cos_sin_cache.device() != qkv.device()) return false;

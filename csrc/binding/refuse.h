@@ -17,7 +17,11 @@ template <class... Args>
   {
     py::gil_scoped_acquire gil;
     try {
-      py::module_::import(module).attr(function)(args...);
+      py::object check = py::module_::import(module).attr(function);
+      // Dynamo, if it runs the caller, would compile the check as well, which then believes that it is being traced.
+      if (py::module_::import("sys").attr("modules").contains("torch._dynamo"))
+        check = py::module_::import("torch._dynamo").attr("disable")(check);
+      check(args...);
     } catch (py::error_already_set& error) {
       message = py::str(error.value());
       kind = error.matches(PyExc_IndexError) ? kIndex : error.matches(PyExc_TypeError) ? kType : kValue;

@@ -109,6 +109,8 @@ def rotate_add_rms_norm(
         return pair
     if torch.compiler.is_compiling():
         y, s = _traced(x, backend, fused_checks.check_add_rms_norm, args).rotate_add_rms_norm(*args)
+        if inplace and x is residual:  # other overlaps have no addresses here
+            fused_checks.refuse_one_memory()
         return (x.copy_(y), residual.copy_(s)) if inplace else (y, s)
     fused_checks.check_add_rms_norm(*args)
     if inplace:
@@ -116,7 +118,10 @@ def rotate_add_rms_norm(
         aliasing.check_inplace(residual, "residual")
     if needs_formula():
         y, s = fused_formula.rotate_add_rms_norm(*((x.clone(), residual.clone(), *args[2:]) if inplace else args))
-        return (x.copy_(y), residual.copy_(s)) if inplace else (y, s)
+        if not inplace:
+            return y, s
+        s = residual.copy_(s)  # first: a vmap over x alone refuses it
+        return x.copy_(y), s
     module = _module(backend, x=x, residual=residual, weight=weight, r1=r1, r2=r2, adapter_ids=adapter_ids)
     if _wants_grad(x, residual, weight, r1, r2):
         if inplace:

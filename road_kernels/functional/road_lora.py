@@ -61,7 +61,11 @@ def road_lora_apply(
     """
     checks.check_x(h, group_size, "h")
     lora_checks.check_lora(h, x, lora_a, lora_b, scaling, batched=False)
+    for name, t in (("theta", theta), ("alpha", alpha)):
+        checks.check_float_tensor(name, t)
     _refuse_sharded(h=h, x=x, theta=theta, alpha=alpha, lora_a=lora_a, lora_b=lora_b)
+    if inplace and not is_transformed():
+        aliasing.check_not_shared(h, x, lora_a, lora_b, name="h")  # the rest is checked by road_apply
     options: dict[str, Any] = {"variant": variant, "group_size": group_size, "backend": backend}
     with _without_autocast(h):
         a, b = lora_a.to(h.dtype), lora_b.to(h.dtype)
@@ -72,8 +76,6 @@ def road_lora_apply(
             aliasing.check_recorded_inplace(h)
             return RotateAndAdd.apply(h, theta, alpha, low, b, scaling, variant, group_size, choose(backend, h.device))
         inside = inplace and not is_transformed()
-        if inside:
-            aliasing.check_not_shared(h, x, lora_a, lora_b, name="h")  # the rest is checked by road_apply
         z = road_apply(_kept(h, inplace and not inside), theta, alpha, inplace=inside, **options)
         z = _added(z, low, b.t(), scaling)
         return h.copy_(z) if inplace and z is not h else z
@@ -113,6 +115,8 @@ def road_lora_apply_batched(
     """
     checks.check_x(h, group_size, "h")
     lora_checks.check_lora(h, x, lora_a, lora_b, scaling, batched=True)
+    for name, t in (("theta", theta), ("alpha", alpha)):
+        checks.check_float_tensor(name, t)
     ids = adapter_ids if lora_ids is None else lora_ids
     checks.check_ids(h, ids, "adapter_ids" if lora_ids is None else "lora_ids", "h")
     _refuse_sharded(h=h, x=x, theta=theta, alpha=alpha, lora_a=lora_a, lora_b=lora_b, ids=ids)
@@ -121,7 +125,8 @@ def road_lora_apply_batched(
     records = _records(h, x, theta, alpha, lora_a, lora_b)
     if inplace and not is_transformed():
         aliasing.check_inplace(h, "h")
-        aliasing.check_not_shared(h, x, lora_a, lora_b, name="h")
+        others = (scaling, ids) if isinstance(scaling, Tensor) else (ids,)
+        aliasing.check_not_shared(h, x, lora_a, lora_b, *others, name="h")
         if records:
             aliasing.check_recorded_inplace(h)
     inside = inplace and not is_transformed() and not records
@@ -223,7 +228,9 @@ def _kept(h: Tensor, overwritten: bool) -> Tensor:
 
 def _without_autocast(t: Tensor):
     device = t.device.type
-    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else contextlib.nullcontext()
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):  # meta has none
+        return contextlib.nullcontext()
+    return torch.autocast(device, enabled=False)
 
 
 def _refuse_sharded(**tensors: Tensor) -> None:

@@ -14,6 +14,10 @@ def check_inplace(x: Tensor, name: str = "x") -> None:
         raise RuntimeError(
             f"{name} is a leaf tensor that requires grad, so it cannot be written in place: use inplace=False"
         )
+    if not torch.compiler.is_compiling() and x.is_inference() and not torch.is_inference_mode_enabled():
+        raise RuntimeError(
+            f"{name} was made in inference mode, so it cannot be written in place outside of it: use inplace=False"
+        )
     if not x.is_contiguous() and not torch.compiler.is_compiling() and _may_overlap_itself(x):
         raise ValueError(
             f"{name} of shape {list(x.shape)} and strides {list(x.stride())} may hold several elements in one place "

@@ -1,6 +1,5 @@
 """The rules for the arguments of the fused ops: what checks.py says of x, its tables and ids, and of the rest here."""
 
-from numbers import Real
 from typing import NoReturn
 
 import torch
@@ -48,16 +47,22 @@ def check_add_rms_norm(x, residual, weight, r1, r2, adapter_ids, eps, group_size
         raise ValueError(
             f"weight must be {list(x.shape[-1:])} on {x.device}, got {list(weight.shape)} on {weight.device}"
         )
-    if isinstance(eps, bool) or not isinstance(eps, (Real, torch.SymFloat)):
+    if isinstance(eps, bool) or not isinstance(eps, (int, float, torch.SymFloat)):
         raise TypeError(f"eps must be a number, got {type(eps).__name__}")
     if not eps >= 0:
         raise ValueError(f"eps must not be negative, got {eps}")
+    if isinstance(eps, int) and eps > torch.finfo(torch.float32).max:
+        raise ValueError("eps must be a float32 number, got one that is larger")
+
+
+def refuse_one_memory() -> NoReturn:
+    raise ValueError("residual shares memory with x, so both cannot be written in place: use inplace=False")
 
 
 def check_written_apart(x: Tensor, residual: Tensor, *read: Tensor) -> None:
     """The rule of rotate_add_rms_norm_ for memory."""
     if not torch.compiler.is_compiling() and shares_memory(x, residual):
-        raise ValueError("residual shares memory with x, so both cannot be written in place: use inplace=False")
+        refuse_one_memory()
     for name, t in (("x", x), ("residual", residual)):
         check_not_shared(t, *read, name=name)
 

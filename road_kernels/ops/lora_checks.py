@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 from torch import Tensor
 
 from . import checks
@@ -12,6 +13,8 @@ def check_lora(h: Tensor, x, lora_a, lora_b, scaling, batched: bool) -> None:
     checks.check_float_tensor("x", x)
     if x.dim() != h.dim() or x.shape[:-1] != h.shape[:-1]:
         raise ValueError(f"x must be {_shape(*h.shape[:-1], 'in')}, the input of the layer of h, got {list(x.shape)}")
+    if x.shape[-1] == 0:
+        raise ValueError("x must have features, got a last dimension of 0")
     check_factors(lora_a, lora_b, x.shape[-1], h.shape[-1], batched)
     for name, t in (("x", x), ("lora_a", lora_a), ("lora_b", lora_b)):
         if t.device != h.device:
@@ -46,8 +49,10 @@ def check_factors(lora_a, lora_b, inputs: int, outputs: int, batched: bool = Fal
 def check_number(scaling) -> None:
     if isinstance(scaling, bool) or not isinstance(scaling, (int, float)):
         raise TypeError(f"scaling must be a number, got {type(scaling).__name__}")
-    if not math.isfinite(scaling):
+    if isinstance(scaling, float) and not math.isfinite(scaling):
         raise ValueError(f"scaling must be finite, got {scaling}")
+    if abs(scaling) > (2**63 - 1 if isinstance(scaling, int) else torch.finfo(torch.float32).max):
+        raise ValueError("scaling must fit float32, or an int 64 bits, got one that is larger")
 
 
 def _shape(*sizes) -> str:

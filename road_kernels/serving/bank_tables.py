@@ -100,7 +100,7 @@ def _checked_packed(packed, widths: Mapping[str, int]) -> Mapping[str, tuple[str
         if name in widths:
             raise ValueError(f"packed has the name {name!r}, which is that of a layer")
         for part in parts:
-            if part not in widths:
+            if not isinstance(part, str) or part not in widths:
                 raise ValueError(f"packed[{name!r}] has {part!r}, which is no layer of the bank")
             if (other := owner.setdefault(part, name)) != name or list(parts).count(part) > 1:
                 raise ValueError(f"layer {part!r} is packed twice, in {other!r} and {name!r}")

@@ -3,7 +3,7 @@
 import inspect
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -119,7 +119,10 @@ class Served:
             if kwargs.get(name, getattr(self.config, name, False)):
                 raise ValueError(f"{name} must be False: a served model does not keep them")
         with self._ids(adapter_names, adapter_ids, _given(args, kwargs)) as ids:
-            return super().forward(*args, adapter_ids=ids, **kwargs)
+            device = self.device.type  # the ops take one dtype for the residual and what is added to it
+            off = torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+            with off:
+                return super().forward(*args, adapter_ids=ids, **kwargs)
 
     def generate(
         self,
@@ -141,6 +144,11 @@ class Served:
     def _ids(self, names, ids: Tensor | None, given: Tensor | None) -> Iterator[Tensor | None]:
         if names is not None and ids is not None:
             raise ValueError("adapter_names and adapter_ids were both given: one of them is needed")
+        if ids is not None and (not isinstance(ids, Tensor) or ids.dim() == 0):
+            got = "a tensor without dimensions" if isinstance(ids, Tensor) else type(ids).__name__
+            raise TypeError(f"adapter_ids must be a tensor of one id per request, got {got}")
+        if names is not None and (isinstance(names, str) or not isinstance(names, Sequence)):
+            raise TypeError(f"adapter_names must be a list of names, one per request, got {type(names).__name__}")
         count = None if names is None and ids is None else len(names if ids is None else ids)
         if given is not None and count not in (None, len(given)):
             of = "adapter_names" if ids is None else "adapter_ids"
