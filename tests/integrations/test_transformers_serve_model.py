@@ -196,6 +196,13 @@ def test_calls_that_are_refused():
             call(tokens, adapter_names=[None] * 2, adapter_ids=ids)
         with pytest.raises(IndexError):
             call(tokens, adapter_ids=ids + 3)
+        for wrong, got in ((0, "int"), ([0, -1], "list"), (ids[0], "a tensor without dimensions")):
+            with pytest.raises(TypeError, match=f"adapter_ids must be a tensor of one id per request, got {got}"):
+                call(tokens, adapter_ids=wrong)
+        with pytest.raises(TypeError, match="adapter_names must be a list of names, one per request, got int"):
+            call(tokens, adapter_names=3)
+        with torch.autocast("cpu", torch.bfloat16), pytest.raises(RuntimeError, match=r"outside of torch\.autocast"):
+            call(tokens)
     with pytest.raises(ValueError, match=r"adapter_ids must be \[requests\] to generate, got \[2, 9\]"):
         served.generate(tokens, adapter_ids=ids[:, None].expand(2, 9))
     for name in ("output_attentions", "output_hidden_states"):

@@ -3,7 +3,7 @@
 import inspect
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -114,15 +114,15 @@ class Served:
 
         Raises:
             KeyError: no adapter of that name. ValueError: not one per request; attentions or hidden states asked for.
+            TypeError: names or ids that are no list or tensor. RuntimeError: under torch.autocast.
         """
         for name in ("output_attentions", "output_hidden_states"):
             if kwargs.get(name, getattr(self.config, name, False)):
                 raise ValueError(f"{name} must be False: a served model does not keep them")
+        if torch.is_autocast_enabled(self.device.type):
+            raise RuntimeError("a served model computes in its own dtype: call it outside of torch.autocast")
         with self._ids(adapter_names, adapter_ids, _given(args, kwargs)) as ids:
-            device = self.device.type  # the ops take one dtype for the residual and what is added to it
-            off = torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
-            with off:
-                return super().forward(*args, adapter_ids=ids, **kwargs)
+            return super().forward(*args, adapter_ids=ids, **kwargs)
 
     def generate(
         self,
