@@ -24,6 +24,15 @@ inline const void* element(const void* base, DType dtype, int64_t index) {
   return static_cast<const char*>(base) + index * size_of(dtype);
 }
 
+// n numbers in the arithmetic type: where they are, if they are of it, otherwise in `storage`.
+template <class A>
+const A* as_arithmetic(const void* source, DType dtype, int64_t n, std::vector<A>& storage) {
+  if (dtype == kDTypeOf<A>) return static_cast<const A*>(source);
+  storage.resize(n);
+  widen(source, dtype, n, storage.data());
+  return storage.data();
+}
+
 // alpha, sin(theta) and cos(theta) of one adapter, in the packing of its parameters.
 template <class A>
 struct Angles {
@@ -84,8 +93,10 @@ class AdapterCoefs {
     coefs_.shared = is_shared(form);
     const int64_t n = coefs_.shared ? problem_.dim / 2 : problem_.dim;
     if (!has_angles(form)) {
-      coefs_.r1 = table(params.p, params.p_dtype, adapter * params.p_stride, n, r1_);
-      coefs_.r2 = table(params.q, params.q_dtype, adapter * params.q_stride, n, r2_);
+      const void* p = element(params.p, params.p_dtype, adapter * params.p_stride);
+      const void* q = element(params.q, params.q_dtype, adapter * params.q_stride);
+      coefs_.r1 = as_arithmetic(p, params.p_dtype, n, r1_);
+      coefs_.r2 = as_arithmetic(q, params.q_dtype, n, r2_);
       return;
     }
     angles_.load(problem_, adapter);
@@ -106,14 +117,6 @@ class AdapterCoefs {
     }
     coefs_.r1 = r1;
     coefs_.r2 = r2;
-  }
-
-  static const void* table(const void* base, DType dtype, int64_t index, int64_t n, std::vector<A>& storage) {
-    const void* source = element(base, dtype, index);
-    if (dtype == kDTypeOf<A>) return source;
-    storage.resize(n);
-    widen(source, dtype, n, storage.data());
-    return storage.data();
   }
 
   const Problem& problem_;

@@ -33,14 +33,12 @@ static void rotate_rope_as(const Problem& problem, const Rows& qkv, const Rope& 
   const RotateRow narrow = kernels().rotate_narrowing(problem.dtype, Has::kNone, /*adjacent=*/true);
   const RotateRow rotate_row = kernels().rotate(problem.dtype, is_shared(problem.form), half == 1, false);
   visit_rows<A>(problem, /*skip_none=*/false, parallel, [&] {
-    return [&, scratch = std::vector<A>(head), cos_sin = std::vector<A>(turned)](int64_t r,
-                                                                                 const Coefs* coefs) mutable {
+    return [&, scratch = std::vector<A>(head), widened = std::vector<A>()](int64_t r, const Coefs* coefs) mutable {
       const char* from = row_of(qkv, r, width);
       char* to = writable_row_of(z, r, width);
-      const int64_t position = rope.valid_position(r);
-      widen(element(rope.cache, rope.cache_dtype, position * rope.cache_stride), rope.cache_dtype, turned,
-            cos_sin.data());
-      const Coefs of_position{cos_sin.data(), cos_sin.data() + turned / 2, /*shared=*/true};
+      const void* row = element(rope.cache, rope.cache_dtype, rope.valid_position(r) * rope.cache_stride);
+      const A* cos_sin = as_arithmetic(row, rope.cache_dtype, turned, widened);
+      const Coefs of_position{cos_sin, cos_sin + turned / 2, /*shared=*/true};
       for (int64_t h = 0; h < rope.turned_heads; ++h) {
         const int64_t at = h * head;
         const Coefs of_head = coefs ? from_pair<A>(*coefs, at / 2) : Coefs{};

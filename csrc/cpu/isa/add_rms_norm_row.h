@@ -35,7 +35,8 @@ void add_rms_norm_row(const void* x_, const void* residual_, void* y_, void* s_,
   const T *x = static_cast<const T*>(x_), *residual = static_cast<const T*>(residual_);
   T *y = static_cast<T*>(y_), *s = static_cast<T*>(s_);
   const A* weight = static_cast<const A*>(weight_);
-  A* unrounded = static_cast<A*>(scratch);
+  constexpr bool kRounds = !std::is_same_v<T, A>;  // otherwise what is stored is what is normalised
+  A* unrounded = static_cast<A*>(kRounds ? scratch : s_);
   LaneSums<A> sum_i, sum_j;
   P::template for_row<A>(dim, half, [&](auto lanes, int64_t at, int64_t pair) __attribute__((always_inline)) {
     constexpr int L = decltype(lanes)::value;
@@ -45,7 +46,7 @@ void add_rms_norm_row(const void* x_, const void* residual_, void* y_, void* s_,
     i += ri, j += rj;
     sum_i.template add<L>(i * i);
     sum_j.template add<L>(j * j);
-    P::template store<A, L>(unrounded, at, half, i, j);
+    if constexpr (kRounds) P::template store<A, L>(unrounded, at, half, i, j);
     P::template store<T, L>(s, at, half, i, j);
   });
   const A scale = inverse_rms<A>(sum_i.total() + sum_j.total(), dim, eps);
