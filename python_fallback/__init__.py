@@ -14,6 +14,7 @@ tested against the same numbers. It imports torch and nothing else.
 from .algebra import compose_tables, inverse_or_refuse, road_4_parameters, select_pairs, transpose_tables
 from .fused import (
     add_rms_norm_backward,
+    rms_norm_weight_gradient,
     rotate_add_rms_norm,
     rotate_rope,
     rotate_silu_mul,
@@ -31,6 +32,7 @@ __all__ = [
     "expand_tables",
     "inverse_or_refuse",
     "invert_tables",
+    "rms_norm_weight_gradient",
     "road_4_parameters",
     "road_apply",
     "road_apply_batched",

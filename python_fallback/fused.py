@@ -56,17 +56,22 @@ def inverse_rms(s: Tensor, eps: float) -> Tensor:
     return (s.square().mean(-1, keepdim=True) + eps).rsqrt()
 
 
-def add_rms_norm_backward(gy: Tensor, gs: Tensor, s: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """(gs, gweight): the gradient of s from those of y and of s itself, and that of weight. float32 or wider."""
-    dtype = arithmetic_dtype(s)
+def add_rms_norm_backward(gy: Tensor, gs: Tensor, s: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """The gradient of s, which is that of R x and of the residual, from those of y and of s itself. In s's dtype."""
+    dtype, result = arithmetic_dtype(s), s.dtype
     gy, gs, s = gy.to(dtype), gs.to(dtype), s.to(dtype)
     scale = inverse_rms(s, eps)
     gn = gy * weight.to(dtype)  # of the normalised row s * scale
     through_scale = (gn * s).mean(-1, keepdim=True) * scale.pow(3)
-    gweight = gy * s * scale
-    if s.dim() > 1:
-        gweight = gweight.sum(tuple(range(s.dim() - 1)))
-    return gs + gn * scale - s * through_scale, gweight
+    return (gs + gn * scale - s * through_scale).to(result)
+
+
+def rms_norm_weight_gradient(gy: Tensor, s: Tensor, eps: float) -> Tensor:
+    """The gradient of weight, summed over all rows in float32 or wider."""
+    dtype = arithmetic_dtype(s)
+    s = s.to(dtype)
+    per_row = gy.to(dtype) * s * inverse_rms(s, eps)
+    return per_row if s.dim() == 1 else per_row.sum(tuple(range(s.dim() - 1)))
 
 
 def rotate_rope(

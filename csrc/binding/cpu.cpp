@@ -64,6 +64,11 @@ struct Cpu {
     cpu::rotate_add_rms_norm(problem, x, residual, norm, y, s, kTorchThreads);
   }
 
+  static void add_rms_norm_backward(const Problem& problem, const Rows& gy, const Rows& gs, const Rows& s,
+                                    const RmsNorm& norm, const Rows& out) {
+    cpu::add_rms_norm_backward(problem, gy, gs, s, norm, out, kTorchThreads);
+  }
+
   static void check_positions(const Problem& problem, const Rope& rope) {
     const int64_t bad = problem.rows == 0 ? -1 : cpu::first_bad_position(rope);
     if (bad >= 0) refuse_position(rope, bad);
@@ -88,6 +93,7 @@ TORCH_LIBRARY_IMPL(ROAD_NAMESPACE, CPU, m) {
   m.impl("rotate_silu_mul_backward", rotate_silu_mul_backward_op<Cpu>);
   m.impl("rotate_add_rms_norm", rotate_add_rms_norm_op<Cpu>);
   m.impl("rotate_add_rms_norm_", rotate_add_rms_norm_inplace_op<Cpu>);
+  m.impl("add_rms_norm_backward", add_rms_norm_backward_op<Cpu>);
   m.impl("rotate_rope", rotate_rope_op<Cpu>);
   m.impl("rotate_rope_", rotate_rope_inplace_op<Cpu>);
 }

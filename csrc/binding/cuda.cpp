@@ -133,6 +133,11 @@ struct Cuda {
     check_launch(cuda::rotate_add_rms_norm(problem, x, residual, norm, y, s, current_stream()));
   }
 
+  static void add_rms_norm_backward(const Problem& problem, const Rows& gy, const Rows& gs, const Rows& s,
+                                    const RmsNorm& norm, const Rows& out) {
+    check_launch(cuda::add_rms_norm_backward(problem, gy, gs, s, norm, out, current_stream()));
+  }
+
   static void check_positions(const Problem&, const Rope&) {}  // as ids
   static bool turns_in_place(const Problem& problem, const Rope& rope) { return cuda::turns_in_place(problem, rope); }
   static void rotate_rope(const Problem& problem, const Rows& qkv, const Rope& rope, const Rows& z) {
@@ -157,6 +162,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("rotate_silu_mul_backward", rotate_silu_mul_backward_op<Cuda>);
   m.def("rotate_add_rms_norm", rotate_add_rms_norm_op<Cuda>);
   m.def("rotate_add_rms_norm_", rotate_add_rms_norm_inplace_op<Cuda>);
+  m.def("add_rms_norm_backward", add_rms_norm_backward_op<Cuda>);
   m.def("rotate_rope", rotate_rope_op<Cuda>);
   m.def("rotate_rope_", rotate_rope_inplace_op<Cuda>);
   m.def("before_wait", [](std::function<void()> write) { shim::Device::get().before_wait = std::move(write); });
@@ -173,6 +179,7 @@ TORCH_LIBRARY_IMPL(ROAD_NAMESPACE, CUDA, m) {
   m.impl("rotate_silu_mul_backward", rotate_silu_mul_backward_op<Cuda>);
   m.impl("rotate_add_rms_norm", rotate_add_rms_norm_op<Cuda>);
   m.impl("rotate_add_rms_norm_", rotate_add_rms_norm_inplace_op<Cuda>);
+  m.impl("add_rms_norm_backward", add_rms_norm_backward_op<Cuda>);
   m.impl("rotate_rope", rotate_rope_op<Cuda>);
   m.impl("rotate_rope_", rotate_rope_inplace_op<Cuda>);
 }

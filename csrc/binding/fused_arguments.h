@@ -26,6 +26,7 @@ void check_silu_mul(const Tensor& x, const Tensor& r1, const Tensor& r2, const O
 void check_silu_mul_grad(const Tensor& grad, const Tensor& x);
 void check_add_rms_norm(const Tensor& x, const Tensor& residual, const Tensor& weight, const Tensor& r1,
                         const Tensor& r2, const OptionalTensor& adapter_ids, double eps, int64_t group_size);
+void check_add_rms_norm_grads(const Tensor& gy, const Tensor& gs, const Tensor& s, const Tensor& weight, double eps);
 void check_written_apart(const Tensor& x, const Tensor& residual, const Tensor& weight, const Tensor& r1,
                          const Tensor& r2);
 void check_rope(const Tensor& qkv, const Tensor& positions, const Tensor& cos_sin_cache, const Tensor& r1,

@@ -1,6 +1,7 @@
 // The rotation joined with what follows it, once for every compiled backend (see rotate_ops.h).  A backend also has
 //   rotate_silu_mul(problem, x, z), rotate_silu_mul_backward(arguments, gz, x, out),
-//   rotate_add_rms_norm(problem, x, residual, norm, y, s), check_positions(problem, rope),
+//   rotate_add_rms_norm(problem, x, residual, norm, y, s), add_rms_norm_backward(problem, gy, gs, s, norm, out),
+//   check_positions(problem, rope),
 //   rotate_rope(problem, qkv, rope, z), turns_in_place(problem, rope): whether z may be qkv
 #pragma once
 
@@ -91,6 +92,22 @@ void rotate_add_rms_norm_inplace_op(const Tensor& x, const Tensor& residual, con
   Backend::rotate_add_rms_norm(arguments.problem(), x_rows, residual_rows, norm_of(scales, eps), x_rows, residual_rows);
   if (!y.is_same(x)) x.copy_(y);
   if (!s.is_same(residual)) residual.copy_(s);
+}
+
+template <class Backend>
+Tensor add_rms_norm_backward_op(const Tensor& gy, const Tensor& gs, const Tensor& s, const Tensor& weight, double eps) {
+  check_add_rms_norm_grads(gy, gs, s, weight, eps);
+  const typename Backend::Guard guard(s);
+  Problem problem;
+  problem.dim = s.size(-1), problem.dtype = dtype_of(s.scalar_type());
+  problem.rows = problem.dim == 0 ? 0 : s.numel() / problem.dim;
+  Tensor out = Backend::output(s.sizes(), s.options());
+  Rows gy_rows, gs_rows, s_rows, out_rows;
+  const Tensor of_y = with_rows(gy, gy_rows), of_s = with_rows(gs, gs_rows), sums = with_rows(s, s_rows);
+  describe_rows(out, out_rows);
+  const Tensor scales = weight.contiguous();
+  Backend::add_rms_norm_backward(problem, gy_rows, gs_rows, s_rows, norm_of(scales, eps), out_rows);
+  return out;
 }
 
 template <class Backend>

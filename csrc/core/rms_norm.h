@@ -25,4 +25,15 @@ ROAD_INLINE V normalized(const V& s, const V& scale, const V& weight) {
   return weight * (s * scale);
 }
 
+// The gradient of s from that of y, which times weight is gn, and its own gs.  `through`: what reaches s through the
+// scale, of the sum over the row of gn s.
+template <class A>
+ROAD_INLINE A through_scale(A sum_of_products, int64_t dim, A scale) {
+  return sum_of_products / static_cast<A>(dim) * scale * scale * scale;
+}
+template <class V>
+ROAD_INLINE V normalized_gradient(const V& gs, const V& gn, const V& s, const V& scale, const V& through) {
+  return gs + gn * scale - s * through;
+}
+
 }  // namespace road

@@ -36,6 +36,10 @@ using MergeRows = void (*)(const void* wi, const void* wj, void* zi, void* zj, i
 using AddRmsNormRow = void (*)(const void* x, const void* residual, void* y, void* s, const Coefs& coefs, int64_t dim,
                                int64_t half, const void* weight, double eps, void* scratch);
 
+// The gradient of s; `weight` as above.
+using AddRmsNormBackwardRow = void (*)(const void* gy, const void* gs, const void* s, void* out, int64_t dim,
+                                       const void* weight, double eps);
+
 struct Kernels {
   const char* isa;
   RotateRow (*rotate)(DType dtype, bool shared, bool adjacent, bool transposed);
@@ -48,6 +52,7 @@ struct Kernels {
   RotateRow (*silu_mul)(DType dtype, Has has, bool adjacent);
   BackwardRow (*silu_mul_backward)(DType dtype, Has has, bool adjacent);
   AddRmsNormRow (*add_rms_norm)(DType dtype, Has has, bool adjacent);
+  AddRmsNormBackwardRow (*add_rms_norm_backward)(DType dtype);
   // dst[0..n) = src[0..n) in the arithmetic type.
   void (*widen_float)(const void* src, DType dtype, int64_t n, float* dst);
   void (*widen_double)(const void* src, DType dtype, int64_t n, double* dst);

@@ -41,6 +41,10 @@ void rotate_silu_mul_backward(const Problem& problem, const Rows& gz, const Rows
 void rotate_add_rms_norm(const Problem& problem, const Rows& x, const Rows& residual, const RmsNorm& norm,
                          const Rows& y, const Rows& s, const Parallel& parallel);
 
+// The gradient of s, which is that of R x and of the residual.  Of `problem`, rows, dim and dtype are read.
+void add_rms_norm_backward(const Problem& problem, const Rows& gy, const Rows& gs, const Rows& s, const RmsNorm& norm,
+                           const Rows& out, const Parallel& parallel);
+
 // R on rows of heads, group_size dividing head_dim, then RoPE on the first of them.  z may be qkv.
 void rotate_rope(const Problem& problem, const Rows& qkv, const Rope& rope, const Rows& z, const Parallel& parallel);
 // The place of the first position outside the cache, or -1.  Call it before rotate_rope.

@@ -7,12 +7,11 @@
 
 #include "cuda/launch.cuh"
 #include "cuda/road_cuda.h"
+#include "cuda/row_sum.cuh"
 #include "cuda/sides.cuh"
 
 namespace road::cuda {
 namespace {
-
-constexpr int kMostThreads = 1024, kFewThreads = 128;  // of a block: where a row has many, and where it has few
 
 struct NormArguments : PairRows {
   RowMap residual, y, s;
@@ -91,23 +90,6 @@ struct Sum {
   }
 };
 
-// The sum over the threads of a row (all threadIdx.x), in each of them: over the lanes of a warp, then over its warps.
-template <class A>
-__device__ __forceinline__ A add_row(A sum, A* shared) {
-  const int columns = blockDim.x, lanes = columns < 32 ? columns : 32;
-#pragma unroll 1
-  for (int lane = 1; lane < lanes; lane *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, lane);
-  if (columns <= 32) return sum;
-  const int warps = columns / 32, lane = threadIdx.x % 32;
-  A* row = shared + threadIdx.y * warps;
-  if (lane == 0) row[threadIdx.x / 32] = sum;
-  __syncthreads();
-  sum = lane < warps ? row[lane] : A{};
-#pragma unroll
-  for (int step = 1; step < 32; step *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
-  return sum;
-}
-
 // Of packs of several pairs, every thread of a row has one.
 template <class T, class P, class Source, bool Shared>
 __global__ void __launch_bounds__(kMostThreads, 1) add_rms_norm_kernel(const __grid_constant__ NormArguments a) {
@@ -185,14 +167,8 @@ __global__ void __launch_bounds__(kMostThreads, 1) add_rms_norm_kernel(const __g
 
 template <class T, class P, class Source, bool Shared>
 void start(const NormArguments& a, cudaStream_t stream) {
-  const int runs = (a.pairs + a.run - 1) / a.run;
-  int columns = 1;  // a power of two within a warp, or whole warps
-  while (columns < runs && columns < 32) columns *= 2;
-  if (runs > 32) columns = (runs + 31) / 32 * 32;
-  if (runs > kMostThreads) columns = kMostThreads;
-  const int rows = columns < kFewThreads ? kFewThreads / columns : 1;
-  launch(&add_rms_norm_kernel<T, P, Source, Shared>, dim3(static_cast<unsigned>((a.rows + rows - 1) / rows)),
-         dim3(columns, rows), stream, a);
+  const RowBlocks blocks(a.rows, (a.pairs + a.run - 1) / a.run);
+  launch(&add_rms_norm_kernel<T, P, Source, Shared>, blocks.grid, blocks.block, stream, a);
 }
 
 // use(pairing, source, shared): as with_pairing, but whether loads are wide depends on nothing but the kind of rows,

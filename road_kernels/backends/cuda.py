@@ -4,6 +4,7 @@ import torch
 
 from ..ops.extension import EXTENSION, REASON, WITHOUT
 from ..ops.schemas import (  # noqa: F401  the dispatcher finds the kernel of the device
+    add_rms_norm_backward,
     merge,
     merge_,
     rotate_add_rms_norm,

@@ -5,6 +5,7 @@ import sys
 from ..ops import schemas
 from ..ops.formula import merge, merge_, rotate, rotate_, rotate_backward, tables  # noqa: F401
 from ..ops.fused_formula import (  # noqa: F401
+    add_rms_norm_backward,
     rotate_add_rms_norm,
     rotate_add_rms_norm_,
     rotate_rope,

@@ -86,6 +86,12 @@ def rotate_add_rms_norm_(*args):
     _fused_kernels().rotate_add_rms_norm_(*args)
 
 
+def add_rms_norm_backward(gy, *args):
+    if _is_batched(gy):
+        return fused_formula.add_rms_norm_backward(gy, *args)
+    return _fused_kernels().add_rms_norm_backward(gy, *args)
+
+
 def rotate_rope(*args):
     return _fused_kernels().rotate_rope(*args)
 

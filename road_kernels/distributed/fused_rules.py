@@ -58,6 +58,11 @@ def add_rms_norm(x, residual, weight, r1, r2, ids, eps, group_size):
     return placements, _features(group_size, x, residual, weight, r1, r2)
 
 
+def add_rms_norm_backward(gy, gs, s, weight, eps):
+    rows = [WHOLE, *(Shard(d) for d in range(s.ndim - 1))]
+    return [([place], [place, place, place, WHOLE]) for place in rows], [(s.ndim - 1, s.shape[-1])]
+
+
 def rope(qkv, positions, cache, r1, r2, ids, num_heads, num_kv_heads, head_dim, is_neox, group_size):
     def of_positions(dim):
         own = dim - (qkv.ndim - 1 - positions.ndim)  # positions broadcast from the right

@@ -111,6 +111,7 @@ _RULES = {
     schemas.rotate_silu_mul_backward: (fused_rules.silu_mul_backward, 3, 5),
     schemas.rotate_add_rms_norm: (fused_rules.add_rms_norm, 2, 6),
     schemas.rotate_add_rms_norm_: (fused_rules.in_place(fused_rules.add_rms_norm), 0, 6),
+    schemas.add_rms_norm_backward: (fused_rules.add_rms_norm_backward, 1, 4),
     schemas.rotate_rope: (fused_rules.rope, 1, 6),
     schemas.rotate_rope_: (fused_rules.in_place(fused_rules.rope), 0, 6),
 }

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..backends.registry import choose, is_traced_as_formula
 from ..distributed import dispatch as sharded
 from ..ops import aliasing, fused_checks, fused_formula, schemas
-from ..ops.autograd import BelowAutograd, needs_formula
+from ..ops.autograd import BelowAutograd, needs_formula, wants_grad
 from ..ops.extension import EXTENSION
 from ..ops.fused_autograd import RotateAddRmsNorm, RotateRope, RotateSiluMul, kept_of
 
@@ -67,7 +67,7 @@ def rotate_silu_mul(
     if needs_formula():
         return fused_formula.rotate_silu_mul(*args)
     module = _module(backend, x=x, r1=r1, r2=r2, adapter_ids=adapter_ids)
-    if _wants_grad(x, r1, r2):
+    if wants_grad(x, r1, r2):
         return RotateSiluMul.apply(*args, module)
     return module.rotate_silu_mul(*args)
 
@@ -123,7 +123,7 @@ def rotate_add_rms_norm(
         s = residual.copy_(s)  # first: a vmap over x alone refuses it
         return x.copy_(y), s
     module = _module(backend, x=x, residual=residual, weight=weight, r1=r1, r2=r2, adapter_ids=adapter_ids)
-    if _wants_grad(x, residual, weight, r1, r2):
+    if wants_grad(x, residual, weight, r1, r2):
         if inplace:
             aliasing.check_recorded_inplace(x)
             aliasing.check_recorded_inplace(residual)
@@ -182,13 +182,13 @@ def rotate_rope(
     fused_checks.check_rope(*args)
     if inplace:
         aliasing.check_inplace(qkv, "qkv")
-    if needs_formula() or _wants_grad(cos_sin_cache):
+    if needs_formula() or wants_grad(cos_sin_cache):
         z = fused_formula.rotate_rope(*((qkv.clone(), *args[1:]) if inplace else args))
         return qkv.copy_(z) if inplace else z
     module = _module(
         backend, qkv=qkv, positions=positions, cos_sin_cache=cos_sin_cache, r1=r1, r2=r2, adapter_ids=adapter_ids
     )
-    if _wants_grad(qkv, r1, r2):
+    if wants_grad(qkv, r1, r2):
         if inplace:
             aliasing.check_recorded_inplace(qkv)
         kept = kept_of(qkv, r1, r2, inplace)
@@ -197,10 +197,6 @@ def rotate_rope(
         return module.rotate_rope(*args)
     module.rotate_rope_(*args)
     return qkv
-
-
-def _wants_grad(*tensors: Tensor) -> bool:
-    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
 
 
 def _module(backend: str | None, **tensors: Tensor | None):

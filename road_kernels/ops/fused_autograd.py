@@ -1,12 +1,12 @@
 """Gradients of the fused ops, wired once for every backend.
 
-rotate_silu_mul has a kernel for its gradients. Of the other two the neighbour's gradient is written here: a norm's in
-PyTorch, and that of RoPE as a rotation with the positions for ids; the rotation's own is rotate_backward.
+rotate_silu_mul has a kernel for its gradients. Of the other two the neighbour's gradient comes first: a norm's has a
+kernel, and that of RoPE is a rotation with the positions for ids; then the rotation's own, rotate_backward.
 """
 
 import torch
 
-from ..python_fallback import add_rms_norm_backward
+from ..python_fallback import rms_norm_weight_gradient
 from . import fused_formula, schemas
 from .autograd import BelowAutograd, backend_of_backward, below, needs_formula, wants_grad
 
@@ -65,13 +65,14 @@ class RotateAddRmsNorm(torch.autograd.Function):
         x, s, weight, r1, r2, adapter_ids = ctx.saved_tensors
         eps, group_size, backend = ctx.call
         need_x, need_residual, need_weight, need_r1, need_r2 = ctx.needs_input_grad[:5]
-        gs, gweight = add_rms_norm_backward(gy, gs, s, weight, eps)
         mask = [need_x, need_r1, need_r2]
-        gs = gs.to(s.dtype)
-        gx = gr1 = gr2 = None
+        gx = gr1 = gr2 = gweight = None
+        if need_residual or any(mask):
+            gs = backend_of_backward(backend, fused_formula).add_rms_norm_backward(gy, gs, s, weight, eps)
         if any(mask):
             gx, gr1, gr2 = _rotation_gradients(gs, x, r1, r2, adapter_ids, group_size, backend, mask)
-        gweight = gweight.to(weight.dtype) if need_weight else None
+        if need_weight:
+            gweight = rms_norm_weight_gradient(gy, s, eps).to(weight.dtype)
         gx, gkept = (None, gx) if ctx.keeps else (gx, None)
         return gx, gs if need_residual else None, gweight, gr1, gr2, gkept, None, None, None, None, None
 
@@ -124,7 +125,7 @@ def _unrotate_rope(grad, positions, cos_sin_cache, heads, is_neox, backend):
 
 
 # Gradients of the ops themselves, for direct calls of torch.ops.road_kernels, for torch.compile and for DTensors.
-for _op in (name for name in schemas.OPS if name.startswith("rotate_") and not hasattr(BelowAutograd, name)):
+for _op in (name for name in schemas.OPS if not hasattr(BelowAutograd, name)):
     setattr(BelowAutograd, _op, below(getattr(schemas, _op)))
 
 
@@ -149,6 +150,11 @@ def _add_rms_norm_autograd(x, residual, weight, r1, r2, *rest):
     if not wants_grad(x, residual, weight, r1, r2):
         return BelowAutograd.rotate_add_rms_norm(*args)
     return RotateAddRmsNorm.apply(*args[:5], None, *args[5:], False, BelowAutograd)
+
+
+def _add_rms_norm_backward_autograd(*args):
+    module = fused_formula if needs_formula() or wants_grad(*args[:4]) else BelowAutograd
+    return module.add_rms_norm_backward(*args)
 
 
 def _rope_autograd(qkv, positions, cos_sin_cache, r1, r2, adapter_ids, *rest):
@@ -177,6 +183,7 @@ for _op, _kernel in {
     "rotate_silu_mul_backward": _silu_mul_backward_autograd,
     "rotate_add_rms_norm": _add_rms_norm_autograd,
     "rotate_add_rms_norm_": _inplace_autograd("rotate_add_rms_norm"),
+    "add_rms_norm_backward": _add_rms_norm_backward_autograd,
     "rotate_rope": _rope_autograd,
     "rotate_rope_": _inplace_autograd("rotate_rope"),
 }.items():

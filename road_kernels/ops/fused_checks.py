@@ -42,6 +42,21 @@ def check_add_rms_norm(x, residual, weight, r1, r2, adapter_ids, eps, group_size
             f"residual must match x, {list(x.shape)} {x.dtype} on {x.device}, "
             f"got {list(residual.shape)} {residual.dtype} on {residual.device}"
         )
+    _check_norm(x, weight, eps)
+
+
+def check_add_rms_norm_grads(gy: Tensor, gs: Tensor, s: Tensor, weight: Tensor, eps) -> None:
+    check_float_tensor("s", s)
+    for name, t in (("gy", gy), ("gs", gs)):
+        if t.shape != s.shape or t.dtype != s.dtype or t.device != s.device:
+            raise ValueError(
+                f"{name} must match s, {list(s.shape)} {s.dtype} on {s.device}, "
+                f"got {list(t.shape)} {t.dtype} on {t.device}"
+            )
+    _check_norm(s, weight, eps)
+
+
+def _check_norm(x: Tensor, weight, eps) -> None:
     check_float_tensor("weight", weight)
     if weight.shape != x.shape[-1:] or weight.device != x.device:
         raise ValueError(

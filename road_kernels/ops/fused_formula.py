@@ -30,6 +30,11 @@ def rotate_add_rms_norm_(x, residual, weight, r1, r2, adapter_ids, eps, group_si
     residual.copy_(s)
 
 
+def add_rms_norm_backward(gy, gs, s, weight, eps):
+    """Differentiable as well."""
+    return python_fallback.add_rms_norm_backward(gy, gs, s, weight, eps).contiguous()
+
+
 def rotate_rope(
     qkv, positions, cos_sin_cache, r1, r2, adapter_ids, num_heads, num_kv_heads, head_dim, is_neox, group_size
 ):

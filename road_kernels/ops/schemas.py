@@ -10,6 +10,7 @@
     rotate_silu_mul_backward(grad, x, r1, r2, adapter_ids, group_size, output_mask) -> (gx, gr1, gr2)
     rotate_add_rms_norm(x, residual, weight, r1, r2, adapter_ids, eps, group_size) -> (y, s)
     rotate_add_rms_norm_(x!, residual!, weight, r1, r2, adapter_ids, eps, group_size): y into x, s into residual
+    add_rms_norm_backward(gy, gs, s, weight, eps) -> the gradient of s
     rotate_rope(qkv, positions, cos_sin_cache, r1, r2, adapter_ids, num_heads, num_kv_heads, head_dim, is_neox,
         group_size) -> z
     rotate_rope_(qkv!, ...)
@@ -18,7 +19,7 @@
 ``adapter_ids`` is None for one adapter, p and q being [P] then and [A, P] otherwise. ``saved`` is x, or z if
 ``from_output``. Gradients that ``output_mask`` does not ask for are None. ``overlap``: see road_kernels.rotate; a
 backend may ignore it. merge is rotate for w [D, N] whose rows are the features, without a gradient. tables is for the
-forms with angles, [P] or [A, P]; its ``dtype`` is float32 or float64. The last six are described in
+forms with angles, [P] or [A, P]; its ``dtype`` is float32 or float64. The last seven are described in
 functional/fused.py; ``positions`` has the shape of qkv.shape[:-1], or broadcasts to it.
 
 Kernels register themselves: csrc/binding for the CPU and CUDA, road_kernels/backends for the others.
@@ -54,6 +55,7 @@ _SCHEMAS = {
     " -> (Tensor, Tensor, Tensor)",
     "rotate_add_rms_norm": f"(Tensor x, Tensor residual, Tensor weight, {_NORM}) -> (Tensor, Tensor)",
     "rotate_add_rms_norm_": f"(Tensor(a!) x, Tensor(b!) residual, Tensor weight, {_NORM}) -> ()",
+    "add_rms_norm_backward": "(Tensor gy, Tensor gs, Tensor s, Tensor weight, float eps) -> Tensor",
     "rotate_rope": f"(Tensor qkv, {_ROPE}) -> Tensor",
     "rotate_rope_": f"(Tensor(a!) qkv, {_ROPE}) -> ()",
 }
@@ -157,6 +159,12 @@ def _(x, residual, weight, r1, r2, adapter_ids, eps, group_size):
     fused_checks.check_add_rms_norm(x, residual, weight, r1, r2, adapter_ids, eps, group_size)
 
 
+@_register_fake("add_rms_norm_backward")
+def _(gy, gs, s, weight, eps):
+    fused_checks.check_add_rms_norm_grads(gy, gs, s, weight, eps)
+    return _contiguous_like(s)
+
+
 @_register_fake("rotate_rope")
 def _(qkv, *args):
     fused_checks.check_rope(qkv, *args)
@@ -179,6 +187,7 @@ def _(qkv, *args):
     rotate_silu_mul_backward,
     rotate_add_rms_norm,
     rotate_add_rms_norm_,
+    add_rms_norm_backward,
     rotate_rope,
     rotate_rope_,
 ) = (getattr(getattr(torch.ops, NAMESPACE), torch_name(op)).default for op in OPS)

@@ -1,4 +1,4 @@
-// s = R x + residual and its RMSNorm, for one row and one instruction set.
+// s = R x + residual and its RMSNorm, and the gradient of s, for one row and one instruction set.
 #pragma once
 
 #include "core/rms_norm.h"
@@ -55,6 +55,35 @@ void add_rms_norm_row(const void* x_, const void* residual_, void* y_, void* s_,
     using V = Lanes<A, L>;
     store<T, L>(y + k, normalized<V>(load<A, L>(unrounded + k), V{} + scale, load<A, L>(weight + k)));
   });
+}
+
+template <class T>
+void add_rms_norm_backward_row(const void* gy_, const void* gs_, const void* s_, void* out_, int64_t dim,
+                               const void* weight_, double eps) {
+  using A = Acc<T>;
+  const T *gy = static_cast<const T*>(gy_), *gs = static_cast<const T*>(gs_), *s = static_cast<const T*>(s_);
+  const A* weight = static_cast<const A*>(weight_);
+  T* out = static_cast<T*>(out_);
+  LaneSums<A> squares, products;
+  for_pairs<A>(dim, [&](auto lanes, int64_t k) __attribute__((always_inline)) {
+    constexpr int L = decltype(lanes)::value;
+    const Lanes<A, L> v = load<T, L>(s + k);
+    squares.template add<L>(v * v);
+    products.template add<L>(load<T, L>(gy + k) * load<A, L>(weight + k) * v);
+  });
+  const A scale = inverse_rms<A>(squares.total(), dim, eps), through = through_scale<A>(products.total(), dim, scale);
+  for_pairs<A>(dim, [&](auto lanes, int64_t k) __attribute__((always_inline)) {
+    constexpr int L = decltype(lanes)::value;
+    using V = Lanes<A, L>;
+    const V gn = load<T, L>(gy + k) * load<A, L>(weight + k);
+    store<T, L>(out + k,
+                normalized_gradient<V>(load<T, L>(gs + k), gn, load<T, L>(s + k), V{} + scale, V{} + through));
+  });
+}
+
+inline cpu::AddRmsNormBackwardRow choose_add_rms_norm_backward(DType dtype) {
+  return with_dtype(dtype,
+                    [](auto t) -> cpu::AddRmsNormBackwardRow { return &add_rms_norm_backward_row<decltype(t)>; });
 }
 
 inline cpu::AddRmsNormRow choose_add_rms_norm(DType dtype, Has has, bool adjacent) {

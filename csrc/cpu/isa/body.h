@@ -36,6 +36,7 @@ const Kernels& kernels() {
                            &isa::choose_silu_mul,
                            &isa::choose_silu_mul_backward,
                            &isa::choose_add_rms_norm,
+                           &isa::choose_add_rms_norm_backward,
                            &isa::widen<float>,
                            &isa::widen<double>,
                            &isa::sincos};
