@@ -45,6 +45,16 @@ Arguments::Arguments(const Tensor& p, const Tensor& q, std::string_view form, in
 Arguments::Arguments(const Tensor& x, const Tensor& p, const Tensor& q, const OptionalTensor& adapter_ids,
                      std::string_view form, int64_t group_size) {
   check_arguments(x, p, q, adapter_ids, form, group_size);
+  set(x, p, q, adapter_ids, form, group_size);
+}
+
+Arguments::Arguments(const Tensor& x, const Tensor& r1, const Tensor& r2, const OptionalTensor& adapter_ids,
+                     int64_t group_size) {
+  set(x, r1, r2, adapter_ids, "table", group_size);
+}
+
+void Arguments::set(const Tensor& x, const Tensor& p, const Tensor& q, const OptionalTensor& adapter_ids,
+                    std::string_view form, int64_t group_size) {
   problem_.dim = x.size(-1);
   problem_.group_size = group_size;
   problem_.dtype = dtype_of(x.scalar_type());

@@ -21,6 +21,9 @@ class Arguments {
   Arguments(const Tensor& x, const Tensor& p, const Tensor& q, const OptionalTensor& adapter_ids, std::string_view form,
             int64_t group_size);
 
+  // Tables of a fused op, whose own rules have those among them: not checked again.
+  Arguments(const Tensor& x, const Tensor& r1, const Tensor& r2, const OptionalTensor& adapter_ids, int64_t group_size);
+
   // Parameters without an x: [P] or [A, P].  dtype: of the tables that are wanted.
   Arguments(const Tensor& p, const Tensor& q, std::string_view form, int64_t group_size, DType dtype);
 
@@ -29,6 +32,8 @@ class Arguments {
   at::TensorOptions options() const { return p_.options(); }
 
  private:
+  void set(const Tensor& x, const Tensor& p, const Tensor& q, const OptionalTensor& adapter_ids, std::string_view form,
+           int64_t group_size);
   void set_parameters(const Tensor& p, const Tensor& q);
 
   Problem problem_;

@@ -1,9 +1,8 @@
 #include "binding/autograd.h"
 
 #include <ATen/core/LegacyTypeDispatch.h>
+#include <torch/csrc/autograd/VariableTypeUtils.h>
 #include <torch/csrc/autograd/custom_function.h>
-
-#include <array>
 
 #include "binding/op.h"
 
@@ -88,6 +87,8 @@ Tensor rotate_recorded(const Tensor& x, const Tensor& p, const Tensor& q, const 
   if (inplace) context->mark_dirty({});
   return z;
 }
+
+void check_inplace(const Tensor& x) { torch::autograd::check_inplace(x, /*requires_grad=*/true); }
 
 Tensor rotate_below(const Tensor& x, const Tensor& p, const Tensor& q, const OptionalTensor& adapter_ids,
                     std::string_view form, int64_t group_size, bool overlap) {

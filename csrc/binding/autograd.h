@@ -3,8 +3,10 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <array>
 #include <optional>
 #include <string_view>
+#include <tuple>
 
 namespace road::binding {
 
@@ -14,6 +16,10 @@ using OptionalTensor = std::optional<Tensor>;
 // rotate, or in place rotate_ (which then returns x), of checked arguments, any of which may require grad.
 Tensor rotate_recorded(const Tensor& x, const Tensor& p, const Tensor& q, const OptionalTensor& adapter_ids,
                        std::string_view form, int64_t group_size, bool inplace);
+
+// Raises torch's own RuntimeError if autograd cannot record a write to x: a leaf, a view of one, one of several views
+// that an op returned.  The node would find out only after the kernel has written.
+void check_inplace(const Tensor& x);
 
 // Below the Autograd key, without a node.
 Tensor rotate_below(const Tensor& x, const Tensor& p, const Tensor& q, const OptionalTensor& adapter_ids,

@@ -2,18 +2,17 @@
 // 1 x 64 of a 2-core Xeon over x + x: 1.4 where the same steps from Python took 2.7; recording 2.1 and 5.8.
 #pragma once
 
-#include <torch/csrc/utils/pybind.h>
+#include <Python.h>
 
 namespace road::binding {
 
-// Defines in `m`
+// Adds to a module
 //   apply(x, theta, alpha, adapter_ids, variant, group_size, inplace, overlap, backend)
 //   rotate_tables(x, r1, r2, adapter_ids, "table", group_size, inplace, overlap, backend)
 //     The result, or NotImplemented where Python must decide: bad arguments (Python has the messages), another backend,
 //     torch.func transforms and forward-mode AD, subclasses of Tensor, devices without compiled kernels.
 //   is_valid(x, p, q, adapter_ids, form, group_size, batched)   the rules for arguments alone
-//   serve(cpu, cuda)              which devices the compiled kernels serve
-//   count_choice(backend, change)   +1 where set_backend or use_backend asks for a backend, -1 where that ends
-void define_calls(pybind11::module_& m);
+// False, and an error set, if it cannot.
+bool define_calls(PyObject* module);
 
 }  // namespace road::binding

@@ -52,7 +52,7 @@ bool are_valid(const Tensor& x, const Tensor& p, const Tensor& q, const Optional
 void check_arguments(const Tensor& x, const Tensor& p, const Tensor& q, const OptionalTensor& adapter_ids,
                      std::string_view form, int64_t group_size) {
   if (!are_valid(x, p, q, adapter_ids, form, group_size))
-    refuse(kChecks, "check_arguments", x, p, q, adapter_ids, form, group_size);
+    refuse(kChecks, "check_arguments", {x, p, q, adapter_ids, form, group_size});
 }
 
 int64_t packed_dim(std::string_view form, int64_t width) {
@@ -67,30 +67,30 @@ bool are_packed(const Tensor& p, const Tensor& q, std::string_view form, int64_t
 }
 
 void check_packed(const Tensor& p, const Tensor& q, std::string_view form, int64_t group_size) {
-  if (!are_packed(p, q, form, group_size)) refuse(kChecks, "check_packed", p, q, form, group_size);
+  if (!are_packed(p, q, form, group_size)) refuse(kChecks, "check_packed", {p, q, form, group_size});
 }
 
 void check_grad(const Tensor& grad, const Tensor& saved) {
   if (grad.sizes() != saved.sizes() || grad.scalar_type() != saved.scalar_type() || grad.device() != saved.device())
-    refuse(kChecks, "check_grad", grad, saved);
+    refuse(kChecks, "check_grad", {grad, saved});
 }
 
 void check_matrix(const Tensor& w) {
-  if (w.dim() != 2) refuse(kChecks, "check_matrix", w);
+  if (w.dim() != 2) refuse(kChecks, "check_matrix", {w});
 }
 
 void check_not_shared(const char* name, const Tensor& x, const Tensor& p, const Tensor& q) {
-  if (share_memory(x, p) || share_memory(x, q)) refuse(kAliasing, "refuse_shared", name);
+  if (share_memory(x, p) || share_memory(x, q)) refuse(kAliasing, "refuse_shared", {std::string_view(name)});
 }
 
 void refuse_id(const Problem& problem, int64_t position) {
   const int64_t id = problem.ids[position];
-  refuse(kChecks, "refuse_id", id, position, problem.params.adapters);
+  refuse(kChecks, "refuse_id", {id, position, problem.params.adapters});
 }
 
 void refuse_singular(const Problem& problem, int64_t adapter, int64_t feature, double determinant) {
   const std::optional<int64_t> in_bank = problem.ids.data ? std::optional(adapter) : std::nullopt;
-  refuse(kChecks, "refuse_singular", in_bank, feature, feature + problem.group_size / 2, determinant);
+  refuse(kChecks, "refuse_singular", {in_bank, feature, feature + problem.group_size / 2, determinant});
 }
 
 }  // namespace road::binding

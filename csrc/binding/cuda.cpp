@@ -54,17 +54,16 @@ Problem with_tables(const Arguments& arguments, bool backward, Tensor& made) {
   return found;
 }
 
-// What a backward needs beside its tensors: the rows sorted by adapter, and for gradients of parameters memory for
-// sums.
+// What gradients of parameters need beside their tensors: the rows sorted by adapter, and memory for sums.
 struct Memory {
   template <class Count>
-  Memory(const Arguments& arguments, bool sorts, bool parameters, const Count& scratch_numbers) {
+  Memory(const Arguments& arguments, const Gradients& out, const Count& scratch_numbers) {
+    if (!out.gp && !out.gq) return;
     const Problem& problem = arguments.problem();
-    if (sorts && problem.ids.data && problem.rows > 0) {
+    if (problem.ids.data && problem.rows > 0) {
       order_ = at::empty({cuda::sort_rows_scratch(problem)}, arguments.options().dtype(at::kLong));
       check_launch(cuda::sort_rows(problem, order_.mutable_data_ptr<int64_t>(), sorted, current_stream()));
     }
-    if (!parameters) return;
     const auto dtype = problem.dtype == DType::kFloat64 ? at::kDouble : at::kFloat;
     scratch_ = at::empty({scratch_numbers()}, arguments.options().dtype(dtype));
     scratch = scratch_.mutable_data_ptr();
@@ -99,10 +98,8 @@ struct Cuda {
                        const Gradients& out) {
     const Problem& problem = arguments.problem();
     Tensor made;
-    const bool parameters = out.gp || out.gq;
-    const Memory memory(arguments, parameters, parameters,
-                        [&] { return cuda::backward_scratch(problem, gz, saved, out); });
-    const Problem coefficients = out.gx.data ? with_tables(arguments, parameters, made) : problem;
+    const Memory memory(arguments, out, [&] { return cuda::backward_scratch(problem, gz, saved, out); });
+    const Problem coefficients = out.gx.data ? with_tables(arguments, out.gp || out.gq, made) : problem;
     check_launch(cuda::backward(problem, coefficients, gz, saved, from_output, out, memory.sorted, memory.scratch,
                                 current_stream()));
   }
@@ -122,9 +119,7 @@ struct Cuda {
   static void rotate_silu_mul_backward(const Arguments& arguments, const Rows& gz, const Rows& x,
                                        const Gradients& out) {
     const Problem& problem = arguments.problem();
-    const bool parameters = out.gp || out.gq;
-    const Memory memory(arguments, parameters || out.gx.data, parameters,
-                        [&] { return cuda::silu_mul_backward_scratch(problem, gz, x, out); });
+    const Memory memory(arguments, out, [&] { return cuda::silu_mul_backward_scratch(problem, gz, x, out); });
     check_launch(cuda::rotate_silu_mul_backward(problem, gz, x, out, memory.sorted, memory.scratch, current_stream()));
   }
 
@@ -165,6 +160,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("add_rms_norm_backward", add_rms_norm_backward_op<Cuda>);
   m.def("rotate_rope", rotate_rope_op<Cuda>);
   m.def("rotate_rope_", rotate_rope_inplace_op<Cuda>);
+  m.def("launches", [] { return shim::Device::get().launches; });
   m.def("before_wait", [](std::function<void()> write) { shim::Device::get().before_wait = std::move(write); });
 }
 #else

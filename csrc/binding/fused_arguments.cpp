@@ -74,20 +74,20 @@ bool is_rope(const Tensor& qkv, const Tensor& positions, const Tensor& cos_sin_c
 void check_silu_mul(const Tensor& x, const Tensor& r1, const Tensor& r2, const OptionalTensor& adapter_ids,
                     int64_t group_size) {
   if (!is_silu_mul(x, r1, r2, adapter_ids, group_size))
-    refuse(kFusedChecks, "check_silu_mul", x, r1, r2, adapter_ids, group_size);
+    refuse(kFusedChecks, "check_silu_mul", {x, r1, r2, adapter_ids, group_size});
 }
 
 void check_silu_mul_grad(const Tensor& grad, const Tensor& x) {
   const auto leading = x.sizes().slice(0, x.dim() - 1);
   if (grad.dim() != x.dim() || grad.sizes().slice(0, x.dim() - 1) != leading || grad.size(-1) != x.size(-1) / 2 ||
       grad.scalar_type() != x.scalar_type() || grad.device() != x.device())
-    refuse(kFusedChecks, "check_silu_mul_grad", grad, x);
+    refuse(kFusedChecks, "check_silu_mul_grad", {grad, x});
 }
 
 void check_add_rms_norm(const Tensor& x, const Tensor& residual, const Tensor& weight, const Tensor& r1,
                         const Tensor& r2, const OptionalTensor& adapter_ids, double eps, int64_t group_size) {
   if (!is_add_rms_norm(x, residual, weight, r1, r2, adapter_ids, eps, group_size))
-    refuse(kFusedChecks, "check_add_rms_norm", x, residual, weight, r1, r2, adapter_ids, eps, group_size);
+    refuse(kFusedChecks, "check_add_rms_norm", {x, residual, weight, r1, r2, adapter_ids, eps, group_size});
 }
 
 void check_add_rms_norm_grads(const Tensor& gy, const Tensor& gs, const Tensor& s, const Tensor& weight, double eps) {
@@ -98,19 +98,20 @@ void check_add_rms_norm_grads(const Tensor& gy, const Tensor& gs, const Tensor& 
 void check_written_apart(const Tensor& x, const Tensor& residual, const Tensor& weight, const Tensor& r1,
                          const Tensor& r2) {
   if (!are_written_apart(x, residual, weight, r1, r2))
-    refuse(kFusedChecks, "check_written_apart", x, residual, weight, r1, r2);
+    refuse(kFusedChecks, "check_written_apart", {x, residual, weight, r1, r2});
 }
 
 void check_rope(const Tensor& qkv, const Tensor& positions, const Tensor& cos_sin_cache, const Tensor& r1,
                 const Tensor& r2, const OptionalTensor& adapter_ids, int64_t num_heads, int64_t num_kv_heads,
                 int64_t head_dim, bool is_neox, int64_t group_size) {
   if (!is_rope(qkv, positions, cos_sin_cache, r1, r2, adapter_ids, num_heads, num_kv_heads, head_dim, group_size))
-    refuse(kFusedChecks, "check_rope", qkv, positions, cos_sin_cache, r1, r2, adapter_ids, num_heads, num_kv_heads,
-           head_dim, is_neox, group_size);
+    refuse(
+        kFusedChecks, "check_rope",
+        {qkv, positions, cos_sin_cache, r1, r2, adapter_ids, num_heads, num_kv_heads, head_dim, is_neox, group_size});
 }
 
 void refuse_position(const Rope& rope, int64_t place) {
-  refuse(kFusedChecks, "refuse_position", rope.positions.at(place), place, rope.max_position);
+  refuse(kFusedChecks, "refuse_position", {rope.positions.at(place), place, rope.max_position});
 }
 
 RopeArguments::RopeArguments(const Tensor& qkv, const Tensor& positions, const Tensor& cos_sin_cache,

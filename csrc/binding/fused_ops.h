@@ -17,7 +17,7 @@ Tensor rotate_silu_mul_op(const Tensor& x, const Tensor& r1, const Tensor& r2, c
                           int64_t group_size) {
   check_silu_mul(x, r1, r2, adapter_ids, group_size);
   const typename Backend::Guard guard(x);
-  const Arguments arguments(x, r1, r2, adapter_ids, "table", group_size);
+  const Arguments arguments(x, r1, r2, adapter_ids, group_size);
   Backend::check_ids(arguments.problem());
   std::vector<int64_t> sizes = x.sizes().vec();
   sizes.back() /= 2;
@@ -36,7 +36,7 @@ std::tuple<Tensor, Tensor, Tensor> rotate_silu_mul_backward_op(const Tensor& gra
   check_silu_mul(x, r1, r2, adapter_ids, group_size);
   check_silu_mul_grad(grad, x);
   const typename Backend::Guard guard(x);
-  const Arguments arguments(x, r1, r2, adapter_ids, "table", group_size);
+  const Arguments arguments(x, r1, r2, adapter_ids, group_size);
   Backend::check_ids(arguments.problem());
   Tensor gx, gr1, gr2;
   Gradients out;
@@ -59,7 +59,7 @@ std::tuple<Tensor, Tensor> rotate_add_rms_norm_op(const Tensor& x, const Tensor&
                                                   double eps, int64_t group_size) {
   check_add_rms_norm(x, residual, weight, r1, r2, adapter_ids, eps, group_size);
   const typename Backend::Guard guard(x);
-  const Arguments arguments(x, r1, r2, adapter_ids, "table", group_size);
+  const Arguments arguments(x, r1, r2, adapter_ids, group_size);
   Backend::check_ids(arguments.problem());
   Tensor y = Backend::output(x.sizes(), x.options()), s = Backend::output(x.sizes(), x.options());
   Rows x_rows, residual_rows, y_rows, s_rows;
@@ -78,7 +78,7 @@ void rotate_add_rms_norm_inplace_op(const Tensor& x, const Tensor& residual, con
   check_add_rms_norm(x, residual, weight, r1, r2, adapter_ids, eps, group_size);
   check_written_apart(x, residual, weight, r1, r2);
   const typename Backend::Guard guard(x);
-  const Arguments arguments(x, r1, r2, adapter_ids, "table", group_size);
+  const Arguments arguments(x, r1, r2, adapter_ids, group_size);
   Backend::check_ids(arguments.problem());
   x.unsafeGetTensorImpl()->bump_version();
   residual.unsafeGetTensorImpl()->bump_version();
@@ -117,7 +117,7 @@ Tensor rotate_rope_op(const Tensor& qkv, const Tensor& positions, const Tensor& 
   check_rope(qkv, positions, cos_sin_cache, r1, r2, adapter_ids, num_heads, num_kv_heads, head_dim, is_neox,
              group_size);
   const typename Backend::Guard guard(qkv);
-  const Arguments arguments(qkv, r1, r2, adapter_ids, "table", group_size);
+  const Arguments arguments(qkv, r1, r2, adapter_ids, group_size);
   const RopeArguments rope(qkv, positions, cos_sin_cache, num_heads + num_kv_heads, head_dim, is_neox);
   Backend::check_ids(arguments.problem());
   Backend::check_positions(arguments.problem(), rope.rope());
@@ -138,7 +138,7 @@ void rotate_rope_inplace_op(const Tensor& qkv, const Tensor& positions, const Te
   check_not_shared("qkv", qkv, r1, r2);
   check_not_shared("qkv", qkv, cos_sin_cache, cos_sin_cache);
   const typename Backend::Guard guard(qkv);
-  const Arguments arguments(qkv, r1, r2, adapter_ids, "table", group_size);
+  const Arguments arguments(qkv, r1, r2, adapter_ids, group_size);
   const RopeArguments rope(qkv, positions, cos_sin_cache, num_heads + num_kv_heads, head_dim, is_neox);
   Backend::check_ids(arguments.problem());
   Backend::check_positions(arguments.problem(), rope.rope());

@@ -1,13 +1,11 @@
 // The Python module road_kernels._C: the ops as plain functions for eager calls, and what this build is.
-#include <torch/csrc/autograd/VariableTypeUtils.h>
-#include <torch/csrc/autograd/python_variable.h>
 #include <torch/csrc/utils/pybind.h>
 #include <torch/version.h>
 
 #include "binding/autograd.h"
 #include "binding/call.h"
-#include "binding/check.h"
 #include "binding/fused_call.h"
+#include "binding/python_arguments.h"
 #include "cpu/road_cpu.h"
 
 namespace py = pybind11;
@@ -36,10 +34,6 @@ std::tuple<Tensor, Tensor, Tensor> rotate_backward(const Tensor& grad, const Ten
   py::gil_scoped_release unlocked;
   return rotate_backward_below(grad, saved, p, q, adapter_ids, form, group_size, from_output, output_mask);
 }
-
-// Raises torch's own RuntimeError if autograd cannot record a write to x: a leaf, a view of one, one of several views
-// that an op returned.  autograd.Function would find out only after the kernel has written.
-void check_inplace(const Tensor& x) { torch::autograd::check_inplace(x, /*requires_grad=*/true); }
 
 py::dict build_info() {
   py::dict info;
@@ -74,6 +68,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("rotate_backward", &road::binding::rotate_backward);
   m.def("check_inplace", &road::binding::check_inplace);
   m.def("build_info", &road::binding::build_info);
-  road::binding::define_calls(m);
-  road::binding::define_fused_calls(m);
+  m.def("serve", &road::binding::set_served);
+  m.def("count_choice", &road::binding::count_choice);
+  if (!road::binding::define_calls(m.ptr()) || !road::binding::define_fused_calls(m.ptr()))
+    throw py::error_already_set();
 }

@@ -1,6 +1,7 @@
 #include "binding/python_arguments.h"
 
 #include <c10/core/impl/LocalDispatchKeySet.h>
+#include <torch/csrc/Exceptions.h>
 #include <torch/csrc/autograd/python_variable.h>
 
 #include <atomic>
@@ -18,6 +19,13 @@ Kernels cpu_kernels{"cpu"}, cuda_kernels{"cuda"};
 
 }  // namespace
 
+PyObject* run_method(MethodBody body, PyObject* const* args, Py_ssize_t given, Py_ssize_t count) {
+  HANDLE_TH_ERRORS
+  if (given == count) return body(args);
+  return PyErr_Format(PyExc_TypeError, "%zd arguments are needed, got %zd", count, given);
+  END_HANDLE_TH_ERRORS
+}
+
 bool is_plain(PyObject* object) {
   if (!THPVariable_CheckTypeExact(Py_TYPE(object))) return false;
   const at::TensorImpl* impl = THPVariable_Unpack(object).unsafeGetTensorImpl();
@@ -26,6 +34,16 @@ bool is_plain(PyObject* object) {
                                            c10::DispatchKey::Functionalize});
   return !impl->key_set().has_any(kWrappers) && !impl->has_symbolic_sizes_strides();
 }
+
+const Tensor& tensor_of(PyObject* object) { return THPVariable_Unpack(object); }
+
+const Tensor* find_tensor(PyObject* object) {
+  if (!THPVariable_Check(object)) return nullptr;
+  const Tensor& tensor = THPVariable_Unpack(object);
+  return tensor.unsafeGetTensorImpl()->has_symbolic_sizes_strides() ? nullptr : &tensor;
+}
+
+PyObject* to_python(Tensor tensor) { return THPVariable_Wrap(std::move(tensor)); }
 
 bool has_tangent(const Tensor& t) {
   return t.unsafeGetTensorImpl()->autograd_meta() && t._fw_grad(/*level=*/0).defined();

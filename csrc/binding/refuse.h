@@ -1,35 +1,21 @@
 // Raising the errors of road_kernels/ops, which has the messages.
 #pragma once
 
-#include <c10/util/Exception.h>
-#include <torch/csrc/utils/pybind.h>
+#include <ATen/core/Tensor.h>
 
-#include <string>
+#include <initializer_list>
+#include <optional>
+#include <string_view>
+#include <variant>
 
 namespace road::binding {
 
-// Calls a function of road_kernels.ops that raises, and raises its error as one that C++ callers know too.
-template <class... Args>
-[[noreturn]] void refuse(const char* module, const char* function, const Args&... args) {
-  namespace py = pybind11;
-  std::string message = "road_kernels: C++ refuses what Python accepts";
-  enum { kValue, kType, kIndex } kind = kValue;
-  {
-    py::gil_scoped_acquire gil;
-    try {
-      py::object check = py::module_::import(module).attr(function);
-      // Dynamo, if it runs the caller, would compile the check as well, which then believes that it is being traced.
-      if (py::module_::import("sys").attr("modules").contains("torch._dynamo"))
-        check = py::module_::import("torch._dynamo").attr("disable")(check);
-      check(args...);
-    } catch (py::error_already_set& error) {
-      message = py::str(error.value());
-      kind = error.matches(PyExc_IndexError) ? kIndex : error.matches(PyExc_TypeError) ? kType : kValue;
-    }
-  }
-  TORCH_CHECK_INDEX(kind != kIndex, message);
-  TORCH_CHECK_TYPE(kind != kType, message);
-  TORCH_CHECK_VALUE(false, message);
-}
+// Of a function of road_kernels.ops.
+using RefusedArgument = std::variant<at::Tensor, std::optional<at::Tensor>, std::string_view, bool, double, int64_t,
+                                     std::optional<int64_t>>;
+
+// Calls a function of road_kernels.ops that raises, and raises its error as one that C++ callers know too.  Apart from
+// its callers, because the headers that make Python's objects of these take longer to compile than all of the rules.
+[[noreturn]] void refuse(const char* module, const char* function, std::initializer_list<RefusedArgument> args);
 
 }  // namespace road::binding

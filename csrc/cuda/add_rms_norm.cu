@@ -48,8 +48,7 @@ struct Sum {
     P::load(residual, half, added);
   }
   __device__ __forceinline__ void add(const NormArguments& a, int id, int pair, int at) {
-    bool rotates = id >= 0;
-    if (rotates) rotates = h.load_coefs(a.params, a.form, 2 * a.half, id, pair, at, 0);
+    const bool rotates = h.load_coefs(a, id, pair, at, 0);
 #pragma unroll
     for (int k = 0; k < K; k += P::kUnit) {
       A hi[P::kUnit], hj[P::kUnit], ri[P::kUnit], rj[P::kUnit];

@@ -157,7 +157,7 @@ __global__ void __launch_bounds__(kBackwardThreads, kBackwardBlocks)
     if (first >= count) break;
     load_rows(first);
   }
-  if (Through::kRecomputes && (!rotates || !scratch)) return;
+  if (Through::kRecomputes && !rotates) return;
 #pragma unroll
   for (int s = 0; s < S; ++s) {
     add_columns(sums[s], shared_sums);

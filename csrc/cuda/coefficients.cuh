@@ -15,6 +15,7 @@ struct PairCoefs {
   __device__ __forceinline__ A r2_j(int k) const { return Shared ? r2i[k] : r2j[Shared ? 0 : k]; }
 
   // As in an empty slot of a bank, whose rows pass bit for bit: 0 times an infinity would make a NaN of its partner.
+  // Asked in a mixed batch only: a single adapter has no empty slots, and pays nothing for it.
   // By bits: one instruction joins two of r1, and another their r2.
   __device__ __forceinline__ bool is_identity() const {
     using U = std::conditional_t<sizeof(A) == 8, uint64_t, uint32_t>;

@@ -61,7 +61,7 @@ cudaError_t backward(const Problem& problem, const Problem& coefficients, const 
 // silu(gate) * up, for [gate, up] = R x with halves of equal width, a multiple of the group size.  One kernel.
 cudaError_t rotate_silu_mul(const Problem& problem, const Rows& x, const Rows& z, cudaStream_t stream);
 
-// Its gradients, from that of z and from x alone.  As backward, but the gradient of x alone needs sorted rows, too.
+// Its gradients, from that of z and from x alone.  As backward.
 int64_t silu_mul_backward_scratch(const Problem& problem, const Rows& gz, const Rows& x, const Gradients& out);
 cudaError_t rotate_silu_mul_backward(const Problem& problem, const Rows& gz, const Rows& x, const Gradients& out,
                                      const SortedRows& sorted, void* scratch, cudaStream_t stream);

@@ -50,8 +50,7 @@ __global__ void __launch_bounds__(kThreads, ROAD_RESIDENT_OWN / kThreads)
   // cos and sin: of pairs that are those of the rotation one of each for both features.
   PairCoefs<A, P::kPairs, N == 1> turn[1];
   if (turns) AlignedTables::load<P>(a.turn.cache, Form::kTable, 2 * a.half, position, pair_of_head, feature, 0, turn);
-  bool rotates = id >= 0;
-  if (rotates) rotates = h.load_coefs(a.params, a.form, 2 * a.half, id, pair, at, a.apart);
+  const bool rotates = h.load_coefs(a, id, pair, at, a.apart);
 #pragma unroll
   for (int k = 0; k < P::kPairs; k += P::kUnit) {
     A i[N][P::kUnit], j[N][P::kUnit];

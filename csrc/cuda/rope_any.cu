@@ -31,7 +31,7 @@ struct Rotated {
     const auto member = pair_of(feature, half_groups, a.half);
     Sides<P, AnyTables, false, 1> h;
     h.load_rows(x + member.first, a.half, 0);
-    const bool rotates = id >= 0 && h.load_coefs(a.params, a.form, 2 * a.half, id, member.pair, member.first, 0);
+    const bool rotates = h.load_coefs(a, id, member.pair, member.first, 0);
     A i[1], j[1];
     h.get(rotates, 0, 0, i, j);
     return member.is_second ? j[0] : i[0];

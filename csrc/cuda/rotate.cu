@@ -78,7 +78,7 @@ __global__ void __launch_bounds__(kThreads, kResidentThreads<Source, Shared> / k
     if (a.transposed) c.transpose();
   };
   const auto passes = [&](const Coefs& c) {
-    return (!std::is_same_v<Source, AnySource> || !has_angles(a.form)) && c.is_identity();
+    return a.ids.data && (!std::is_same_v<Source, AnySource> || !has_angles(a.form)) && c.is_identity();
   };
   const auto rotate_row = [&](const RowPlace& row, bool overlap) {
     Packs packs;

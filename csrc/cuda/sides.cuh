@@ -78,11 +78,11 @@ struct Sides {
 #pragma unroll
     for (int n = 0; n < N; ++n) P::load(first + n * apart, half, packs[n]);
   }
-  // Whether there is something to rotate: not with the identity.
-  __device__ __forceinline__ bool load_coefs(const Params& params, Form form, int g, int id, int pair, int at,
-                                             int apart) {
-    Source::template load<P>(params, form, g, id, pair, at, apart, c);
-    bool rotates = false;
+  // Whether there is something to rotate: not without an adapter (-1), nor with the identity in a mixed batch.
+  __device__ __forceinline__ bool load_coefs(const PairRows& a, int id, int pair, int at, int apart) {
+    if (id < 0) return false;
+    Source::template load<P>(a.params, a.form, 2 * a.half, id, pair, at, apart, c);
+    bool rotates = !a.ids.data;
 #pragma unroll
     for (int n = 0; n < N; ++n) rotates = rotates || !c[n].is_identity();
     return rotates;
@@ -94,6 +94,16 @@ struct Sides {
 #pragma unroll
     for (int u = 0; u < P::kUnit; ++u)
       rotate_pair(i[u], j[u], c[n].r1i[k + u], c[n].r1_j(k + u), c[n].r2i[k + u], c[n].r2_j(k + u), i[u], j[u]);
+  }
+  // Instead of the pairs that get() gave: from their gradients to those of the row.
+  __device__ __forceinline__ void set_gradients(bool rotates, int n, int k, A (&i)[P::kUnit], A (&j)[P::kUnit]) {
+    if (rotates) {
+#pragma unroll
+      for (int u = 0; u < P::kUnit; ++u)
+        rotate_pair_transposed<A>(i[u], j[u], c[n].r1i[k + u], c[n].r1_j(k + u), c[n].r2i[k + u], c[n].r2_j(k + u),
+                                  i[u], j[u]);
+    }
+    P::set(packs[n], k, i, j);
   }
   __device__ __forceinline__ void store(T* first, int half, int apart) const {
 #pragma unroll

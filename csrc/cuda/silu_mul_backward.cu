@@ -1,7 +1,6 @@
 // Gradients of rotate_silu_mul, for which gate and up are computed again.
 #include "cuda/backward.cuh"
-#include "cuda/sides.cuh"
-#include "cuda/sigmoid.cuh"
+#include "cuda/silu_mul.cuh"
 
 namespace road::cuda {
 namespace {
@@ -59,7 +58,8 @@ int64_t silu_mul_backward_scratch(const Problem& problem, const Rows& gz, const 
 cudaError_t rotate_silu_mul_backward(const Problem& problem, const Rows& gz, const Rows& x, const Gradients& out,
                                      const SortedRows& sorted, void* scratch, cudaStream_t stream) {
   if (!fits(problem)) return cudaErrorInvalidValue;
-  if (!out.gx.data && !out.gp && !out.gq) return cudaSuccess;
+  if (!out.gp && !out.gq)
+    return out.gx.data ? launch_silu_mul</*Gradient=*/true>(problem, x, gz, out.gx, stream) : cudaSuccess;
   return launch_backward<ThroughSiluMul>(problem, problem, gz, x, /*from_output=*/false, out, sorted, scratch, stream);
 }
 

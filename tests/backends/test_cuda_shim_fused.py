@@ -1,4 +1,4 @@
-"""The CUDA kernels of the fused ops on the host: waiting for inputs, and every width of loads."""
+"""The CUDA kernels of the fused ops on the host: how many they are, waiting for inputs, and every width of loads."""
 
 import pytest
 import torch
@@ -17,6 +17,37 @@ GROUPS = {"halves": 32, "adjacent": 2, "narrow halves": 8, "odd halves": 6}
 
 def ids_of(rows: int) -> torch.Tensor:
     return (torch.arange(rows) * 7 + 1) % 5 - 1
+
+
+def launches(run) -> int:
+    before = cuda_shim.build().launches()
+    run()
+    return cuda_shim.build().launches() - before
+
+
+@pytest.mark.parametrize("batched", [False, True], ids=["single", "batched"])
+@pytest.mark.parametrize("op", OPS)
+def test_one_launch(op, batched):
+    """All gradients take two, after one that sorts the ids of a mixed batch; that of x alone needs neither."""
+    case = make(op, (70,), 96, 32, ids=ids_of(70) if batched else None, dtype=torch.bfloat16)
+    for inplace in (False, True)[: 1 + (op != "silu_mul")]:
+        assert launches(lambda inplace=inplace: case.run(**KIND, **({"inplace": True} if inplace else {}))) == 1
+    if op == "silu_mul":
+        backward, args = cuda_shim.build().rotate_silu_mul_backward, (case.x, case.r1, case.r2, case.ids, 32)
+        for mask, count in (([True, False, False], 1), ([True] * 3, 2 + batched), ([False, True, False], 2 + batched)):
+            assert launches(lambda mask=mask: backward(make_x(70, 96, dtype=torch.bfloat16), *args, mask)) == count
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("form", ["table", "table_half"])
+@pytest.mark.parametrize("group_size", GROUPS.values(), ids=GROUPS.keys())
+def test_the_gradient_of_x_is_the_same_alone(group_size, form, dtype):
+    case = make("silu_mul", (70,), 96, group_size, form=form, ids=ids_of(70), dtype=dtype)
+    gz, args = make_x(70, 96, dtype=dtype, seed=3), (case.x, case.r1, case.r2, case.ids, group_size)
+    alone, beside = (
+        cuda_shim.build().rotate_silu_mul_backward(gz, *args, mask)[0] for mask in ([True, False, False], [True] * 3)
+    )
+    assert torch.equal(alone, beside)
 
 
 @pytest.mark.parametrize("batched", [False, True], ids=["single", "batched"])

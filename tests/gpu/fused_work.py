@@ -11,7 +11,8 @@ from support.problems import make_x
 from road_kernels.backends import registry
 
 FORWARD = ("silu_mul", "add_rms_norm", "add_rms_norm in place", "rope", "rope in place")
-WORK = tuple(f"{prefix}{name}" for prefix in ("", "batched ") for name in (*FORWARD, "silu_mul backward"))
+BACKWARD = ("silu_mul backward", "silu_mul backward of x")
+WORK = tuple(f"{prefix}{name}" for prefix in ("", "batched ") for name in FORWARD + BACKWARD)
 SIZE = {"silu_mul": 512, "add_rms_norm": 1024, "rope": 128}  # I, D, head_dim
 
 
@@ -25,12 +26,18 @@ class FusedWork:
     gz: torch.Tensor
 
     def __call__(self) -> tuple[torch.Tensor, ...]:
-        if not self.name.endswith("backward"):
+        if "backward" not in self.name:
             keywords = {"inplace": True} if "in place" in self.name else {}
             return self.case.run(backend=self.kernels, **keywords)
         c = self.case
         backward = registry._loaded[self.kernels][0].rotate_silu_mul_backward
-        return backward(self.gz, c.x, c.r1, c.r2, c.ids, c.keywords["group_size"], [True] * 3)
+        wanted = [True, *["of x" not in self.name] * 2]
+        grads = backward(self.gz, c.x, c.r1, c.r2, c.ids, c.keywords["group_size"], wanted)
+        return tuple(g for g in grads if g is not None)
+
+    @property
+    def ids(self) -> torch.Tensor | None:
+        return self.case.ids
 
     def tensors(self) -> list[torch.Tensor]:
         c = self.case

@@ -1,5 +1,7 @@
-"""The calls that the GPU tests make, by name, and what profiler and allocator report about one."""
+"""The calls that the GPU tests make, by name, what profiler and allocator report about one, and what holds for all."""
 
+import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -119,3 +121,61 @@ def capture(run):
     with torch.cuda.graph(graph):
         written = run()
     return graph, written
+
+
+@contextlib.contextmanager
+def refusing_synchronisation():
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def assert_ordered_on_the_current_stream(work) -> None:
+    """work: a Work, or a FusedWork of fused_work.py."""
+    values = [t.clone() for t in work.tensors()]
+    want = [t.clone() for t in work()]  # also compiles and loads
+    for t in work.tensors():
+        t.zero_()
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(CYCLES)
+        for t, value in zip(work.tensors(), values, strict=True):
+            t.copy_(value)
+        got = work()
+    stream.synchronize()
+    assert all(map(torch.equal, got, want))
+
+
+def assert_replays_read_current_contents(make: Callable) -> None:
+    """make: a function of a seed that makes the same work with other numbers in its tensors."""
+    work = make(0)
+    graph, written = capture(work)
+    for seed in (11, 12):
+        fresh = make(seed)
+        if fresh.ids is not None and seed == 12:
+            fresh.ids.fill_(-1)  # only pass-through rows but one
+            fresh.ids[-1] = ADAPTERS - 1
+        for mine, new in zip(work.tensors(), fresh.tensors(), strict=True):
+            mine.copy_(new)
+        graph.replay()
+        assert all(map(torch.equal, written, fresh()))
+
+
+def assert_repeatable(work) -> None:
+    """Bitwise, also next to other work, which changes the order in which blocks run."""
+    kept = [t.clone() for t in work.tensors()]
+    first = [t.clone() for t in work()]
+    beside, noise = torch.cuda.Stream(), torch.randn(4096, 4096)
+    beside.wait_stream(torch.cuda.current_stream())
+    for repeat in range(5):
+        for t, value in zip(work.tensors(), kept, strict=True):
+            t.copy_(value)
+        if repeat:
+            with torch.cuda.stream(beside):
+                noise @ noise
+        assert all(map(torch.equal, work(), first))
+    torch.cuda.synchronize()

@@ -3,7 +3,15 @@
 import pytest
 import torch
 from fused_work import WORK, make_fused
-from gpu_work import CYCLES, capture, device_events, is_torchs, make_ids
+from gpu_work import (
+    assert_ordered_on_the_current_stream,
+    assert_repeatable,
+    assert_replays_read_current_contents,
+    device_events,
+    is_torchs,
+    make_ids,
+    refusing_synchronisation,
+)
 from support.problems import make_params
 
 import road_kernels as rk
@@ -12,82 +20,39 @@ import road_kernels as rk
 @pytest.mark.parametrize("group_size", [128, 64, 2], ids=lambda g: f"group {g}")
 @pytest.mark.parametrize("name", WORK)
 def test_one_kernel(kernels, name, group_size):
-    """A backward has two, after one that sorts the ids of a mixed batch; nothing of torch's."""
+    """All gradients have two, after one that sorts the ids of a mixed batch; nothing of torch's."""
     events = device_events(make_fused(name, kernels, group_size=group_size))
     assert not any(map(is_torchs, events)), events
-    if not name.endswith("backward"):
-        assert len(events) == 1, events
-    elif kernels == "cuda":
-        assert len(events) == (3 if "batched" in name else 2), events
+    assert len(events) == (1 if not name.endswith("backward") else 3 if "batched" in name else 2), events
 
 
 @pytest.mark.parametrize("name", WORK)
 def test_no_call_synchronises(kernels, name):
     work = make_fused(name, kernels)
     work()
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with refusing_synchronisation():
         work()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize("name", WORK)
 def test_work_is_ordered_on_the_current_stream(kernels, name):
-    work = make_fused(name, kernels)
-    values = [t.clone() for t in work.tensors()]
-    want = [t.clone() for t in work()]  # also compiles and loads
-    for t in work.tensors():
-        t.zero_()
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        torch.cuda._sleep(CYCLES)
-        for t, value in zip(work.tensors(), values, strict=True):
-            t.copy_(value)
-        got = work()
-    stream.synchronize()
-    assert all(map(torch.equal, got, want))
+    assert_ordered_on_the_current_stream(make_fused(name, kernels))
 
 
 @pytest.mark.parametrize("form", ["table", "table_half"])
 @pytest.mark.parametrize("name", WORK)
 def test_replays_read_current_contents(kernels, name, form):
     """x, tables, ids and positions all change between replays."""
-    work = make_fused(name, kernels, form)
-    graph, written = capture(work)
-    for seed in (11, 12):
-        fresh = make_fused(name, kernels, form, seed=seed)
-        if fresh.case.ids is not None and seed == 12:
-            fresh.case.ids.fill_(-1)  # only pass-through rows but one
-            fresh.case.ids[-1] = fresh.case.r1.shape[0] - 1
-        for mine, new in zip(work.tensors(), fresh.tensors(), strict=True):
-            mine.copy_(new)
-        graph.replay()
-        assert all(map(torch.equal, written, fresh()))
+    assert_replays_read_current_contents(lambda seed: make_fused(name, kernels, form, seed=seed))
 
 
 @pytest.mark.parametrize("rows", [3, 5000])
 @pytest.mark.parametrize("name", WORK)
 def test_bitwise_repeatable(kernels, name, rows):
-    """Also next to other work, which changes the order in which blocks run."""
-    work = make_fused(name, kernels, rows=rows)
-    kept = [t.clone() for t in work.tensors()]
-    first = [t.clone() for t in work()]
-    beside, noise = torch.cuda.Stream(), torch.randn(4096, 4096)
-    beside.wait_stream(torch.cuda.current_stream())
-    for repeat in range(5):
-        for t, value in zip(work.tensors(), kept, strict=True):
-            t.copy_(value)
-        if repeat:
-            with torch.cuda.stream(beside):
-                noise @ noise
-        assert all(map(torch.equal, work(), first))
-    torch.cuda.synchronize()
+    assert_repeatable(make_fused(name, kernels, rows=rows))
 
 
-@pytest.mark.parametrize("name", [n for n in WORK if not n.endswith("backward")])
+@pytest.mark.parametrize("name", [n for n in WORK if "backward" not in n])
 def test_inputs_made_by_the_kernel_in_front(kernels, name):
     """Launched dependently, a kernel may start before the one in front has finished, which writes x."""
     work = make_fused(name, kernels, rows=256)

@@ -2,7 +2,16 @@
 
 import pytest
 import torch
-from gpu_work import FORWARD, WORK, device_events, is_torchs, make_work, requested_bytes
+from gpu_work import (
+    FORWARD,
+    WORK,
+    assert_repeatable,
+    device_events,
+    is_torchs,
+    make_work,
+    refusing_synchronisation,
+    requested_bytes,
+)
 from support.problems import FORMS, make_params, make_x
 
 import road_kernels as rk
@@ -71,12 +80,8 @@ def test_merging_is_one_kernel(kernels):
 def test_no_call_synchronises(kernels, name):
     work = make_work(name, kernels)
     work()
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with refusing_synchronisation():
         work()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_training_in_place_does_not_synchronise(kernels):
@@ -87,12 +92,8 @@ def test_training_in_place_does_not_synchronise(kernels):
         variant = {"variant": form, "inplace": True, "backend": kernels}
         rk.road_apply_batched(x.clone(), *params, ids, **variant).sum().backward()
         y = x.clone()
-        torch.cuda.synchronize()
-        torch.cuda.set_sync_debug_mode("error")
-        try:
+        with refusing_synchronisation():
             rk.road_apply_batched(y, *params, ids, **variant).sum().backward()
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -119,19 +120,7 @@ def test_memory(name, form):
 @pytest.mark.parametrize("name", WORK)
 @pytest.mark.parametrize("form", ["road_1", "road_4"])
 def test_bitwise_repeatable(kernels, name, form):
-    """Also next to other work, which changes the order in which blocks run."""
-    work = make_work(name, kernels, form, rows=5000, dim=1024)
-    x = work.x.clone()
-    first = [t.clone() for t in work()]
-    beside, noise = torch.cuda.Stream(), torch.randn(4096, 4096)
-    beside.wait_stream(torch.cuda.current_stream())
-    for repeat in range(5):
-        work.x.copy_(x)
-        if repeat:
-            with torch.cuda.stream(beside):
-                noise @ noise
-        assert all(map(torch.equal, work(), first))
-    torch.cuda.synchronize()
+    assert_repeatable(make_work(name, kernels, form, rows=5000, dim=1024))
 
 
 def test_a_launch_that_fails_raises():

@@ -2,7 +2,15 @@
 
 import pytest
 import torch
-from gpu_work import CYCLES, WORK, capture, make_ids, make_work
+from gpu_work import (
+    CYCLES,
+    WORK,
+    assert_ordered_on_the_current_stream,
+    assert_replays_read_current_contents,
+    capture,
+    make_ids,
+    make_work,
+)
 from support.bank_cases import make_adapter, make_bank
 from support.problems import make_params, make_x
 
@@ -11,20 +19,7 @@ import road_kernels as rk
 
 @pytest.mark.parametrize("name", WORK)
 def test_work_is_ordered_on_the_current_stream(kernels, name):
-    work = make_work(name, kernels)
-    values = [t.clone() for t in work.tensors()]
-    want = [t.clone() for t in work()]  # also compiles and loads
-    for t in work.tensors():
-        t.zero_()
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        torch.cuda._sleep(CYCLES)
-        for t, value in zip(work.tensors(), values, strict=True):
-            t.copy_(value)
-        got = work()
-    stream.synchronize()
-    assert all(map(torch.equal, got, want))
+    assert_ordered_on_the_current_stream(make_work(name, kernels))
 
 
 def test_backward_runs_on_the_stream_of_its_forward(kernels):
@@ -50,17 +45,7 @@ def test_backward_runs_on_the_stream_of_its_forward(kernels):
 @pytest.mark.parametrize("name", WORK)
 def test_replays_read_current_contents(kernels, name, form):
     """x, the gradient, the ids and the tables all change between replays."""
-    work = make_work(name, kernels, form)
-    graph, written = capture(work)
-    for seed in (11, 12):
-        fresh = make_work(name, kernels, form, seed=seed)
-        if fresh.ids is not None and seed == 12:
-            fresh.ids.fill_(-1)  # only pass-through rows but one
-            fresh.ids[-1] = fresh.p.shape[0] - 1
-        for mine, new in zip(work.tensors(), fresh.tensors(), strict=True):
-            mine.copy_(new)
-        graph.replay()
-        assert all(map(torch.equal, written, fresh()))
+    assert_replays_read_current_contents(lambda seed: make_work(name, kernels, form, seed=seed))
 
 
 @pytest.mark.parametrize("inplace", [False, True], ids=["out of place", "in place"])

@@ -46,6 +46,32 @@ def work_of(starts, slot, adapters, rows_per_id, cut_shift, SEARCH: tl.constexpr
 
 
 @triton.jit
+def work_of_program(
+    starts,
+    rows,
+    adapters,
+    rows_per_id,
+    cut_shift,
+    BATCHED: tl.constexpr,
+    ROW_RUNS: tl.constexpr,
+    RUNS: tl.constexpr,
+    RUN: tl.constexpr,
+    SEARCH: tl.constexpr,
+):
+    """(slot, begin, end, adapter, pairs, which of them are in a row) of a program."""
+    COLUMN_BLOCKS: tl.constexpr = (ROW_RUNS + RUNS - 1) // RUNS
+    program = tl.program_id(0)
+    slot = (program // COLUMN_BLOCKS).to(tl.int64)
+    run = program % COLUMN_BLOCKS * RUNS + tl.arange(0, RUNS)[None, :, None]
+    if BATCHED:
+        begin, end, adapter = work_of(starts, slot, adapters, rows_per_id, cut_shift, SEARCH)
+    else:
+        begin = slot << cut_shift
+        end, adapter = tl.minimum((slot + 1) << cut_shift, rows), slot * 0
+    return slot, begin, end, adapter, pairs_of(run, RUN), run < ROW_RUNS
+
+
+@triton.jit
 def rows_at(positions, place, end, rows_per_id, divisor, BATCHED: tl.constexpr):
     """The rows at these places in the order of adapters; some row for a place behind the end."""
     row = place
@@ -177,21 +203,13 @@ def backward_kernel(
     ACC: tl.constexpr = tl.float64 if gz.dtype.element_ty == tl.float64 else tl.float32
     HALF: tl.constexpr = GROUP // 2
     ROW_RUNS: tl.constexpr = DIM // 2 // RUN
-    COLUMN_BLOCKS: tl.constexpr = (ROW_RUNS + RUNS - 1) // RUNS
-    program = tl.program_id(0)
-    slot = (program // COLUMN_BLOCKS).to(tl.int64)
-    run = program % COLUMN_BLOCKS * RUNS + tl.arange(0, RUNS)[None, :, None]
-    inside = run < ROW_RUNS
-    pair = pairs_of(run, RUN)
+    slot, begin, end, adapter, pair, inside = work_of_program(
+        starts, rows, adapters, rows_per_id, cut_shift, BATCHED, ROW_RUNS, RUNS, RUN, SEARCH
+    )
     gz_rows = gz_stride, gz_jump, gz_factor, gz_shift
     saved_rows = saved_stride, saved_jump, saved_factor, saved_shift
     gx_rows = (gx_stride,)
     divisor = id_factor, id_shift
-    if BATCHED:
-        begin, end, adapter = work_of(starts, slot, adapters, rows_per_id, cut_shift, SEARCH)
-    else:
-        begin = slot << cut_shift
-        end, adapter = tl.minimum((slot + 1) << cut_shift, rows), slot * 0
 
     place = begin + tl.arange(0, ROWS)[:, None, None]
     if (begin < end) & (adapter >= 0):

@@ -7,11 +7,11 @@ without an adapter are no less work than others, as only the rotation is left ou
 import triton.language as tl
 
 from ..launch import kernel
-from .backward import add_outer, rows_at, store_sums, work_of
+from .backward import add_outer, rows_at, store_sums, work_of_program
 from .coefficients import load_coefficients
 from .ids import spread
 from .pairs import load_pairs, pack, rotate_used, store_pairs, unpack
-from .rows import pairs_of, row_offsets
+from .rows import row_offsets
 from .silu_mul import silu_mul_backward
 
 
@@ -64,23 +64,15 @@ def silu_mul_backward_kernel(
     ACC: tl.constexpr = tl.float64 if DTYPE == tl.float64 else tl.float32
     HALF: tl.constexpr = GROUP // 2
     ROW_RUNS: tl.constexpr = WIDTH // 2 // RUN
-    COLUMN_BLOCKS: tl.constexpr = (ROW_RUNS + RUNS - 1) // RUNS
-    program = tl.program_id(0)
-    slot = (program // COLUMN_BLOCKS).to(tl.int64)
-    run = program % COLUMN_BLOCKS * RUNS + tl.arange(0, RUNS)[None, :, None]
-    inside = run < ROW_RUNS
-    pair = pairs_of(run, RUN)
+    slot, begin, end, adapter, pair, inside = work_of_program(
+        starts, rows, adapters, rows_per_id, cut_shift, BATCHED, ROW_RUNS, RUNS, RUN, SEARCH
+    )
     up_pair = pair + WIDTH // 2
     gz_rows, x_rows = (gz_stride, gz_jump, gz_factor, gz_shift), (x_stride, x_jump, x_factor, x_shift)
     divisor = id_factor, id_shift
-    if BATCHED:
-        begin, end, adapter = work_of(starts, slot, adapters, rows_per_id, cut_shift, SEARCH)
-    else:
-        begin = slot << cut_shift
-        end, adapter = tl.minimum((slot + 1) << cut_shift, rows), slot * 0
 
     if begin < end:
-        used = spread(adapter >= 0, run)
+        used = spread(adapter >= 0, inside)
         r1, r2 = r1 + adapter * r1_step * P_ALIGN, r2 + adapter * r2_step * P_ALIGN
         of_gate = load_coefficients(r1, r2, pair, inside & used, GROUP, "table", SHARED, False, ACC)
         of_up = load_coefficients(r1, r2, up_pair, inside & used, GROUP, "table", SHARED, False, ACC)

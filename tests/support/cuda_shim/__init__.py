@@ -18,7 +18,7 @@ from road_kernels.ops import formula
 
 ROOT = Path(__file__).parents[3]
 CUDA = ROOT / "csrc" / "cuda"
-BINDING = tuple(f"csrc/binding/{name}.cpp" for name in ("arguments", "check", "fused_arguments", "cuda"))
+BINDING = tuple(f"csrc/binding/{name}.cpp" for name in ("arguments", "check", "fused_arguments", "refuse", "cuda"))
 FUSED = (
     "rotate_silu_mul",
     "rotate_silu_mul_backward",

@@ -95,6 +95,7 @@ struct Device {
   std::exception_ptr error;
 
   const bool reversed = std::getenv("ROAD_SHIM_REVERSE") != nullptr;
+  int launches = 0;                   // of this process
   int votes = 0;                      // what __syncthreads_count has seen
   bool waited = false;                // whether a thread of this kernel has called wait_for_inputs
   std::function<void()> before_wait;  // what the kernels before this one have not done yet
@@ -173,6 +174,7 @@ void launch(dim3 grid, dim3 block, const F& f) {
   if (grid.x == 0 || grid.x > 0x7fffffff || grid.y == 0 || grid.y > 65535 || block.x * block.y * block.z > 1024)
     throw std::logic_error("invalid launch configuration");
   Device& d = Device::get();
+  ++d.launches;
   d.context = &f;
   d.body = [](const void* context) { (*static_cast<const F*>(context))(); };
   gridDim = grid;
