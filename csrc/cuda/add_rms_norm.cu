@@ -42,13 +42,19 @@ struct Sum {
   Sides<P, Source, Shared, 1> h;
   typename P::Packs added;
   A i[K], j[K];
+  A wi[K], wj[K];  // weights
 
+  __device__ __forceinline__ void load_weights(const RmsNorm& norm, int half, int at) {
+    with_dtype(norm.weight_dtype,
+               [&](auto t) { load_features<P>(static_cast<const decltype(t)*>(norm.weight) + at, half, wi, wj); });
+  }
   __device__ __forceinline__ void load(const T* x, const T* residual, int half) {
     h.load_rows(x, half, 0);
     P::load(residual, half, added);
   }
   __device__ __forceinline__ void add(const NormArguments& a, int id, int pair, int at) {
-    const bool rotates = h.load_coefs(a, id, pair, at, 0);
+    h.load_coefs(a, id, pair, at, 0);
+    const bool rotates = h.rotates(a, id);
 #pragma unroll
     for (int k = 0; k < K; k += P::kUnit) {
       A hi[P::kUnit], hj[P::kUnit], ri[P::kUnit], rj[P::kUnit];
@@ -79,13 +85,11 @@ struct Sum {
     }
     P::store(first, half, packs);
   }
-  __device__ __forceinline__ void store_normalized(const NormArguments& a, T* first, int at, A scale) const {
-    A wi[K], wj[K];
-    with_dtype(a.norm.weight_dtype,
-               [&](auto t) { load_features<P>(static_cast<const decltype(t)*>(a.norm.weight) + at, a.half, wi, wj); });
+  __device__ __forceinline__ void store_normalized(T* first, int half, A scale) const {
+    A yi[K], yj[K];
 #pragma unroll
-    for (int k = 0; k < K; ++k) wi[k] = normalized(i[k], scale, wi[k]), wj[k] = normalized(j[k], scale, wj[k]);
-    store(first, a.half, wi, wj);
+    for (int k = 0; k < K; ++k) yi[k] = normalized(i[k], scale, wi[k]), yj[k] = normalized(j[k], scale, wj[k]);
+    store(first, half, yi, yj);
   }
 };
 
@@ -117,13 +121,15 @@ __global__ void __launch_bounds__(kMostThreads, 1) add_rms_norm_kernel(const __g
     }
     wait_for_inputs();
     if (mine) {
+      const int64_t id = load_id(a.ids, number);
       sum.load(x + at, residual + at, a.half);
-      sum.add(a, adapter_of(a.ids, number), pair, at);
+      sum.load_weights(a.norm, a.half, at);  // nothing is read behind the barrier
+      sum.add(a, checked_id(id, a.ids.adapters), pair, at);
       sum.store(s + at, a.half, sum.i, sum.j);
       squares = sum.squares();
     }
     const A scale = inverse_rms(add_row(squares, shared), dim, a.norm.eps);
-    if (mine) sum.store_normalized(a, y + at, at, scale);
+    if (mine) sum.store_normalized(y + at, a.half, scale);
   } else {
     wait_for_inputs();
     const int id = works ? adapter_of(a.ids, number) : -1, end = works ? a.pairs : 0, step = blockDim.x * a.run;
@@ -158,7 +164,8 @@ __global__ void __launch_bounds__(kMostThreads, 1) add_rms_norm_kernel(const __g
         const int at = first_feature<P>(a, pair);
         load(pair, at);
         sum.store(s + at, a.half, sum.i, sum.j);
-        sum.store_normalized(a, y + at, at, scale);
+        sum.load_weights(a.norm, a.half, at);
+        sum.store_normalized(y + at, a.half, scale);
       }
     }
   }
@@ -206,7 +213,7 @@ cudaError_t rotate_add_rms_norm(const Problem& problem, const Rows& x, const Row
     const int64_t width = narrow ? 8 : 16, run = kSize == 8 ? 1 : width / kSize / (half == 1 ? 2 : 1);
     bool aligned = reinterpret_cast<uintptr_t>(norm.weight) % 16 == 0 && (pairs + run - 1) / run <= kMostThreads;
     for (const Rows* rows : {&x, &residual, &y, &s}) aligned = aligned && vectorizes(problem, *rows, kSize, width);
-    const NormArguments a{pair_rows(problem, x, 1, 1, problem.rows * problem.dim * kSize <= kPrefetchBytes),
+    const NormArguments a{pair_rows(problem, x, 1, {}, problem.rows * problem.dim * kSize <= kPrefetchBytes),
                           RowMap(residual),
                           RowMap(y),
                           RowMap(s),

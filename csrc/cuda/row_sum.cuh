@@ -25,10 +25,14 @@ struct RowBlocks {
 // The sum over the threads of a row (all threadIdx.x), in each of them: over the lanes of a warp, then over its warps.
 template <class A>
 __device__ __forceinline__ A add_row(A sum, A* shared) {
-  const int columns = blockDim.x, lanes = columns < 32 ? columns : 32;
+  const int columns = blockDim.x;
+  if (columns <= 32) {
 #pragma unroll 1
-  for (int lane = 1; lane < lanes; lane *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, lane);
-  if (columns <= 32) return sum;
+    for (int lane = 1; lane < columns; lane *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, lane);
+    return sum;
+  }
+#pragma unroll
+  for (int lane = 1; lane < 32; lane *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, lane);
   const int warps = columns / 32, lane = threadIdx.x % 32;
   A* row = shared + threadIdx.y * warps;
   if (lane == 0) row[threadIdx.x / 32] = sum;

@@ -26,11 +26,14 @@
 #ifndef ROAD_ROWS_TABLES_SHARED
 #define ROAD_ROWS_TABLES_SHARED 1
 #endif
+#ifndef ROAD_ROWS_TABLES_ADJACENT
+#define ROAD_ROWS_TABLES_ADJACENT 2
+#endif
 #ifndef ROAD_ROWS_TABLES_OWN
-#define ROAD_ROWS_TABLES_OWN 2
+#define ROAD_ROWS_TABLES_OWN 4
 #endif
 #ifndef ROAD_ROWS_ANGLES_SHARED
-#define ROAD_ROWS_ANGLES_SHARED 2
+#define ROAD_ROWS_ANGLES_SHARED 4
 #endif
 #ifndef ROAD_ROWS_ANGLES_OWN
 #define ROAD_ROWS_ANGLES_OWN 4
@@ -85,6 +88,13 @@
 #define ROAD_TABLE_BYTES (16 << 20)
 #endif
 
+#ifndef ROAD_RESIDENT_SILU
+#define ROAD_RESIDENT_SILU 896
+#endif
+#ifndef ROAD_STREAM_BYTES
+#define ROAD_STREAM_BYTES (12 << 20)
+#endif
+
 namespace road::cuda {
 
 constexpr int kThreads = ROAD_THREADS;
@@ -105,6 +115,7 @@ static_assert(
     "powers of two: sums are added pairwise, and a block's rows are multiples of those side by side and at once");
 
 constexpr int64_t kFewBytes = ROAD_FEW_BYTES, kFewBytesAngles = ROAD_FEW_BYTES_ANGLES,
-                  kPrefetchBytes = ROAD_PREFETCH_BYTES, kTableBytes = ROAD_TABLE_BYTES;
+                  kPrefetchBytes = ROAD_PREFETCH_BYTES, kTableBytes = ROAD_TABLE_BYTES,
+                  kStreamBytes = ROAD_STREAM_BYTES;
 
 }  // namespace road::cuda
