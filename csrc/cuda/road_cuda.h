@@ -70,6 +70,10 @@ cudaError_t rotate_silu_mul_backward(const Problem& problem, const Rows& gz, con
 cudaError_t rotate_add_rms_norm(const Problem& problem, const Rows& x, const Rows& residual, const RmsNorm& norm,
                                 const Rows& y, const Rows& s, cudaStream_t stream);
 
+// The gradient of that s, as road::cpu::add_rms_norm_backward.  One kernel.
+cudaError_t add_rms_norm_backward(const Problem& problem, const Rows& gy, const Rows& gs, const Rows& s,
+                                  const RmsNorm& norm, const Rows& out, cudaStream_t stream);
+
 // R x, then RoPE on the first heads.  One kernel.  z may be x where turns_in_place().
 bool turns_in_place(const Problem& problem, const Rope& rope);
 cudaError_t rotate_rope(const Problem& problem, const Rows& x, const Rope& rope, const Rows& z, cudaStream_t stream);
