@@ -26,12 +26,18 @@ struct RowBlocks {
 // One barrier.  shared: 32 for each sum.
 template <int N, class A>
 __device__ __forceinline__ void add_row(A (&sums)[N], A* shared) {
-  const int columns = blockDim.x, lanes = columns < 32 ? columns : 32;
-#pragma unroll 1
-  for (int lane = 1; lane < lanes; lane *= 2)
+  const int columns = blockDim.x;
+  const auto add_lanes = [&](int step) {
 #pragma unroll
-    for (int n = 0; n < N; ++n) sums[n] += __shfl_xor_sync(0xffffffffu, sums[n], lane);
-  if (columns <= 32) return;
+    for (int n = 0; n < N; ++n) sums[n] += __shfl_xor_sync(0xffffffffu, sums[n], step);
+  };
+  if (columns <= 32) {
+#pragma unroll 1
+    for (int step = 1; step < columns; step *= 2) add_lanes(step);
+    return;
+  }
+#pragma unroll
+  for (int step = 1; step < 32; step *= 2) add_lanes(step);
   const int warps = columns / 32, lane = threadIdx.x % 32, row = threadIdx.y * warps;
 #pragma unroll
   for (int n = 0; n < N; ++n)
@@ -40,9 +46,7 @@ __device__ __forceinline__ void add_row(A (&sums)[N], A* shared) {
 #pragma unroll
   for (int n = 0; n < N; ++n) sums[n] = lane < warps ? shared[32 * n + row + lane] : A{};
 #pragma unroll
-  for (int step = 1; step < 32; step *= 2)
-#pragma unroll
-    for (int n = 0; n < N; ++n) sums[n] += __shfl_xor_sync(0xffffffffu, sums[n], step);
+  for (int step = 1; step < 32; step *= 2) add_lanes(step);
 }
 
 template <class A>
