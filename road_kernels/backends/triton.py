@@ -91,8 +91,9 @@ def add_rms_norm_backward(gy, gs, *args):
     return module.add_rms_norm_backward(gy, gs, *args)
 
 
-def rotate_rope(*args):
-    return _fused_kernels().rotate_rope(*args)
+def rotate_rope(qkv, *args):
+    module = fused_formula if _is_batched(qkv) else _fused_kernels()  # a gradient, as in rotate_backward
+    return module.rotate_rope(qkv, *args)
 
 
 def rotate_rope_(*args):
