@@ -24,7 +24,7 @@ cudaError_t rotate(const Problem& problem, const Rows& x, const Rows& z, bool tr
 
 // Whether rotate, or backward, is faster with tables that tables() makes once from the angles, of which there are many
 // per pair, than with angles.
-bool profits_from_tables(const Problem& problem, bool backward);
+bool profits_from_tables(const Problem& problem);
 
 // Fails a device-side assertion if a block, of an adapter in use, cannot be inverted.  One kernel.
 cudaError_t refuse_singular(const Problem& problem, cudaStream_t stream);

@@ -180,8 +180,7 @@ void launch_rotate(const Problem& problem, const Rows& x, const Rows& z, bool tr
                           overlap,
                           problem.ids.data && problem.ids.rows_per_id == 1 && tables > kStreamBytes &&
                               problem.rows * problem.dim * size_of(problem.dtype) > kTableBytes};
-  launch(&rotate_kernel<T, P, Shared, Source, R>, dim3(static_cast<unsigned>(tiles.blocks)), dim3(kThreads), stream,
-         a);
+  launch(&rotate_kernel<T, P, Shared, Source, R>, dim3(static_cast<unsigned>(tiles.blocks)), dim3(kThreads), stream, a);
 }
 
 // Of a pairing P: which source the tables can be read with.
@@ -199,12 +198,11 @@ void with_source(const Problem& problem, const Use& use) {
 
 }  // namespace
 
-bool profits_from_tables(const Problem& problem, bool backward) {
+bool profits_from_tables(const Problem& problem) {
   const int64_t element = problem.dtype == DType::kFloat64 ? 8 : 4, dim = problem.dim;
   const int64_t rows = problem.rows * dim * size_of(problem.dtype), made = problem.params.adapters * dim * 2 * element;
-  return (ROAD_TABLES_ALWAYS ? has_angles(problem.form)
-                             : (problem.form == Form::kRoad4 || (backward && problem.form == Form::kRoad2))) &&
-         rows > kTableBytes && made <= rows / 16;
+  const bool own_angles = problem.form == Form::kRoad2 || problem.form == Form::kRoad4;
+  return own_angles && rows > kTableBytes && made <= rows / 16;
 }
 
 cudaError_t rotate(const Problem& problem, const Rows& x, const Rows& z, bool transposed, bool overlap,

@@ -11,11 +11,11 @@ constexpr int kMostThreads = 1024, kFewThreads = 128;  // of a block: where a ro
 struct RowBlocks {
   dim3 grid, block;
 
-  RowBlocks(int64_t rows, int64_t packs, int most = kMostThreads) {
+  RowBlocks(int64_t rows, int64_t packs) {
     int columns = 1;  // a power of two within a warp, or whole warps
     while (columns < packs && columns < 32) columns *= 2;
     if (packs > 32) columns = static_cast<int>((packs + 31) / 32 * 32);
-    if (packs > most) columns = most;
+    if (packs > kMostThreads) columns = kMostThreads;
     const int together = columns < kFewThreads ? kFewThreads / columns : 1;
     grid = dim3(static_cast<unsigned>((rows + together - 1) / together));
     block = dim3(columns, together);

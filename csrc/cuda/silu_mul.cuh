@@ -11,7 +11,7 @@
 
 namespace road::cuda {
 
-// Threads that must fit on a multiprocessor: 72 registers each.  16384 rows of 2 * 14336 ... 
+// Threads that must fit on a multiprocessor: 72 registers each.  16384 rows of 2 * 14336 ...
 constexpr int kSiluResident = ROAD_RESIDENT_SILU;
 
 struct SiluMulArguments : PairRows {
@@ -94,16 +94,15 @@ cudaError_t launch_silu_mul(const Problem& problem, const Rows& x, const Rows& g
       return vectorizes(half, x, sizeof(T), width) && vectorizes(half, out, sizeof(T), width) &&
              (!Gradient || vectorizes(half, gz, sizeof(T), width));
     };
-    with_pairing<T>(
-        problem, bytes <= kFewBytes, vectorize, [&](auto pairing, auto source, auto shared) {
-          using P = decltype(pairing);
-          const int64_t row_threads = half.dim / 2 / P::kPairs;
+    with_pairing<T>(problem, bytes <= kFewBytes, vectorize, [&](auto pairing, auto source, auto shared) {
+      using P = decltype(pairing);
+      const int64_t row_threads = half.dim / 2 / P::kPairs;
       const RowTiles tiles(problem, row_threads, 1);
-          const SiluMulArguments a{pair_rows(problem, x, row_threads, tiles, bytes <= kPrefetchBytes), RowMap(gz),
-                                   RowMap(out), static_cast<int>(half.dim)};
-          launch(&silu_mul_kernel<T, P, decltype(source), decltype(shared)::value, Gradient>,
-                 dim3(static_cast<unsigned>(tiles.blocks)), dim3(kThreads), stream, a);
-        });
+      const SiluMulArguments a{pair_rows(problem, x, row_threads, tiles, bytes <= kPrefetchBytes), RowMap(gz),
+                               RowMap(out), static_cast<int>(half.dim)};
+      launch(&silu_mul_kernel<T, P, decltype(source), decltype(shared)::value, Gradient>,
+             dim3(static_cast<unsigned>(tiles.blocks)), dim3(kThreads), stream, a);
+    });
   });
   return cudaGetLastError();
 }

@@ -73,6 +73,12 @@
 #ifndef ROAD_BLOCK_ROWS_OWN
 #define ROAD_BLOCK_ROWS_OWN 128
 #endif
+#ifndef ROAD_SLICES
+#define ROAD_SLICES 1
+#endif
+#ifndef ROAD_LAST_ROWS
+#define ROAD_LAST_ROWS 2
+#endif
 #ifndef ROAD_BACKWARD_BLOCKS
 #define ROAD_BACKWARD_BLOCKS 2
 #endif
