@@ -21,39 +21,18 @@ struct PairRows {
   int64_t rows;
   Divisor threads_per_row, half_group;
   int row_threads, half;
-  Divisor tiles_per_row;
-  int tiles;  // in a row, of blocks with kRowsSideBySide rows; 0: blocks follow the rows
   Form form;
   bool small;     // thread numbers are below 2^31
   bool prefetch;  // the rows are so few that the time is that of latencies
 };
 
-// How many rows a block of a mixed batch has side by side, if there are many: most have one adapter, whose tables they
-// then read from the L1 cache but once.  In a row of its own, every block would read others.
-#ifndef ROAD_ROWS_SIDE_BY_SIDE
-#define ROAD_ROWS_SIDE_BY_SIDE 4
-#endif
-constexpr int kRowsSideBySide = ROAD_ROWS_SIDE_BY_SIDE, kTileThreads = kThreads / kRowsSideBySide;
+// `rows`: of each thread.
+inline int64_t blocks_for(const Problem& problem, int64_t row_threads, int64_t rows) {
+  return ((problem.rows + rows - 1) / rows * row_threads + kThreads - 1) / kThreads;
+}
 
-// The blocks in which all threads have a place, `rows` rows each.
-struct RowTiles {
-  int64_t tiles = 0, blocks = 1;  // in a row, or 0; of all rows
-
-  RowTiles() = default;
-  RowTiles(const Problem& problem, int64_t row_threads, int64_t rows) {
-    const int64_t groups = (problem.rows + rows - 1) / rows;
-    blocks = (groups * row_threads + kThreads - 1) / kThreads;
-    if (!problem.ids.data || row_threads % kTileThreads != 0 ||
-        problem.rows * problem.dim * size_of(problem.dtype) <= kFewBytes)
-      return;
-    tiles = row_threads / kTileThreads;
-    blocks = (groups + kRowsSideBySide - 1) / kRowsSideBySide * tiles;
-  }
-};
-
-inline PairRows pair_rows(const Problem& problem, const Rows& x, int64_t row_threads, const RowTiles& tiles,
-                          bool prefetch) {
-  const int64_t half = problem.group_size / 2, blocks = tiles.blocks;
+inline PairRows pair_rows(const Problem& problem, const Rows& x, int64_t row_threads, int64_t blocks, bool prefetch) {
+  const int64_t half = problem.group_size / 2;
   return {RowMap(x),
           IdMap(problem),
           problem.params,
@@ -62,8 +41,6 @@ inline PairRows pair_rows(const Problem& problem, const Rows& x, int64_t row_thr
           Divisor(half),
           static_cast<int>(row_threads),
           static_cast<int>(half),
-          Divisor(tiles.tiles > 0 ? tiles.tiles : 1),
-          static_cast<int>(tiles.tiles),
           problem.form,
           blocks * kThreads < kMostSmall,
           prefetch};
@@ -76,11 +53,6 @@ struct ThreadPlace {
 };
 
 __device__ __forceinline__ ThreadPlace place_of_thread(const PairRows& a) {
-  if (a.tiles > 0) {
-    const uint32_t tile_row = a.tiles_per_row.divide(static_cast<uint32_t>(blockIdx.x));
-    const int tile = static_cast<int>(blockIdx.x - tile_row * a.tiles), thread = threadIdx.x;
-    return {int64_t{tile_row} * kRowsSideBySide + thread / kTileThreads, tile * kTileThreads + thread % kTileThreads};
-  }
   const int64_t thread = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   const int64_t row = a.small ? a.threads_per_row.divide(static_cast<uint32_t>(thread))
                               : static_cast<int64_t>(a.threads_per_row.divide(static_cast<uint64_t>(thread)));

@@ -131,7 +131,7 @@ __global__ void __launch_bounds__(kReduceThreads, Shared ? 4 : 2)
   double sums[kCount][V] = {};
   if (pair < pairs) {
     const A* slot = scratch + (slots.first + threadIdx.y) * kCount * pairs + pair;
-#pragma unroll 8
+#pragma unroll 4
     for (int64_t s = threadIdx.y; s < slots.count; s += blockDim.y, slot += int64_t{blockDim.y} * kCount * pairs) {
 #pragma unroll
       for (int m = 0; m < kCount; ++m) {
@@ -184,7 +184,7 @@ void launch_reduce(const Problem& problem, const Partition& partition, const Sor
   if (adapters == 0) return;
   const auto start = [&](auto kernel, int64_t vector) {
     // Enough slices that each adds about four partial sums, if adapters have equal shares.
-    int64_t slices = ROAD_SLICES;
+    int64_t slices = 1;
     while (slices < 64 && slices * 4 * adapters < partition.row_blocks) slices *= 2;
     int64_t columns = kReduceThreads / slices;
     while (columns > 32 && columns / 2 * vector >= pairs) columns /= 2;

@@ -111,8 +111,8 @@ cudaError_t rotate_rope(const Problem& problem, const Rows& x, const Rope& rope,
       using P = decltype(pairing);
       if constexpr (P::kAligned) {
         const int64_t units = rope.head_dim / 2 / places / P::kPairs, row_threads = problem.dim / rope.head_dim * units;
-        const RowTiles tiles(problem, row_threads, 1);
-        const RopeArguments a{pair_rows(problem, x, row_threads, tiles, bytes <= kPrefetchBytes),
+        const int64_t blocks = blocks_for(problem, row_threads, 1);
+        const RopeArguments a{pair_rows(problem, x, row_threads, blocks, bytes <= kPrefetchBytes),
                               RowMap(z),
                               turn,
                               Divisor(units),
@@ -125,7 +125,7 @@ cudaError_t rotate_rope(const Problem& problem, const Rows& x, const Rope& rope,
         auto* kernel = &rope_kernel<T, P, kShared, 2>;
         if constexpr (!P::kAdjacent)
           if (places == 1) kernel = &rope_kernel<T, P, kShared, 1>;
-        launch(kernel, dim3(static_cast<unsigned>(tiles.blocks)), dim3(kThreads), stream, a);
+        launch(kernel, dim3(static_cast<unsigned>(blocks)), dim3(kThreads), stream, a);
       } else {
         launch_rope_any(problem, x, rope, z, stream);
       }

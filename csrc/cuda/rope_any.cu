@@ -80,7 +80,7 @@ void launch_rope_any(const Problem& problem, const Rows& x, const Rope& rope, co
   const int64_t items = rope.head_dim - rope.rotary_dim / 2, heads = problem.dim / rope.head_dim;
   const int columns = static_cast<int>(items < kMostItems ? items : kMostItems);
   const int rows = columns < kBlock ? kBlock / columns : 1;
-  const AnyRopeArguments a{pair_rows(problem, x, 1, {}, false),
+  const AnyRopeArguments a{pair_rows(problem, x, 1, 1, false),
                            RowMap(z),
                            TurnMap(rope),
                            Divisor(heads),

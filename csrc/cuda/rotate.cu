@@ -20,8 +20,10 @@ constexpr int kRowsPerThread =
                                       : ROAD_ROWS_TABLES_SHARED;
 
 // Threads that must fit on a multiprocessor, which limits their registers.
-template <class Source, bool Shared>
-constexpr int kResidentThreads = std::is_same_v<Source, AnySource> && !Shared ? ROAD_RESIDENT_OWN : ROAD_RESIDENT;
+template <class Source, bool Shared, int R>
+constexpr int kResidentThreads = std::is_same_v<Source, AnySource> ? (Shared ? ROAD_RESIDENT : ROAD_RESIDENT_OWN)
+                                 : Shared && R == 1                ? ROAD_RESIDENT_TABLES
+                                                                   : ROAD_RESIDENT;
 
 struct RotateArguments : PairRows {
   RowMap z;
@@ -78,7 +80,7 @@ __device__ __forceinline__ void store_row(const RotateArguments& a, typename P::
 // R rows a thread.  What needs no memory comes before the wait; rows are loaded before coefficients are made, and with
 // several rows of a thread, which are many, nothing is gained by `overlap`.
 template <class T, class P, bool Shared, class Source, int R>
-__global__ void __launch_bounds__(kThreads, kResidentThreads<Source, Shared> / kThreads)
+__global__ void __launch_bounds__(kThreads, kResidentThreads<Source, Shared, R> / kThreads)
     rotate_kernel(const __grid_constant__ RotateArguments a) {
   using Packs = typename P::Packs;
   using Coefs = PairCoefs<Acc<T>, P::kPairs, Shared>;
@@ -171,16 +173,16 @@ template <class T, class P, bool Shared, class Source, int R>
 void launch_rotate(const Problem& problem, const Rows& x, const Rows& z, bool transposed, bool overlap, bool prefetch,
                    cudaStream_t stream) {
   const int64_t row_threads = problem.dim / 2 / P::kPairs;
-  const RowTiles tiles(problem, row_threads, R);
+  const int64_t blocks = blocks_for(problem, row_threads, R);
   const int64_t tables = problem.params.adapters * problem.dim * size_of(problem.params.p_dtype) * (Shared ? 1 : 2);
-  const RotateArguments a{pair_rows(problem, x, row_threads, tiles, prefetch),
+  const RotateArguments a{pair_rows(problem, x, row_threads, blocks, prefetch),
                           RowMap(z),
                           transposed,
                           x.data == z.data,
                           overlap,
                           problem.ids.data && problem.ids.rows_per_id == 1 && tables > kStreamBytes &&
                               problem.rows * problem.dim * size_of(problem.dtype) > kTableBytes};
-  launch(&rotate_kernel<T, P, Shared, Source, R>, dim3(static_cast<unsigned>(tiles.blocks)), dim3(kThreads), stream, a);
+  launch(&rotate_kernel<T, P, Shared, Source, R>, dim3(static_cast<unsigned>(blocks)), dim3(kThreads), stream, a);
 }
 
 // Of a pairing P: which source the tables can be read with.

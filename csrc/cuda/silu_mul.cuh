@@ -11,8 +11,9 @@
 
 namespace road::cuda {
 
-// Threads that must fit on a multiprocessor: 72 registers each.  16384 rows of 2 * 14336 ...
-constexpr int kSiluResident = ROAD_RESIDENT_SILU;
+// Threads that must fit on a multiprocessor.
+template <bool Gradient>
+constexpr int kSiluResident = Gradient ? 896 : ROAD_RESIDENT_SILU;
 
 struct SiluMulArguments : PairRows {
   RowMap gz;   // of a gradient only
@@ -21,7 +22,7 @@ struct SiluMulArguments : PairRows {
 };
 
 template <class T, class P, class Source, bool Shared, bool Gradient>
-__global__ void __launch_bounds__(kThreads, kSiluResident / kThreads)
+__global__ void __launch_bounds__(kThreads, kSiluResident<Gradient> / kThreads)
     silu_mul_kernel(const __grid_constant__ SiluMulArguments a) {
   using A = Acc<T>;
   const ThreadPlace place = place_of_thread(a);
@@ -97,11 +98,11 @@ cudaError_t launch_silu_mul(const Problem& problem, const Rows& x, const Rows& g
     with_pairing<T>(problem, bytes <= kFewBytes, vectorize, [&](auto pairing, auto source, auto shared) {
       using P = decltype(pairing);
       const int64_t row_threads = half.dim / 2 / P::kPairs;
-      const RowTiles tiles(problem, row_threads, 1);
-      const SiluMulArguments a{pair_rows(problem, x, row_threads, tiles, bytes <= kPrefetchBytes), RowMap(gz),
+      const int64_t blocks = blocks_for(problem, row_threads, 1);
+      const SiluMulArguments a{pair_rows(problem, x, row_threads, blocks, bytes <= kPrefetchBytes), RowMap(gz),
                                RowMap(out), static_cast<int>(half.dim)};
       launch(&silu_mul_kernel<T, P, decltype(source), decltype(shared)::value, Gradient>,
-             dim3(static_cast<unsigned>(tiles.blocks)), dim3(kThreads), stream, a);
+             dim3(static_cast<unsigned>(blocks)), dim3(kThreads), stream, a);
     });
   });
   return cudaGetLastError();

@@ -73,12 +73,6 @@
 #ifndef ROAD_BLOCK_ROWS_OWN
 #define ROAD_BLOCK_ROWS_OWN 128
 #endif
-#ifndef ROAD_SLICES
-#define ROAD_SLICES 1
-#endif
-#ifndef ROAD_LAST_ROWS
-#define ROAD_LAST_ROWS 2
-#endif
 #ifndef ROAD_BACKWARD_BLOCKS
 #define ROAD_BACKWARD_BLOCKS 2
 #endif
@@ -94,8 +88,11 @@
 #define ROAD_TABLE_BYTES (16 << 20)
 #endif
 
+#ifndef ROAD_RESIDENT_TABLES
+#define ROAD_RESIDENT_TABLES 1536
+#endif
 #ifndef ROAD_RESIDENT_SILU
-#define ROAD_RESIDENT_SILU 896
+#define ROAD_RESIDENT_SILU 1024
 #endif
 #ifndef ROAD_STREAM_BYTES
 #define ROAD_STREAM_BYTES (12 << 20)

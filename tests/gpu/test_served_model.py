@@ -7,6 +7,8 @@ import torch
 
 pytest.importorskip("transformers", reason="served models are transformers'")
 
+from gpu_work import device_events
+
 import road_kernels as rk
 from benchmarks.baselines import models, serving
 from benchmarks.harness import decoding
@@ -49,12 +51,7 @@ def test_adapters_launch_nothing(kernels):
             decoder, token = decoding.Eager(model), torch.zeros(REQUESTS, 1, dtype=torch.int64)
             with batch.of(REQUESTS, adapters), torch.no_grad():
                 decoder.prefill(torch.zeros(REQUESTS, PROMPT, dtype=torch.int64))
-                decoder.step(token)
-                torch.cuda.synchronize()
-                with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-                    decoder.step(token)
-                    torch.cuda.synchronize()
-            return collections.Counter(event.name for event in profile.events())
+                return collections.Counter(device_events(lambda: decoder.step(token)))
 
         with_adapters = launched(model, True)
         assert with_adapters == launched(model, False)
