@@ -40,6 +40,19 @@ def test_one_launch(op, batched):
         assert launches(lambda: cuda_shim.build().add_rms_norm_backward(*norm_gradients(70, 96), 1e-6)) == 1
 
 
+@pytest.mark.parametrize("batched", [False, True], ids=["single", "batched"])
+@pytest.mark.parametrize("op", ["add_rms_norm", "rope"])
+def test_one_launch_of_a_gradient_is_the_neighbours(op, batched):
+    """Then those of rotate_backward: one for x alone, otherwise two, after one that sorts the ids of a mixed batch."""
+    case = make(op, (70,), 96, 32, ids=ids_of(70) if batched else None, dtype=torch.bfloat16)
+    for tables in (False, True):
+        leaves = [t.detach().requires_grad_() for t in (case.x, case.r1, case.r2)[: 3 if tables else 1]]
+        outputs = case.run_on(leaves[0], *case.args, *(leaves[1:] or (case.r1, case.r2)), **KIND)
+        grads = [torch.ones_like(t) for t in outputs]
+        run = lambda: torch.autograd.grad(outputs, leaves, grads)  # noqa: E731, B023
+        assert launches(run) == 1 + (2 + batched if tables else 1)
+
+
 def norm_gradients(rows, dim, dtype=torch.bfloat16):
     return *(make_x(rows, dim, dtype=dtype, seed=seed) for seed in (1, 2, 3)), make_x(dim, seed=4)
 

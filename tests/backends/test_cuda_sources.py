@@ -20,8 +20,8 @@ pytestmark = [
     pytest.mark.skipif(NVCC is None, reason="no nvcc on PATH"),
 ]
 KERNELS = {  # in each file, one compilation of a template
-    "add_rms_norm.cu": 18,
-    "add_rms_norm_backward.cu": 16,
+    "add_rms_norm.cu": 32,
+    "add_rms_norm_backward.cu": 20,
     "backward.cu": 32,
     "merge.cu": 8,
     "reduce.cu": 8,
@@ -44,6 +44,7 @@ REGISTERS = {
     "silu_mul.cu": 96,
     "silu_mul_backward.cu": 128,
     "rope.cu": 96,
+    "add_rms_norm.cu": 128,
     "add_rms_norm_backward.cu": 128,
 }
 # Sums of a block, from its first threads.
@@ -143,8 +144,8 @@ def test_decoding_is_a_short_kernel(instructions):
 
 def test_the_gradient_of_a_norm_loads_all_of_a_short_row_before_its_barrier(instructions):
     """s, both gradients and the first of a weight, one after the other."""
-    wide = [n for n in instructions("add_rms_norm_backward.cu") if re.search(r"(BFloat16|Half), 8, true, true>", n)]
-    assert len(wide) == 2
+    wide = [n for n in instructions("add_rms_norm_backward.cu") if re.search(r"(BFloat16|Half), 8, true, [12]>", n)]
+    assert len(wide) == 4
     for name in wide:
         found = instructions("add_rms_norm_backward.cu")[name]
         assert count(found[found.index("BAR.SYNC.DEFER_BLOCKING") :], "LDG") == 0, name
@@ -157,7 +158,7 @@ WIDE = {
     "backward.cu": 6,
     "silu_mul.cu": 6,
     "silu_mul_backward.cu": 10,
-    "add_rms_norm.cu": 6,
+    "add_rms_norm.cu": 12,
     "rope.cu": 8,
 }
 
