@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from .merge import road_merge
 from .rotate import road_apply, road_apply_batched
 from .tables import arithmetic_dtype
 
@@ -69,7 +70,10 @@ def road_lora_merge(
     group_size: int = 64,
 ) -> tuple[Tensor, Tensor | None]:
     """(R W + s B A, R b): the linear layer with both merged into it."""
-    dtype = arithmetic_dtype(weight)
-    mixed = road_apply(weight.t().to(dtype), theta, alpha, variant, group_size).t()
-    merged = mixed + scaling * lora_b.to(dtype) @ lora_a.to(dtype)
-    return merged.to(weight.dtype), None if bias is None else road_apply(bias, theta, alpha, variant, group_size)
+    mixed, bias = road_merge(weight.to(arithmetic_dtype(weight)), bias, theta, alpha, variant, group_size)
+    return add_product(mixed, lora_a, lora_b, scaling).to(weight.dtype), bias
+
+
+def add_product(weight: Tensor, lora_a: Tensor, lora_b: Tensor, scaling: float) -> Tensor:
+    """W + s B A in the dtype of W. weight: [D, in]."""
+    return torch.addmm(weight, lora_b.to(weight.dtype), lora_a.to(weight.dtype), alpha=scaling)

@@ -41,7 +41,7 @@ def road_merge(
         TypeError, ValueError: an argument of the wrong type, dtype, device or shape. Nothing is written then.
         RuntimeError: ``backend`` is not usable here.
     """
-    _check_layer(weight, bias, theta, alpha, variant, group_size, inplace)
+    check_layer(weight, bias, theta, alpha, variant, group_size, inplace)
     with torch.no_grad():
         theta, alpha = _parameters(weight, bias, theta, alpha, backend)
         tables = tables_in(torch.float64, theta, alpha, variant, group_size, backend)
@@ -69,14 +69,14 @@ def road_unmerge(
     Arguments and errors as in road_merge; also ValueError, naming the feature pair and the determinant, for a block
     that cannot be inverted. Reading it synchronises with the device.
     """
-    _check_layer(weight, bias, theta, alpha, variant, group_size, inplace)
+    check_layer(weight, bias, theta, alpha, variant, group_size, inplace)
     with torch.no_grad():
         theta, alpha = _parameters(weight, bias, theta, alpha, backend)
         tables = python_fallback.unmerge_tables(weight.shape[0], theta, alpha, variant, group_size)
         return _merge_layer(weight, bias, tables, group_size, inplace, backend)
 
 
-def _check_layer(weight, bias, theta, alpha, variant, group_size, inplace):
+def check_layer(weight, bias, theta, alpha, variant, group_size, inplace):
     checks.check_layer(weight, bias, group_size)
     checks.check_angles(weight.t(), theta, alpha, variant, group_size)
     if inplace:

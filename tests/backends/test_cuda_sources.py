@@ -139,7 +139,14 @@ def test_decoding_is_a_short_kernel(instructions):
         assert len(found) - count(found, "NOP") <= 400, name  # NOPs fill up the end and are not reached
 
 
-WIDE = {"rotate.cu": 24, "backward.cu": 6, "silu_mul.cu": 6, "silu_mul_backward.cu": 10, "add_rms_norm.cu": 6, "rope.cu": 8}
+WIDE = {
+    "rotate.cu": 24,
+    "backward.cu": 6,
+    "silu_mul.cu": 6,
+    "silu_mul_backward.cu": 10,
+    "add_rms_norm.cu": 6,
+    "rope.cu": 8,
+}
 
 
 @pytest.mark.parametrize("source", WIDE)
