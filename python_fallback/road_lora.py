@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from .merge import road_merge
-from .rotate import road_apply, road_apply_batched
+from .rotate import road_apply, road_apply_batched, select_rows
 from .tables import arithmetic_dtype
 
 
@@ -48,13 +48,15 @@ def road_lora_apply_batched(
     """
     dtype = arithmetic_dtype(h)
     z = road_apply_batched(h.to(dtype), theta, alpha, adapter_ids, variant, group_size)
-    ids = adapter_ids if lora_ids is None else lora_ids
-    ids = ids.reshape(ids.shape + (1,) * (h.dim() - 1 - ids.dim())).expand(h.shape[:-1])
+    ids, name = (adapter_ids, "adapter_ids") if lora_ids is None else (lora_ids, "lora_ids")
+    ids = ids.reshape(ids.shape + (1,) * (h.dim() - ids.dim()))
     scales = torch.as_tensor(scaling, dtype=dtype, device=h.device).expand(lora_a.shape[0])
+    scales = select_rows(scales[:, None], ids, name).expand(*h.shape[:-1], 1)
+    ids = ids[..., 0].expand(h.shape[:-1])
     for k in range(lora_a.shape[0]):
         rows = ids == k
         product = x[rows].to(dtype) @ lora_a[k].to(dtype).t() @ lora_b[k].to(dtype).t()
-        z = z.index_put((rows,), z[rows] + scales[k] * product)
+        z = z.index_put((rows,), z[rows] + scales[rows] * product)
     return z.to(h.dtype)
 
 

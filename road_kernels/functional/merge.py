@@ -28,7 +28,7 @@ def road_merge(
 
     Args:
         weight: [out, in]; its rows are mixed in pairs, D = out. bias: [out] or None.
-        inplace: write into weight and bias, and return them.
+        inplace: write into weight and bias, and return them. Their memory must not overlap.
         All four may be DTensors of one mesh; every rank of it makes the call. theta and alpha are gathered. Rows cut at
         multiples of group_size and columns stay where they are, others are redistributed and come back.
         The rest as in road_apply.
@@ -84,6 +84,8 @@ def check_layer(weight, bias, theta, alpha, variant, group_size, inplace):
             aliasing.check_inplace(weight, "weight")
             if bias is not None:
                 aliasing.check_inplace(bias, "bias")
+                if not sharded.is_sharded(weight, bias):  # whose memory is not theirs
+                    aliasing.check_apart(weight, bias, ("weight", "bias"))
 
 
 def _parameters(weight, bias, theta, alpha, backend):

@@ -66,7 +66,7 @@ def road_lora_apply(
         if inplace and not is_transformed() and _records(h, theta, alpha, low, b):
             checks.check_angles(h, theta, alpha, variant, group_size)
             aliasing.check_inplace(h, "h")
-            aliasing.check_recorded_inplace(h)
+            aliasing.check_recorded_inplace(h, "h")
             return RotateAndAdd.apply(h, theta, alpha, low, b, scaling, variant, group_size, choose(backend, h.device))
         inside = inplace and not is_transformed()
         z = road_apply(_kept(h, inplace and not inside), theta, alpha, inplace=inside, **options)
@@ -118,7 +118,7 @@ def road_lora_apply_batched(
         others = (scaling, ids) if isinstance(scaling, Tensor) else (ids,)
         aliasing.check_not_shared(h, x, lora_a, lora_b, *others, name="h")
         if records:
-            aliasing.check_recorded_inplace(h)
+            aliasing.check_recorded_inplace(h, "h")
     inside = inplace and not is_transformed() and not records
     with without_autocast(h):
         z = road_apply_batched(_kept(h, inplace and not inside), theta, alpha, adapter_ids, inplace=inside, **options)

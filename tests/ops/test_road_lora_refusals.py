@@ -72,3 +72,16 @@ def test_in_place_refusals():
     trained[1].data[3] = 0
     with pytest.raises(ValueError, match="singular block"):
         rk.road_lora_apply(h.detach() * 1, x, *trained, group_size=GROUP, inplace=True)
+
+
+@pytest.mark.parametrize("batched", [False, True], ids=["single", "batched"])
+@pytest.mark.parametrize("view", [lambda h: h[:, :3], lambda h: (h * 1).unbind(0)[0][:, None]], ids=["leaf", "unbind"])
+def test_views_that_autograd_cannot_write_are_named(view, batched):
+    h, x, *rest = make(leading=(5, 3), bank=(2, 2) if batched else None)
+    h = view(h.requires_grad_())
+    x, before = x.view(-1, IN)[: len(h) * h.shape[1]].view(*h.shape[:-1], IN), h.detach().clone()
+    ids = (torch.zeros(len(h), dtype=torch.long),) if batched else ()
+    apply = rk.road_lora_apply_batched if batched else rk.road_lora_apply
+    with pytest.raises(RuntimeError, match=r"h cannot be written in place: use inplace=False .*view"):
+        apply(h, x, *rest, *ids, group_size=GROUP, inplace=True)
+    assert torch.equal(h, before)
