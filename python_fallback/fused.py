@@ -96,8 +96,8 @@ def rotate_rope(
     heads = split_last(rotated(qkv, r1, r2, adapter_ids, group_size), head_dim)
     qk, v = heads.split((num_heads + num_kv_heads, num_kv_heads), dim=-2)
     cos, sin = cos_and_sin(positions, cos_sin_cache)
-    turned = rotate(qk[..., :rotary_dim], cos, sin, rotary_dim if is_neox else 2)
-    qk = torch.cat((turned, qk[..., rotary_dim:]), dim=-1)
+    qk, rest = qk.split((rotary_dim, head_dim - rotary_dim), dim=-1)
+    qk = torch.cat((rotate(qk, cos, sin, rotary_dim if is_neox else 2), rest), dim=-1)
     return torch.cat((qk, v), dim=-2).reshape(qkv.shape).to(qkv.dtype)
 
 

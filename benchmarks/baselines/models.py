@@ -87,7 +87,7 @@ def replaced(model: nn.Module, make: Callable[[str, nn.Module], nn.Module]) -> n
 
 def _drawn(seed: int, *shape: int, mean: float = 0.0, std: float = 1.0) -> Tensor:
     """bfloat16 values in float32."""
-    values = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    values = torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed), device="cpu")
     return (mean + std * values).bfloat16().float()
 
 

@@ -1,5 +1,7 @@
 #include "binding/call.h"
 
+#include <ATen/core/grad_mode.h>
+
 #include "binding/autograd.h"
 #include "binding/check.h"
 #include "binding/python_arguments.h"

@@ -36,9 +36,9 @@ void check_launch(cudaError_t error) { C10_CUDA_CHECK(error); }
 #endif
 
 // The problem, its angles made into tables that `made` holds, if that is faster.
-Problem with_tables(const Arguments& arguments, bool backward, Tensor& made) {
+Problem with_tables(const Arguments& arguments, Tensor& made) {
   const Problem& problem = arguments.problem();
-  if (!cuda::profits_from_tables(problem, backward)) return problem;
+  if (!cuda::profits_from_tables(problem)) return problem;
   const bool wide = problem.dtype == DType::kFloat64;
   made =
       at::empty({2, problem.params.adapters, problem.dim}, arguments.options().dtype(wide ? at::kDouble : at::kFloat));
@@ -90,7 +90,7 @@ struct Cuda {
 
   static void rotate(const Arguments& arguments, const Rows& x, const Rows& z, bool overlap) {
     Tensor made;
-    const Problem problem = with_tables(arguments, /*backward=*/false, made);
+    const Problem problem = with_tables(arguments, made);
     check_launch(cuda::rotate(problem, x, z, /*transposed=*/false, overlap, current_stream()));
   }
 
@@ -99,7 +99,7 @@ struct Cuda {
     const Problem& problem = arguments.problem();
     Tensor made;
     const Memory memory(arguments, out, [&] { return cuda::backward_scratch(problem, gz, saved, out); });
-    const Problem coefficients = out.gx.data ? with_tables(arguments, out.gp || out.gq, made) : problem;
+    const Problem coefficients = out.gx.data ? with_tables(arguments, made) : problem;
     check_launch(cuda::backward(problem, coefficients, gz, saved, from_output, out, memory.sorted, memory.scratch,
                                 current_stream()));
   }

@@ -21,12 +21,12 @@ bool broadcasts(at::IntArrayRef shape, at::IntArrayRef leading) {
 }
 
 bool is_like(const Tensor& t, const Tensor& x) {
-  return t.sizes() == x.sizes() && t.scalar_type() == x.scalar_type() && t.device() == x.device();
+  return is_dense_float(t) && t.sizes() == x.sizes() && t.scalar_type() == x.scalar_type() && t.device() == x.device();
 }
 
 bool is_norm(const Tensor& x, const Tensor& weight, double eps) {
-  return is_dense_float(weight) && weight.dim() == 1 && weight.size(0) == x.size(-1) &&
-         weight.device() == x.device() && eps >= 0;
+  return is_dense_float(weight) && weight.dim() == 1 && weight.size(0) == x.size(-1) && weight.device() == x.device() &&
+         eps >= 0;
 }
 
 }  // namespace
@@ -38,9 +38,7 @@ bool is_silu_mul(const Tensor& x, const Tensor& r1, const Tensor& r2, const Opti
 
 bool is_add_rms_norm(const Tensor& x, const Tensor& residual, const Tensor& weight, const Tensor& r1, const Tensor& r2,
                      const OptionalTensor& adapter_ids, double eps, int64_t group_size) {
-  return is_rotation(x, r1, r2, adapter_ids, group_size) && is_dense_float(residual) && residual.sizes() == x.sizes() &&
-         residual.scalar_type() == x.scalar_type() && residual.device() == x.device() && is_dense_float(weight) &&
-         weight.dim() == 1 && weight.size(0) == x.size(-1) && weight.device() == x.device() && eps >= 0;
+  return is_rotation(x, r1, r2, adapter_ids, group_size) && is_like(residual, x) && is_norm(x, weight, eps);
 }
 
 bool are_written_apart(const Tensor& x, const Tensor& residual, const Tensor& weight, const Tensor& r1,
@@ -92,7 +90,7 @@ void check_add_rms_norm(const Tensor& x, const Tensor& residual, const Tensor& w
 
 void check_add_rms_norm_grads(const Tensor& gy, const Tensor& gs, const Tensor& s, const Tensor& weight, double eps) {
   if (!is_dense_float(s) || s.dim() == 0 || !is_like(gy, s) || !is_like(gs, s) || !is_norm(s, weight, eps))
-    refuse(kFusedChecks, "check_add_rms_norm_grads", gy, gs, s, weight, eps);
+    refuse(kFusedChecks, "check_add_rms_norm_grads", {gy, gs, s, weight, eps});
 }
 
 void check_written_apart(const Tensor& x, const Tensor& residual, const Tensor& weight, const Tensor& r1,

@@ -1,6 +1,7 @@
 #include "binding/fused_call.h"
 
 #include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/core/grad_mode.h>
 
 #include <tuple>
 

@@ -41,7 +41,8 @@ void rotate_silu_mul_backward(const Problem& problem, const Rows& gz, const Rows
 void rotate_add_rms_norm(const Problem& problem, const Rows& x, const Rows& residual, const RmsNorm& norm,
                          const Rows& y, const Rows& s, const Parallel& parallel);
 
-// The gradient of s, which is that of R x and of the residual.  Of `problem`, rows, dim and dtype are read.
+// The gradient of s, which is that of R x and of the residual.  out may be any of them.
+// Of `problem`, rows, dim and dtype are read.
 void add_rms_norm_backward(const Problem& problem, const Rows& gy, const Rows& gs, const Rows& s, const RmsNorm& norm,
                            const Rows& out, const Parallel& parallel);
 

@@ -42,13 +42,18 @@ struct Sum {
   Sides<P, Source, Shared, 1> h;
   typename P::Packs added;
   A i[K], j[K];
+  A wi[K], wj[K];  // weights
 
+  __device__ __forceinline__ void load_weights(const RmsNorm& norm, int half, int at) {
+    with_dtype(norm.weight_dtype,
+               [&](auto t) { load_features<P>(static_cast<const decltype(t)*>(norm.weight) + at, half, wi, wj); });
+  }
   __device__ __forceinline__ void load(const T* x, const T* residual, int half) {
     h.load_rows(x, half, 0);
     P::load(residual, half, added);
   }
-  __device__ __forceinline__ void add(const NormArguments& a, int id, int pair, int at) {
-    const bool rotates = h.load_coefs(a, id, pair, at, 0);
+  __device__ __forceinline__ void add(const NormArguments& a, int id) {
+    const bool rotates = h.rotates(a, id);
 #pragma unroll
     for (int k = 0; k < K; k += P::kUnit) {
       A hi[P::kUnit], hj[P::kUnit], ri[P::kUnit], rj[P::kUnit];
@@ -79,19 +84,18 @@ struct Sum {
     }
     P::store(first, half, packs);
   }
-  __device__ __forceinline__ void store_normalized(const NormArguments& a, T* first, int at, A scale) const {
-    A wi[K], wj[K];
-    with_dtype(a.norm.weight_dtype,
-               [&](auto t) { load_features<P>(static_cast<const decltype(t)*>(a.norm.weight) + at, a.half, wi, wj); });
+  __device__ __forceinline__ void store_normalized(T* first, int half, A scale) const {
+    A yi[K], yj[K];
 #pragma unroll
-    for (int k = 0; k < K; ++k) wi[k] = normalized(i[k], scale, wi[k]), wj[k] = normalized(j[k], scale, wj[k]);
-    store(first, a.half, wi, wj);
+    for (int k = 0; k < K; ++k) yi[k] = normalized(i[k], scale, wi[k]), yj[k] = normalized(j[k], scale, wj[k]);
+    store(first, half, yi, yj);
   }
 };
 
-// Of packs of several pairs, every thread of a row has one.
-template <class T, class P, class Source, bool Shared>
-__global__ void __launch_bounds__(kMostThreads, 1) add_rms_norm_kernel(const __grid_constant__ NormArguments a) {
+// Of packs of several pairs, every thread of a row has V: one, or in wide rows two, between which what a thread does
+// once is shared.
+template <class T, class P, class Source, bool Shared, int V>
+__global__ void __launch_bounds__(kMostThreads / V, 1) add_rms_norm_kernel(const __grid_constant__ NormArguments a) {
   using A = Acc<T>;
   __shared__ A shared[32];
   const int64_t row = int64_t{blockIdx.x} * blockDim.y + threadIdx.y;
@@ -103,33 +107,54 @@ __global__ void __launch_bounds__(kMostThreads, 1) add_rms_norm_kernel(const __g
   T* s = static_cast<T*>(a.s.data) + offset(a.s);
   const int64_t number = works ? id_number(a.ids, row) : 0;
   const int dim = 2 * a.pairs;
-  Sum<T, P, Source, Shared> sum;
   A squares = 0;
   if constexpr (P::kAligned) {
-    const int pair = threadIdx.x * P::kPairs, at = first_feature<P>(a, pair);
-    const bool mine = works && pair < a.pairs;
-    if (a.prefetch && mine) {
-      prefetch_pairs<P>(x + at, a.half);
-      prefetch_pairs<P>(residual + at, a.half);
-      prefetch(static_cast<const char*>(a.norm.weight) + at * size_of(a.norm.weight_dtype));
+    int pair[V], at[V];
+    bool mine[V];
+#pragma unroll
+    for (int v = 0; v < V; ++v) {
+      pair[v] = (threadIdx.x + v * blockDim.x) * P::kPairs, at[v] = first_feature<P>(a, pair[v]);
+      mine[v] = works && pair[v] < a.pairs;
+      if (!a.prefetch || !mine[v]) continue;
+      prefetch_pairs<P>(x + at[v], a.half);
+      prefetch_pairs<P>(residual + at[v], a.half);
+      prefetch(static_cast<const char*>(a.norm.weight) + at[v] * size_of(a.norm.weight_dtype));
       const int64_t id = early_id(a.ids, number);
-      if (id >= 0) Source::template prefetch_coefs<P, Shared>(a.params, 2 * a.half, id, pair, at);
+      if (id >= 0) Source::template prefetch_coefs<P, Shared>(a.params, 2 * a.half, id, pair[v], at[v]);
     }
     wait_for_inputs();
-    if (mine) {
-      sum.load(x + at, residual + at, a.half);
-      sum.add(a, adapter_of(a.ids, number), pair, at);
-      sum.store(s + at, a.half, sum.i, sum.j);
-      squares = sum.squares();
+    // Nothing is read behind the barrier, and nothing waits before all is in flight.
+    Sum<T, P, Source, Shared> sum[V];
+    const int64_t unchecked = mine[0] ? load_id(a.ids, number) : -1;
+#pragma unroll
+    for (int v = 0; v < V; ++v)
+      if (mine[v]) sum[v].load(x + at[v], residual + at[v], a.half);
+#pragma unroll
+    for (int v = 0; v < V; ++v)
+      if (mine[v]) sum[v].load_weights(a.norm, a.half, at[v]);
+    const int id = checked_id(unchecked, a.ids.adapters);
+#pragma unroll
+    for (int v = 0; v < V; ++v)
+      if (mine[v]) sum[v].h.load_coefs(a, id, pair[v], at[v], 0);
+#pragma unroll
+    for (int v = 0; v < V; ++v) {
+      if (!mine[v]) continue;
+      sum[v].add(a, id);
+      sum[v].store(s + at[v], a.half, sum[v].i, sum[v].j);
+      squares += sum[v].squares();
     }
     const A scale = inverse_rms(add_row(squares, shared), dim, a.norm.eps);
-    if (mine) sum.store_normalized(a, y + at, at, scale);
+#pragma unroll
+    for (int v = 0; v < V; ++v)
+      if (mine[v]) sum[v].store_normalized(y + at[v], a.half, scale);
   } else {
+    Sum<T, P, Source, Shared> sum;
     wait_for_inputs();
     const int id = works ? adapter_of(a.ids, number) : -1, end = works ? a.pairs : 0, step = blockDim.x * a.run;
     const auto load = [&](int pair, int at) {
       sum.load(x + at, residual + at, a.half);
-      sum.add(a, id, pair, at);
+      sum.h.load_coefs(a, id, pair, at, 0);
+      sum.add(a, id);
     };
 #pragma unroll 1
     for (int first = threadIdx.x * a.run; first < end; first += step) {
@@ -158,16 +183,25 @@ __global__ void __launch_bounds__(kMostThreads, 1) add_rms_norm_kernel(const __g
         const int at = first_feature<P>(a, pair);
         load(pair, at);
         sum.store(s + at, a.half, sum.i, sum.j);
-        sum.store_normalized(a, y + at, at, scale);
+        sum.load_weights(a.norm, a.half, at);
+        sum.store_normalized(y + at, a.half, scale);
       }
     }
   }
 }
 
+// How many threads a row has depends on its width only, so that its sum does, too.
+constexpr int64_t kWide = 128;  // packs of a row
+
 template <class T, class P, class Source, bool Shared>
 void start(const NormArguments& a, cudaStream_t stream) {
-  const RowBlocks blocks(a.rows, (a.pairs + a.run - 1) / a.run);
-  launch(&add_rms_norm_kernel<T, P, Source, Shared>, blocks.grid, blocks.block, stream, a);
+  const int64_t packs = (a.pairs + a.run - 1) / a.run;
+  const bool wide = packs > kWide;
+  const RowBlocks blocks(a.rows, wide ? (packs + 1) / 2 : packs);
+  auto* kernel = &add_rms_norm_kernel<T, P, Source, Shared, 1>;
+  if constexpr (P::kAligned)
+    if (wide) kernel = &add_rms_norm_kernel<T, P, Source, Shared, 2>;
+  launch(kernel, blocks.grid, blocks.block, stream, a);
 }
 
 // use(pairing, source, shared): as with_pairing, but whether loads are wide depends on nothing but the kind of rows,
@@ -206,7 +240,7 @@ cudaError_t rotate_add_rms_norm(const Problem& problem, const Rows& x, const Row
     const int64_t width = narrow ? 8 : 16, run = kSize == 8 ? 1 : width / kSize / (half == 1 ? 2 : 1);
     bool aligned = reinterpret_cast<uintptr_t>(norm.weight) % 16 == 0 && (pairs + run - 1) / run <= kMostThreads;
     for (const Rows* rows : {&x, &residual, &y, &s}) aligned = aligned && vectorizes(problem, *rows, kSize, width);
-    const NormArguments a{pair_rows(problem, x, 1, 1, problem.rows * problem.dim * kSize <= kPrefetchBytes),
+    const NormArguments a{pair_rows(problem, x, 1, {}, problem.rows * problem.dim * kSize <= kPrefetchBytes),
                           RowMap(residual),
                           RowMap(y),
                           RowMap(s),

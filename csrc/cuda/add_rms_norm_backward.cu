@@ -1,5 +1,8 @@
 // The gradient of s, of which rotate_add_rms_norm stores the RMSNorm.  A row belongs to one block; where it has as many
-// threads as packs, its numbers stay in registers between the sums and the end.
+// threads as packs, all that is loaded is in registers before the barrier.
+//
+// Which elements a thread adds up depends on the width of a row and not on how they can be loaded, so that a row's
+// gradient is bitwise the same wherever it lies in memory.
 #include "cuda/coefficients.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/road_cuda.h"
@@ -16,51 +19,95 @@ struct NormBackwardArguments {
   int dim;
 };
 
+// How many threads a row has depends on its width only, so that its sums do, too: a pack a thread, in wide rows two.
+constexpr int64_t kWide = 128, kMostColumns = 512;  // packs, threads of a row
+inline int64_t columns_for(int64_t packs) {
+  const int64_t columns = packs > kWide ? (packs + 1) / 2 : packs;
+  return columns < kMostColumns ? columns : kMostColumns;
+}
+
+// What a thread has of a row in one place.
 template <class T, int N, bool Aligned>
-__global__ void __launch_bounds__(kMostThreads, 1)
-    add_rms_norm_backward_kernel(const __grid_constant__ NormBackwardArguments a) {
-  using A = Acc<T>;
-  __shared__ A shared[2][32];
-  const int64_t row = int64_t{blockIdx.x} * blockDim.y + threadIdx.y;
-  const int packs = row < a.rows ? a.dim / N : 0;  // other rows are kept for the barriers
-  const auto row_of = [&](const RowMap& rows) {
-    return static_cast<T*>(rows.data) + (packs > 0 ? rows.offset(static_cast<uint64_t>(row)) : 0);
-  };
-  const T *gy = row_of(a.gy), *gs = row_of(a.gs), *s = row_of(a.s);
-  wait_for_inputs();
-  Pack<T, N> own, given;
-  A gn[N];  // weight times the gradient of y
-  const auto load = [&](int pack) {
-    own = load_pack<T, N, Aligned>(s + pack * N);
-    given = load_pack<T, N, Aligned>(gs + pack * N);
-    const Pack<T, N> of_y = load_pack<T, N, Aligned>(gy + pack * N);
-    with_dtype(a.norm.weight_dtype, [&](auto w) {
-      load_run<Aligned>(static_cast<const decltype(w)*>(a.norm.weight) + pack * N, gn);
-    });
-#pragma unroll
-    for (int k = 0; k < N; ++k) gn[k] *= widen(of_y.v[k]);
-  };
-  A squares = 0, products = 0;
-#pragma unroll 1
-  for (int pack = threadIdx.x; pack < packs; pack += blockDim.x) {
-    load(pack);
+struct Loaded {
+  Pack<T, N> s, gs, gy;
+  Acc<T> weight[N];
+
+  // The gradient of y times the weight.
+  __device__ __forceinline__ Acc<T> gn(int k) const { return weight[k] * widen(gy.v[k]); }
+
+  __device__ __forceinline__ void load_weight(const RmsNorm& norm, int first) {
+    with_dtype(norm.weight_dtype,
+               [&](auto w) { load_run<Aligned>(static_cast<const decltype(w)*>(norm.weight) + first, weight); });
+  }
+  __device__ __forceinline__ void add_to(Acc<T> (&sums)[2]) const {
 #pragma unroll
     for (int k = 0; k < N; ++k) {
-      const A v = widen(own.v[k]);
-      squares += v * v;
-      products += gn[k] * v;
+      const Acc<T> v = widen(s.v[k]);
+      sums[0] += v * v;
+      sums[1] += gn(k) * v;
     }
   }
-  const A scale = inverse_rms(add_row(squares, shared[0]), a.dim, a.norm.eps);
-  const A through = through_scale(add_row(products, shared[1]), a.dim, scale);
-  T* out = row_of(a.out);
-#pragma unroll 1
-  for (int pack = threadIdx.x; pack < packs; pack += blockDim.x) {
-    if (packs > static_cast<int>(blockDim.x)) load(pack);
+  __device__ __forceinline__ void store(T* out, Acc<T> scale, Acc<T> through) {
 #pragma unroll
     for (int k = 0; k < N; ++k)
-      narrow(normalized_gradient<A>(widen(given.v[k]), gn[k], widen(own.v[k]), scale, through), given.v[k]);
-    store_pack<T, N, Aligned>(out + pack * N, given);
+      narrow(normalized_gradient<Acc<T>>(widen(gs.v[k]), gn(k), widen(s.v[k]), scale, through), gs.v[k]);
+    store_pack<T, N, Aligned>(out, gs);
+  }
+};
+
+// V: packs of a thread, all loaded before the barrier.  0: any number of them, loaded twice.
+template <class T, int N, bool Aligned, int V>
+__global__ void __launch_bounds__(V == 1 ? kWide : kMostColumns, 1)
+    add_rms_norm_backward_kernel(const __grid_constant__ NormBackwardArguments a) {
+  using A = Acc<T>;
+  __shared__ A shared[2 * 32];
+  const int64_t row = int64_t{blockIdx.x} * blockDim.y + threadIdx.y;
+  const int dim = row < a.rows ? a.dim : 0;  // other rows are kept for the barrier
+  const auto row_of = [&](const RowMap& rows) {
+    return static_cast<T*>(rows.data) + (dim > 0 ? rows.offset(static_cast<uint64_t>(row)) : 0);
+  };
+  const T *gy = row_of(a.gy), *gs = row_of(a.gs), *s = row_of(a.s);
+  T* out = row_of(a.out);
+  const int begin = threadIdx.x * N, step = blockDim.x * N;
+  A sums[2] = {};  // of the squares of s, and of its products with gn
+  wait_for_inputs();
+  Loaded<T, N, Aligned> loaded[V > 0 ? V : 1];
+  const auto load = [&](int first, Loaded<T, N, Aligned>& to) {
+    to.s = load_pack<T, N, Aligned>(s + first);
+    to.gs = load_pack<T, N, Aligned>(gs + first);
+    to.gy = load_pack<T, N, Aligned>(gy + first);
+  };
+  const auto finish = [&] {
+    add_row(sums, shared);
+    const A scale = inverse_rms(sums[0], a.dim, a.norm.eps);
+    sums[0] = scale, sums[1] = through_scale(sums[1], a.dim, scale);
+  };
+  if constexpr (V > 0) {
+    const auto for_each = [&](const auto& visit) {
+#pragma unroll
+      for (int v = 0; v < V; ++v)
+        if (begin + v * step < dim) visit(begin + v * step, loaded[v]);
+    };
+    for_each(load);
+#if !defined(ROAD_CUDA_SHIM)
+    asm volatile("" ::: "memory");  // or the compiler moves these loads behind the branches on the weight's dtype
+#endif
+    for_each([&](int first, auto& l) { l.load_weight(a.norm, first); });
+    for_each([&](int, auto& l) { l.add_to(sums); });
+    finish();
+    for_each([&](int first, auto& l) { l.store(out + first, sums[0], sums[1]); });
+  } else {
+    const auto for_each = [&](const auto& visit) {
+#pragma unroll 1
+      for (int first = begin; first < dim; first += step) {
+        load(first, loaded[0]);
+        loaded[0].load_weight(a.norm, first);
+        visit(first);
+      }
+    };
+    for_each([&](int) { loaded[0].add_to(sums); });
+    finish();
+    for_each([&](int first) { loaded[0].store(out + first, sums[0], sums[1]); });
   }
 }
 
@@ -70,20 +117,25 @@ cudaError_t add_rms_norm_backward(const Problem& problem, const Rows& gy, const 
                                   const RmsNorm& norm, const Rows& out, cudaStream_t stream) {
   if (!fits(problem)) return cudaErrorInvalidValue;
   if (problem.rows == 0) return cudaSuccess;
-  const NormBackwardArguments a{RowMap(gy), RowMap(gs),   RowMap(s), RowMap(out), norm,
-                                problem.rows, static_cast<int>(problem.dim)};
+  const NormBackwardArguments a{
+      RowMap(gy), RowMap(gs), RowMap(s), RowMap(out), norm, problem.rows, static_cast<int>(problem.dim)};
   with_dtype(problem.dtype, [&](auto t) {
     using T = decltype(t);
     constexpr int N = 16 / sizeof(T);
-    const auto at_16_bytes = [&](const Rows& rows) {
-      return reinterpret_cast<uintptr_t>(rows.data) % 16 == 0 && rows.outer_stride % N == 0 &&
-             rows.inner_stride % N == 0;
+    const auto start = [&](auto* kernel, int64_t packs) {
+      const RowBlocks blocks(problem.rows, columns_for(packs));
+      launch(kernel, blocks.grid, blocks.block, stream, a);
     };
-    const bool aligned = problem.dim % N == 0 && reinterpret_cast<uintptr_t>(norm.weight) % 16 == 0 &&
-                         at_16_bytes(gy) && at_16_bytes(gs) && at_16_bytes(s) && at_16_bytes(out);
-    const RowBlocks blocks(problem.rows, aligned ? problem.dim / N : problem.dim);
-    if (aligned) launch(&add_rms_norm_backward_kernel<T, N, true>, blocks.grid, blocks.block, stream, a);
-    else launch(&add_rms_norm_backward_kernel<T, 1, false>, blocks.grid, blocks.block, stream, a);
+    if (problem.dim % N != 0) return start(&add_rms_norm_backward_kernel<T, 1, false, 0>, problem.dim);
+    bool aligned = reinterpret_cast<uintptr_t>(norm.weight) % 16 == 0;
+    for (const Rows* rows : {&gy, &gs, &s, &out})
+      aligned = aligned && reinterpret_cast<uintptr_t>(rows->data) % 16 == 0 && rows->outer_stride % N == 0 &&
+                rows->inner_stride % N == 0;
+    const int64_t packs = problem.dim / N;
+    if (!aligned) start(&add_rms_norm_backward_kernel<T, N, false, 0>, packs);
+    else if (packs <= kWide) start(&add_rms_norm_backward_kernel<T, N, true, 1>, packs);
+    else if (packs <= 2 * kMostColumns) start(&add_rms_norm_backward_kernel<T, N, true, 2>, packs);
+    else start(&add_rms_norm_backward_kernel<T, N, true, 0>, packs);
   });
   return cudaGetLastError();
 }

@@ -45,7 +45,7 @@ __device__ __forceinline__ Work work_of(const Partition& p, const SortedRows& so
     high = low + step < high ? low + step : high;
   }
   const int64_t cut = s - low, from = begin_of(low), to = begin_of(low + 1);
-  Work work{cut * p.block_rows, (cut + 1) * p.block_rows, static_cast<int>(low) - 1};
+  Work work{p.begin_of(cut), p.begin_of(cut + 1), static_cast<int>(low) - 1};
   if (work.begin < from) work.begin = from;
   if (work.end > to) work.end = to;
   return work;
@@ -70,7 +70,7 @@ __global__ void __launch_bounds__(kBackwardThreads, kBackwardBlocks)
   const int at =
       P::kAdjacent ? 2 * pair : pair + static_cast<int>(a.by_half.divide(static_cast<uint32_t>(pair))) * a.half;
 
-  Work work{slot * a.partition.block_rows, (slot + 1) * a.partition.block_rows, 0};
+  Work work{a.partition.begin_of(slot), a.partition.begin_of(slot + 1), 0};
   if (a.partition.batched) work = work_of(a.partition, a.sorted, slot, a.params.adapters);
   else if (work.end > a.partition.rows) work.end = a.partition.rows;
   if (work.begin >= work.end) return;

@@ -16,13 +16,15 @@ struct Halves {
   static constexpr int kPairs = N;
   static constexpr bool kAligned = Aligned, kAdjacent = false;
   using Packs = Pack<T, N>[2];
+  template <bool Once = false>
   static __device__ __forceinline__ void load(const T* first, int half, Packs& packs) {
-    packs[0] = load_pack<T, N, Aligned>(first);
-    packs[1] = load_pack<T, N, Aligned>(first + half);
+    packs[0] = load_pack<T, N, Aligned, Once>(first);
+    packs[1] = load_pack<T, N, Aligned, Once>(first + half);
   }
+  template <bool Once = false>
   static __device__ __forceinline__ void store(T* first, int half, const Packs& packs) {
-    store_pack<T, N, Aligned>(first, packs[0]);
-    store_pack<T, N, Aligned>(first + half, packs[1]);
+    store_pack<T, N, Aligned, Once>(first, packs[0]);
+    store_pack<T, N, Aligned, Once>(first + half, packs[1]);
   }
   // The pairs [k, k + kUnit), as numbers.
   static constexpr int kUnit = N == 1 ? 1 : 2;
@@ -45,11 +47,13 @@ struct Adjacent {
   static constexpr int kPairs = N / 2;
   static constexpr bool kAligned = Aligned, kAdjacent = true;
   using Packs = Pack<T, N>[1];
+  template <bool Once = false>
   static __device__ __forceinline__ void load(const T* first, int, Packs& packs) {
-    packs[0] = load_pack<T, N, Aligned>(first);
+    packs[0] = load_pack<T, N, Aligned, Once>(first);
   }
+  template <bool Once = false>
   static __device__ __forceinline__ void store(T* first, int, const Packs& packs) {
-    store_pack<T, N, Aligned>(first, packs[0]);
+    store_pack<T, N, Aligned, Once>(first, packs[0]);
   }
   static constexpr int kUnit = 1;
   template <class A>

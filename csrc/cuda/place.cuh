@@ -21,18 +21,39 @@ struct PairRows {
   int64_t rows;
   Divisor threads_per_row, half_group;
   int row_threads, half;
+  Divisor tiles_per_row;
+  int tiles;  // in a row, of blocks with kRowsSideBySide rows; 0: blocks follow the rows
   Form form;
   bool small;     // thread numbers are below 2^31
   bool prefetch;  // the rows are so few that the time is that of latencies
 };
 
-// `rows`: of each thread.
-inline int64_t blocks_for(const Problem& problem, int64_t row_threads, int64_t rows) {
-  return ((problem.rows + rows - 1) / rows * row_threads + kThreads - 1) / kThreads;
-}
+// How many rows a block of a mixed batch has side by side, if there are many: most have one adapter, whose tables they
+// then read from the L1 cache but once.  In a row of its own, every block would read others.
+#ifndef ROAD_ROWS_SIDE_BY_SIDE
+#define ROAD_ROWS_SIDE_BY_SIDE 4
+#endif
+constexpr int kRowsSideBySide = ROAD_ROWS_SIDE_BY_SIDE, kTileThreads = kThreads / kRowsSideBySide;
 
-inline PairRows pair_rows(const Problem& problem, const Rows& x, int64_t row_threads, int64_t blocks, bool prefetch) {
-  const int64_t half = problem.group_size / 2;
+// The blocks in which all threads have a place, `rows` rows each.
+struct RowTiles {
+  int64_t tiles = 0, blocks = 1;  // in a row, or 0; of all rows
+
+  RowTiles() = default;
+  RowTiles(const Problem& problem, int64_t row_threads, int64_t rows) {
+    const int64_t groups = (problem.rows + rows - 1) / rows;
+    blocks = (groups * row_threads + kThreads - 1) / kThreads;
+    if (!problem.ids.data || row_threads % kTileThreads != 0 ||
+        problem.rows * problem.dim * size_of(problem.dtype) <= kFewBytes)
+      return;
+    tiles = row_threads / kTileThreads;
+    blocks = (groups + kRowsSideBySide - 1) / kRowsSideBySide * tiles;
+  }
+};
+
+inline PairRows pair_rows(const Problem& problem, const Rows& x, int64_t row_threads, const RowTiles& tiles,
+                          bool prefetch) {
+  const int64_t half = problem.group_size / 2, blocks = tiles.blocks;
   return {RowMap(x),
           IdMap(problem),
           problem.params,
@@ -41,6 +62,8 @@ inline PairRows pair_rows(const Problem& problem, const Rows& x, int64_t row_thr
           Divisor(half),
           static_cast<int>(row_threads),
           static_cast<int>(half),
+          Divisor(tiles.tiles > 0 ? tiles.tiles : 1),
+          static_cast<int>(tiles.tiles),
           problem.form,
           blocks * kThreads < kMostSmall,
           prefetch};
@@ -53,6 +76,11 @@ struct ThreadPlace {
 };
 
 __device__ __forceinline__ ThreadPlace place_of_thread(const PairRows& a) {
+  if (a.tiles > 0) {
+    const uint32_t tile_row = a.tiles_per_row.divide(static_cast<uint32_t>(blockIdx.x));
+    const int tile = static_cast<int>(blockIdx.x - tile_row * a.tiles), thread = threadIdx.x;
+    return {int64_t{tile_row} * kRowsSideBySide + thread / kTileThreads, tile * kTileThreads + thread % kTileThreads};
+  }
   const int64_t thread = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   const int64_t row = a.small ? a.threads_per_row.divide(static_cast<uint32_t>(thread))
                               : static_cast<int64_t>(a.threads_per_row.divide(static_cast<uint64_t>(thread)));
@@ -70,11 +98,14 @@ __device__ __forceinline__ int64_t id_number(const IdMap& ids, int64_t row) {
   return ids.data ? static_cast<int64_t>(ids.rows_per_id.divide(static_cast<uint64_t>(row))) : 0;
 }
 
-__device__ __forceinline__ int adapter_of(const IdMap& ids, int64_t number) {
+// Not checked yet, which waits for it.
+__device__ __forceinline__ int64_t load_id(const IdMap& ids, int64_t number) {
   if (!ids.data) return 0;
-  const int64_t id =
-      ids.is_int64 ? static_cast<const int64_t*>(ids.data)[number] : static_cast<const int32_t*>(ids.data)[number];
-  return checked_id(id, ids.adapters);
+  return ids.is_int64 ? static_cast<const int64_t*>(ids.data)[number] : static_cast<const int32_t*>(ids.data)[number];
+}
+
+__device__ __forceinline__ int adapter_of(const IdMap& ids, int64_t number) {
+  return ids.data ? checked_id(load_id(ids, number), ids.adapters) : 0;
 }
 
 // The id while the kernel before this one still runs, which may be about to change it: past the L1 cache, and only to

@@ -16,22 +16,28 @@ inline bool vectorizes(const Problem& problem, const Rows& rows, int64_t element
          rows.inner_stride % n == 0 && problem.dim % n == 0 && (half == 1 || half % n == 0);
 }
 
-// Rows (of a mixed batch: sorted by adapter) are cut at multiples of block_rows, and where the adapter changes.  So a
-// block has the rows of one cut that one adapter uses.  Adapters are counted from -1, as 0, 1, ..: block, and slot of
-// the scratch, number s = cut + adapter count.  From one block to the next in the order of rows, the cut or the adapter
-// grows and neither falls, so numbers are distinct, below row_blocks + adapters + 1; those in between have no rows.
+// Rows (of a mixed batch: sorted by adapter) are cut at multiples of block_rows, the last ones in shorter cuts so that
+// all multiprocessors end at about the same time, and where the adapter changes.  So a block has the rows of one cut
+// that one adapter uses.  Adapters are counted from -1, as 0, 1, ..: block, and slot of the scratch, number s = cut +
+// adapter count.  From one block to the next in the order of rows, the cut or the adapter grows and neither falls, so
+// numbers are distinct, below row_blocks + adapters + 1; those in between have no rows.
 struct Partition {
   int64_t rows = 0;
   int64_t rows_per_id = 1;
-  int block_rows = 1;
-  int columns = 1, row_threads = 1;  // threads of a block: side by side in a row, and rows side by side
+  int block_rows = 1, last_rows = 1;     // of a cut
+  int64_t last_begin = 0, last_cut = 0;  // from which row, and from which cut, on they have last_rows
+  int columns = 1, row_threads = 1;      // threads of a block: side by side in a row, and rows side by side
   int64_t column_blocks = 1;
   int64_t row_blocks = 0;
   bool batched = false;
-  Divisor by_block_rows;
+  Divisor by_block_rows, by_last_rows;
 
   ROAD_INLINE int64_t cut_of(int64_t row) const {
-    return static_cast<int64_t>(by_block_rows.divide(static_cast<uint64_t>(row)));
+    if (row < last_begin) return static_cast<int64_t>(by_block_rows.divide(static_cast<uint64_t>(row)));
+    return last_cut + static_cast<int64_t>(by_last_rows.divide(static_cast<uint64_t>(row - last_begin)));
+  }
+  ROAD_INLINE int64_t begin_of(int64_t cut) const {
+    return cut < last_cut ? cut * block_rows : last_begin + (cut - last_cut) * last_rows;
   }
   ROAD_INLINE int64_t slots(int64_t adapters) const { return batched ? row_blocks + adapters + 1 : row_blocks; }
 };
@@ -56,8 +62,14 @@ inline Partition make_partition(const Problem& problem, int64_t threads_per_row,
   const int64_t share = p.rows * p.column_blocks / (4 * int64_t{multiprocessors});
   p.block_rows = step;
   while (p.block_rows < block_rows && p.block_rows < share) p.block_rows += step;
-  p.row_blocks = (p.rows + p.block_rows - 1) / p.block_rows;
-  p.by_block_rows = Divisor(p.block_rows);
+  // The last blocks, as many as fit the device at a time.
+  const int64_t at_once_blocks = int64_t{multiprocessors} * kBackwardBlocks;
+  const int64_t last = (at_once_blocks + p.column_blocks - 1) / p.column_blocks * p.block_rows;
+  p.last_cut = p.rows > last ? (p.rows - last) / p.block_rows : 0;
+  p.last_begin = p.last_cut * p.block_rows;
+  p.last_rows = p.block_rows / ROAD_LAST_ROWS >= step ? p.block_rows / ROAD_LAST_ROWS : p.block_rows;
+  p.row_blocks = p.last_cut + (p.rows - p.last_begin + p.last_rows - 1) / p.last_rows;
+  p.by_block_rows = Divisor(p.block_rows), p.by_last_rows = Divisor(p.last_rows);
   return p;
 }
 

@@ -13,7 +13,7 @@ namespace {
 template <class A, bool Shared>
 struct PairParams {
   static constexpr int kMost = Shared ? 1 : 4;
-  A p[kMost], q[kMost];
+  A p[kMost], q[kMost], sin[kMost], cos[kMost];  // sines only of angles
 
   // Of number n, within those of an adapter.
   static __device__ __forceinline__ int64_t index(const Problem& problem, int pair, int n) {
@@ -33,6 +33,7 @@ struct PairParams {
       const int64_t at = index(problem, pair, n);
       p[n] = load_as<A>(params.p, params.p_dtype, adapter * params.p_stride + at);
       q[n] = load_as<A>(params.q, params.q_dtype, adapter * params.q_stride + at);
+      if (has_angles(problem.form)) sin_cos(p[n], sin[n], cos[n]);
     }
   }
 };
@@ -54,9 +55,7 @@ __device__ __forceinline__ void finish(const Problem& problem, const Gradients& 
   } else if (from_output) {  // gtheta = cross, galpha = dot / alpha, both of z
     write(problem, out, adapter, pair, sums.cross, sums.dot / static_cast<double>(own.q[0]));
   } else {
-    A sin, cos;
-    sin_cos(own.p[0], sin, cos);
-    const auto g = angle_gradients<double>(own.q[0], sin, cos, sums.dot, sums.cross);
+    const auto g = angle_gradients<double>(own.q[0], own.sin[0], own.cos[0], sums.dot, sums.cross);
     write(problem, out, adapter, pair, g.theta, g.alpha);
   }
 }
@@ -66,10 +65,7 @@ template <class A>
 __device__ __forceinline__ void finish(const Problem& problem, const Gradients& out, bool from_output, int64_t adapter,
                                        int pair, const PairParams<A, false>& own, PairMoments<double> sums) {
   const bool angles = has_angles(problem.form), slots = problem.form == Form::kRoad4;
-  A sin[4] = {}, cos[4] = {};
-#pragma unroll
-  for (int n = 0; n < 4; ++n)
-    if (angles && (n < 2 || slots)) sin_cos(own.p[n], sin[n], cos[n]);
+  const A(&sin)[4] = own.sin, (&cos)[4] = own.cos;
   if (from_output) {
     A r1[2], r2[2];
 #pragma unroll
@@ -114,22 +110,28 @@ __global__ void __launch_bounds__(kReduceThreads, Shared ? 4 : 2)
   using Moments = MomentsOf<double, Shared>;
   constexpr int kCount = Moments::kCount;
   __shared__ double shared[kReduceThreads * kCount * V];
-  wait_for_inputs();
   const int pairs = static_cast<int>(problem.dim / 2), width = blockDim.x * V;
   const int adapter = static_cast<int>(by_tiles.divide(blockIdx.x));
   const int tile_pair = (static_cast<int>(blockIdx.x) - adapter * tiles) * width;
   const int pair = tile_pair + threadIdx.x * V;
   const SlotRange slots = slots_of(partition, sorted, adapter);
 
-  // Of the pair that a thread finishes, loaded beside the sums: afterwards, nothing would hide how long that takes.
+  // Of the pairs that a thread finishes.  All but the sums was there before the main kernel started, which is the only
+  // one that this kernel may have to wait for: see wait_for_inputs.
   const int thread = threadIdx.y * blockDim.x + threadIdx.x, threads = blockDim.x * blockDim.y;
-  PairParams<A, Shared> own;
-  if (thread < width && tile_pair + thread < pairs) own.load(problem, adapter, tile_pair + thread);
+  constexpr int kOwn = Shared ? V : 1;  // as many as its registers hold
+  PairParams<A, Shared> own[kOwn];
+#pragma unroll
+  for (int k = 0; k < kOwn; ++k) {
+    const int p = thread + k * threads;
+    if (p < width && tile_pair + p < pairs) own[k].load(problem, adapter, tile_pair + p);
+  }
+  wait_for_inputs();
 
   double sums[kCount][V] = {};
   if (pair < pairs) {
     const A* slot = scratch + (slots.first + threadIdx.y) * kCount * pairs + pair;
-#pragma unroll 4
+#pragma unroll 8
     for (int64_t s = threadIdx.y; s < slots.count; s += blockDim.y, slot += int64_t{blockDim.y} * kCount * pairs) {
 #pragma unroll
       for (int m = 0; m < kCount; ++m) {
@@ -157,16 +159,21 @@ __global__ void __launch_bounds__(kReduceThreads, Shared ? 4 : 2)
     left = step;
     __syncthreads();
   }
-  for (int p = thread; p < width && tile_pair + p < pairs; p += threads) {
-    if (slots.count == 0) {
-      write_zeros(problem, out, adapter, tile_pair + p);
-      continue;
-    }
-    if (p != thread) own.load(problem, adapter, tile_pair + p);
+  const auto finish_pair = [&](int p, const PairParams<A, Shared>& params) {
+    if (slots.count == 0) return write_zeros(problem, out, adapter, tile_pair + p);
     Moments total;
 #pragma unroll
     for (int m = 0; m < kCount; ++m) total.at(m) = shared[m * width + p];
-    finish<A>(problem, out, from_output, adapter, tile_pair + p, own, total);
+    finish<A>(problem, out, from_output, adapter, tile_pair + p, params, total);
+  };
+#pragma unroll
+  for (int k = 0; k < kOwn; ++k) {
+    const int p = thread + k * threads;
+    if (p < width && tile_pair + p < pairs) finish_pair(p, own[k]);
+  }
+  for (int p = thread + kOwn * threads; p < width && tile_pair + p < pairs; p += threads) {
+    own[0].load(problem, adapter, tile_pair + p);
+    finish_pair(p, own[0]);
   }
 }
 
@@ -177,9 +184,11 @@ void launch_reduce(const Problem& problem, const Partition& partition, const Sor
   if (adapters == 0) return;
   const auto start = [&](auto kernel, int64_t vector) {
     // Enough slices that each adds about four partial sums, if adapters have equal shares.
-    int64_t slices = 2;
+    int64_t slices = ROAD_SLICES;
     while (slices < 64 && slices * 4 * adapters < partition.row_blocks) slices *= 2;
-    const int64_t columns = slices < 4 ? 64 : kReduceThreads / slices, width = columns * vector;
+    int64_t columns = kReduceThreads / slices;
+    while (columns > 32 && columns / 2 * vector >= pairs) columns /= 2;
+    const int64_t width = columns * vector;
     const int64_t tiles = (pairs + width - 1) / width;
     launch(kernel, dim3(static_cast<unsigned>(tiles * adapters)),
            dim3(static_cast<unsigned>(columns), static_cast<unsigned>(slices)), stream, problem, partition, sorted,

@@ -24,7 +24,7 @@ cudaError_t rotate(const Problem& problem, const Rows& x, const Rows& z, bool tr
 
 // Whether rotate, or backward, is faster with tables that tables() makes once from the angles, of which there are many
 // per pair, than with angles.
-bool profits_from_tables(const Problem& problem, bool backward);
+bool profits_from_tables(const Problem& problem);
 
 // Fails a device-side assertion if a block, of an adapter in use, cannot be inverted.  One kernel.
 cudaError_t refuse_singular(const Problem& problem, cudaStream_t stream);
@@ -69,6 +69,10 @@ cudaError_t rotate_silu_mul_backward(const Problem& problem, const Rows& gz, con
 // s = R x + residual, and y its RMSNorm.  One kernel.  y may be x, and s the residual.
 cudaError_t rotate_add_rms_norm(const Problem& problem, const Rows& x, const Rows& residual, const RmsNorm& norm,
                                 const Rows& y, const Rows& s, cudaStream_t stream);
+
+// The gradient of that s, as road::cpu::add_rms_norm_backward.  One kernel.
+cudaError_t add_rms_norm_backward(const Problem& problem, const Rows& gy, const Rows& gs, const Rows& s,
+                                  const RmsNorm& norm, const Rows& out, cudaStream_t stream);
 
 // R x, then RoPE on the first heads.  One kernel.  z may be x where turns_in_place().
 bool turns_in_place(const Problem& problem, const Rope& rope);

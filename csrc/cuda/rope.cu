@@ -47,10 +47,11 @@ __global__ void __launch_bounds__(kThreads, ROAD_RESIDENT_OWN / kThreads)
   const bool turns = head < a.turned_heads && feature < a.rotary_dim;
   const int64_t position = a.turn.position(place.row);
   const int id = adapter_of(a.ids, number);
+  h.load_coefs(a, id, pair, at, a.apart);
   // cos and sin: of pairs that are those of the rotation one of each for both features.
   PairCoefs<A, P::kPairs, N == 1> turn[1];
   if (turns) AlignedTables::load<P>(a.turn.cache, Form::kTable, 2 * a.half, position, pair_of_head, feature, 0, turn);
-  const bool rotates = h.load_coefs(a, id, pair, at, a.apart);
+  const bool rotates = h.rotates(a, id);
 #pragma unroll
   for (int k = 0; k < P::kPairs; k += P::kUnit) {
     A i[N][P::kUnit], j[N][P::kUnit];
@@ -110,8 +111,8 @@ cudaError_t rotate_rope(const Problem& problem, const Rows& x, const Rope& rope,
       using P = decltype(pairing);
       if constexpr (P::kAligned) {
         const int64_t units = rope.head_dim / 2 / places / P::kPairs, row_threads = problem.dim / rope.head_dim * units;
-        const int64_t blocks = blocks_for(problem, row_threads, 1);
-        const RopeArguments a{pair_rows(problem, x, row_threads, blocks, bytes <= kPrefetchBytes),
+        const RowTiles tiles(problem, row_threads, 1);
+        const RopeArguments a{pair_rows(problem, x, row_threads, tiles, bytes <= kPrefetchBytes),
                               RowMap(z),
                               turn,
                               Divisor(units),
@@ -124,7 +125,7 @@ cudaError_t rotate_rope(const Problem& problem, const Rows& x, const Rope& rope,
         auto* kernel = &rope_kernel<T, P, kShared, 2>;
         if constexpr (!P::kAdjacent)
           if (places == 1) kernel = &rope_kernel<T, P, kShared, 1>;
-        launch(kernel, dim3(static_cast<unsigned>(blocks)), dim3(kThreads), stream, a);
+        launch(kernel, dim3(static_cast<unsigned>(tiles.blocks)), dim3(kThreads), stream, a);
       } else {
         launch_rope_any(problem, x, rope, z, stream);
       }

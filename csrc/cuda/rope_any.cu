@@ -31,7 +31,8 @@ struct Rotated {
     const auto member = pair_of(feature, half_groups, a.half);
     Sides<P, AnyTables, false, 1> h;
     h.load_rows(x + member.first, a.half, 0);
-    const bool rotates = h.load_coefs(a, id, member.pair, member.first, 0);
+    h.load_coefs(a, id, member.pair, member.first, 0);
+    const bool rotates = h.rotates(a, id);
     A i[1], j[1];
     h.get(rotates, 0, 0, i, j);
     return member.is_second ? j[0] : i[0];
@@ -79,7 +80,7 @@ void launch_rope_any(const Problem& problem, const Rows& x, const Rope& rope, co
   const int64_t items = rope.head_dim - rope.rotary_dim / 2, heads = problem.dim / rope.head_dim;
   const int columns = static_cast<int>(items < kMostItems ? items : kMostItems);
   const int rows = columns < kBlock ? kBlock / columns : 1;
-  const AnyRopeArguments a{pair_rows(problem, x, 1, 1, false),
+  const AnyRopeArguments a{pair_rows(problem, x, 1, {}, false),
                            RowMap(z),
                            TurnMap(rope),
                            Divisor(heads),

@@ -12,10 +12,12 @@ namespace road::cuda {
 namespace {
 
 // Rows of a thread.
-template <class Source, bool Shared>
+template <class Source, bool Shared, bool Adjacent>
 constexpr int kRowsPerThread =
     std::is_same_v<Source, AnySource> ? (Shared ? ROAD_ROWS_ANGLES_SHARED : ROAD_ROWS_ANGLES_OWN)
-                                      : (Shared ? ROAD_ROWS_TABLES_SHARED : ROAD_ROWS_TABLES_OWN);
+    : !Shared                         ? ROAD_ROWS_TABLES_OWN
+    : Adjacent                        ? ROAD_ROWS_TABLES_ADJACENT
+                                      : ROAD_ROWS_TABLES_SHARED;
 
 // Threads that must fit on a multiprocessor, which limits their registers.
 template <class Source, bool Shared>
@@ -25,6 +27,7 @@ struct RotateArguments : PairRows {
   RowMap z;
   bool transposed, in_place;
   bool overlap;  // parameters and ids may be read while the kernel before this one still runs
+  bool streams;  // tables are so many that rows, which are needed once, should leave them their place in the cache
 };
 
 // Where a thread's row is, and which id it has.
@@ -59,6 +62,19 @@ __device__ __forceinline__ void rotate_packs(typename P::Packs& packs, const Coe
   }
 }
 
+template <class P>
+__device__ __forceinline__ void load_row(const RotateArguments& a, const typename P::Element* first,
+                                         typename P::Packs& packs) {
+  if (P::kAligned && a.streams) P::template load<true>(first, a.half, packs);
+  else P::load(first, a.half, packs);
+}
+template <class P>
+__device__ __forceinline__ void store_row(const RotateArguments& a, typename P::Element* first,
+                                          const typename P::Packs& packs) {
+  if (P::kAligned && a.streams) P::template store<true>(first, a.half, packs);
+  else P::store(first, a.half, packs);
+}
+
 // R rows a thread.  What needs no memory comes before the wait; rows are loaded before coefficients are made, and with
 // several rows of a thread, which are many, nothing is gained by `overlap`.
 template <class T, class P, bool Shared, class Source, int R>
@@ -83,15 +99,15 @@ __global__ void __launch_bounds__(kThreads, kResidentThreads<Source, Shared> / k
   const auto rotate_row = [&](const RowPlace& row, bool overlap) {
     Packs packs;
     Coefs c;
-    if (!overlap && !a.in_place) P::load(x + row.x, a.half, packs);
+    if (!overlap && !a.in_place) load_row<P>(a, x + row.x, packs);
     const int id = adapter_of(a.ids, row.id);
-    if (!overlap && a.in_place && id >= 0) P::load(x + row.x, a.half, packs);
+    if (!overlap && a.in_place && id >= 0) load_row<P>(a, x + row.x, packs);
     if (id >= 0) load_coefs(id, c);
     if (overlap) wait_for_inputs();
     if (id < 0 && a.in_place) return;  // such rows are not even read
-    if (overlap) P::load(x + row.x, a.half, packs);
+    if (overlap) load_row<P>(a, x + row.x, packs);
     if (id >= 0 && !passes(c)) rotate_packs<P>(packs, c);
-    P::store(z + row.z, a.half, packs);
+    store_row<P>(a, z + row.z, packs);
   };
   if constexpr (R == 1) {
     const RowPlace row = place_of(a, first);
@@ -103,6 +119,29 @@ __global__ void __launch_bounds__(kThreads, kResidentThreads<Source, Shared> / k
 #pragma unroll
     for (int r = 0; r < R; ++r) rows[r] = place_of(a, first + r < a.rows ? first + r : first);
     wait_for_inputs();
+    if constexpr (Shared && !std::is_same_v<Source, AnySource>) {  // each row may have coefficients of its own
+      Packs packs[R];
+      Coefs c[R];
+      int ids[R];
+#pragma unroll
+      for (int r = 0; r < R; ++r) {
+        if (!a.in_place) load_row<P>(a, x + rows[r].x, packs[r]);
+        ids[r] = adapter_of(a.ids, rows[r].id);
+      }
+#pragma unroll
+      for (int r = 0; r < R; ++r) {
+        if (a.in_place && ids[r] >= 0) load_row<P>(a, x + rows[r].x, packs[r]);
+        if (r > 0 && ids[r] == ids[0]) c[r] = c[0];
+        else if (ids[r] >= 0) load_coefs(ids[r], c[r]);
+      }
+#pragma unroll
+      for (int r = 0; r < R; ++r) {
+        if (first + r >= a.rows || (a.in_place && ids[r] < 0)) continue;
+        if (ids[r] >= 0 && !passes(c[r])) rotate_packs<P>(packs[r], c[r]);
+        store_row<P>(a, z + rows[r].z, packs[r]);
+      }
+      return;
+    }
     const int id = adapter_of(a.ids, rows[0].id);
     bool one_adapter = true;
 #pragma unroll
@@ -131,10 +170,17 @@ __global__ void __launch_bounds__(kThreads, kResidentThreads<Source, Shared> / k
 template <class T, class P, bool Shared, class Source, int R>
 void launch_rotate(const Problem& problem, const Rows& x, const Rows& z, bool transposed, bool overlap, bool prefetch,
                    cudaStream_t stream) {
-  const int64_t row_threads = problem.dim / 2 / P::kPairs, blocks = blocks_for(problem, row_threads, R);
-  const RotateArguments a{pair_rows(problem, x, row_threads, blocks, prefetch), RowMap(z), transposed, x.data == z.data,
-                          overlap};
-  launch(&rotate_kernel<T, P, Shared, Source, R>, dim3(static_cast<unsigned>(blocks)), dim3(kThreads), stream, a);
+  const int64_t row_threads = problem.dim / 2 / P::kPairs;
+  const RowTiles tiles(problem, row_threads, R);
+  const int64_t tables = problem.params.adapters * problem.dim * size_of(problem.params.p_dtype) * (Shared ? 1 : 2);
+  const RotateArguments a{pair_rows(problem, x, row_threads, tiles, prefetch),
+                          RowMap(z),
+                          transposed,
+                          x.data == z.data,
+                          overlap,
+                          problem.ids.data && problem.ids.rows_per_id == 1 && tables > kStreamBytes &&
+                              problem.rows * problem.dim * size_of(problem.dtype) > kTableBytes};
+  launch(&rotate_kernel<T, P, Shared, Source, R>, dim3(static_cast<unsigned>(tiles.blocks)), dim3(kThreads), stream, a);
 }
 
 // Of a pairing P: which source the tables can be read with.
@@ -152,11 +198,11 @@ void with_source(const Problem& problem, const Use& use) {
 
 }  // namespace
 
-bool profits_from_tables(const Problem& problem, bool backward) {
+bool profits_from_tables(const Problem& problem) {
   const int64_t element = problem.dtype == DType::kFloat64 ? 8 : 4, dim = problem.dim;
   const int64_t rows = problem.rows * dim * size_of(problem.dtype), made = problem.params.adapters * dim * 2 * element;
-  return (problem.form == Form::kRoad4 || (backward && problem.form == Form::kRoad2)) && rows > kTableBytes &&
-         made <= rows / 16;
+  const bool own_angles = problem.form == Form::kRoad2 || problem.form == Form::kRoad4;
+  return own_angles && rows > kTableBytes && made <= rows / 16;
 }
 
 cudaError_t rotate(const Problem& problem, const Rows& x, const Rows& z, bool transposed, bool overlap,
@@ -185,7 +231,8 @@ cudaError_t rotate(const Problem& problem, const Rows& x, const Rows& z, bool tr
       const auto with_packs = [&](auto of16, auto of8, auto of_one) {
         if (vectorize(16) && (!few || sizeof(T) == 8)) {
           with_source<T, decltype(of16), kShared>(problem, [&](auto source) {
-            start(of16, shared, source, std::integral_constant<int, kRowsPerThread<decltype(source), kShared>>{});
+            start(of16, shared, source,
+                  std::integral_constant<int, kRowsPerThread<decltype(source), kShared, decltype(of16)::kAdjacent>>{});
           });
         } else if (sizeof(T) < 8 && vectorize(8)) {
           if constexpr (sizeof(T) < 8)

@@ -78,10 +78,13 @@ struct Sides {
 #pragma unroll
     for (int n = 0; n < N; ++n) P::load(first + n * apart, half, packs[n]);
   }
-  // Whether there is something to rotate: not without an adapter (-1), nor with the identity in a mixed batch.
-  __device__ __forceinline__ bool load_coefs(const PairRows& a, int id, int pair, int at, int apart) {
+  __device__ __forceinline__ void load_coefs(const PairRows& a, int id, int pair, int at, int apart) {
+    if (id >= 0) Source::template load<P>(a.params, a.form, 2 * a.half, id, pair, at, apart, c);
+  }
+  // Whether there is something to rotate: not without an adapter (-1), nor with the identity in a mixed batch.  Apart
+  // from the loads, which it waits for.
+  __device__ __forceinline__ bool rotates(const PairRows& a, int id) const {
     if (id < 0) return false;
-    Source::template load<P>(a.params, a.form, 2 * a.half, id, pair, at, apart, c);
     bool rotates = !a.ids.data;
 #pragma unroll
     for (int n = 0; n < N; ++n) rotates = rotates || !c[n].is_identity();

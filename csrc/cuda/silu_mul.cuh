@@ -11,6 +11,9 @@
 
 namespace road::cuda {
 
+// Threads that must fit on a multiprocessor: 72 registers each.  16384 rows of 2 * 14336 ...
+constexpr int kSiluResident = ROAD_RESIDENT_SILU;
+
 struct SiluMulArguments : PairRows {
   RowMap gz;   // of a gradient only
   RowMap out;  // z, or the gradient of x
@@ -18,7 +21,7 @@ struct SiluMulArguments : PairRows {
 };
 
 template <class T, class P, class Source, bool Shared, bool Gradient>
-__global__ void __launch_bounds__(kThreads, ROAD_RESIDENT / kThreads)
+__global__ void __launch_bounds__(kThreads, kSiluResident / kThreads)
     silu_mul_kernel(const __grid_constant__ SiluMulArguments a) {
   using A = Acc<T>;
   const ThreadPlace place = place_of_thread(a);
@@ -45,7 +48,8 @@ __global__ void __launch_bounds__(kThreads, ROAD_RESIDENT / kThreads)
   typename P::Packs z;  // or its gradient
   if (Gradient) P::load(gz, a.half, z);
   const int id = adapter_of(a.ids, number);
-  const bool rotates = h.load_coefs(a, id, pair, at, a.apart);
+  h.load_coefs(a, id, pair, at, a.apart);
+  const bool rotates = h.rotates(a, id);
 #pragma unroll
   for (int k = 0; k < P::kPairs; k += P::kUnit) {
     A gate_i[P::kUnit], gate_j[P::kUnit], up_i[P::kUnit], up_j[P::kUnit];
@@ -56,16 +60,16 @@ __global__ void __launch_bounds__(kThreads, ROAD_RESIDENT / kThreads)
       P::get(z, k, zi, zj);
 #pragma unroll
       for (int u = 0; u < P::kUnit; ++u) {
-        gradients_through_silu_mul(zi[u], gate_i[u], up_i[u]);
-        gradients_through_silu_mul(zj[u], gate_j[u], up_j[u]);
+        gradients_through_silu_mul<T>(zi[u], gate_i[u], up_i[u]);
+        gradients_through_silu_mul<T>(zj[u], gate_j[u], up_j[u]);
       }
       h.set_gradients(rotates, 0, k, gate_i, gate_j);
       h.set_gradients(rotates, 1, k, up_i, up_j);
     } else {
 #pragma unroll
       for (int u = 0; u < P::kUnit; ++u) {
-        up_i[u] = silu_mul(gate_i[u], up_i[u], sigmoid(gate_i[u]));
-        up_j[u] = silu_mul(gate_j[u], up_j[u], sigmoid(gate_j[u]));
+        up_i[u] = silu_mul(gate_i[u], up_i[u], sigmoid<T>(gate_i[u]));
+        up_j[u] = silu_mul(gate_j[u], up_j[u], sigmoid<T>(gate_j[u]));
       }
       P::set(z, k, up_i, up_j);
     }
@@ -92,11 +96,12 @@ cudaError_t launch_silu_mul(const Problem& problem, const Rows& x, const Rows& g
     };
     with_pairing<T>(problem, bytes <= kFewBytes, vectorize, [&](auto pairing, auto source, auto shared) {
       using P = decltype(pairing);
-      const int64_t row_threads = half.dim / 2 / P::kPairs, blocks = blocks_for(problem, row_threads, 1);
-      const SiluMulArguments a{pair_rows(problem, x, row_threads, blocks, bytes <= kPrefetchBytes), RowMap(gz),
+      const int64_t row_threads = half.dim / 2 / P::kPairs;
+      const RowTiles tiles(problem, row_threads, 1);
+      const SiluMulArguments a{pair_rows(problem, x, row_threads, tiles, bytes <= kPrefetchBytes), RowMap(gz),
                                RowMap(out), static_cast<int>(half.dim)};
       launch(&silu_mul_kernel<T, P, decltype(source), decltype(shared)::value, Gradient>,
-             dim3(static_cast<unsigned>(blocks)), dim3(kThreads), stream, a);
+             dim3(static_cast<unsigned>(tiles.blocks)), dim3(kThreads), stream, a);
     });
   });
   return cudaGetLastError();

@@ -31,8 +31,8 @@ struct ThroughSiluMul {
           rotate_pair(hi[s][n], hj[s][n], c[s].r1i[k + n], c[s].r1_j(k + n), c[s].r2i[k + n], c[s].r2_j(k + n),
                       gi[s][n], gj[s][n]);
       }
-      gradients_through_silu_mul(zi[n], gi[0][n], gi[1][n]);
-      gradients_through_silu_mul(zj[n], gj[0][n], gj[1][n]);
+      gradients_through_silu_mul<typename P::Element>(zi[n], gi[0][n], gi[1][n]);
+      gradients_through_silu_mul<typename P::Element>(zj[n], gj[0][n], gj[1][n]);
     }
   }
 

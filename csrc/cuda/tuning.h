@@ -26,11 +26,14 @@
 #ifndef ROAD_ROWS_TABLES_SHARED
 #define ROAD_ROWS_TABLES_SHARED 1
 #endif
+#ifndef ROAD_ROWS_TABLES_ADJACENT
+#define ROAD_ROWS_TABLES_ADJACENT 2
+#endif
 #ifndef ROAD_ROWS_TABLES_OWN
-#define ROAD_ROWS_TABLES_OWN 2
+#define ROAD_ROWS_TABLES_OWN 4
 #endif
 #ifndef ROAD_ROWS_ANGLES_SHARED
-#define ROAD_ROWS_ANGLES_SHARED 2
+#define ROAD_ROWS_ANGLES_SHARED 4
 #endif
 #ifndef ROAD_ROWS_ANGLES_OWN
 #define ROAD_ROWS_ANGLES_OWN 4
@@ -70,6 +73,12 @@
 #ifndef ROAD_BLOCK_ROWS_OWN
 #define ROAD_BLOCK_ROWS_OWN 128
 #endif
+#ifndef ROAD_SLICES
+#define ROAD_SLICES 1
+#endif
+#ifndef ROAD_LAST_ROWS
+#define ROAD_LAST_ROWS 2
+#endif
 #ifndef ROAD_BACKWARD_BLOCKS
 #define ROAD_BACKWARD_BLOCKS 2
 #endif
@@ -83,6 +92,13 @@
 // block they took 15 us of 90 in road_4, with 16384 bfloat16 rows of 4096 on an H100.
 #ifndef ROAD_TABLE_BYTES
 #define ROAD_TABLE_BYTES (16 << 20)
+#endif
+
+#ifndef ROAD_RESIDENT_SILU
+#define ROAD_RESIDENT_SILU 896
+#endif
+#ifndef ROAD_STREAM_BYTES
+#define ROAD_STREAM_BYTES (12 << 20)
 #endif
 
 namespace road::cuda {
@@ -105,6 +121,7 @@ static_assert(
     "powers of two: sums are added pairwise, and a block's rows are multiples of those side by side and at once");
 
 constexpr int64_t kFewBytes = ROAD_FEW_BYTES, kFewBytesAngles = ROAD_FEW_BYTES_ANGLES,
-                  kPrefetchBytes = ROAD_PREFETCH_BYTES, kTableBytes = ROAD_TABLE_BYTES;
+                  kPrefetchBytes = ROAD_PREFETCH_BYTES, kTableBytes = ROAD_TABLE_BYTES,
+                  kStreamBytes = ROAD_STREAM_BYTES;
 
 }  // namespace road::cuda

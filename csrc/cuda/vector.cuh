@@ -93,9 +93,32 @@ struct alignas(sizeof(T) * N) Pack {
   T v[N];
 };
 
-template <class T, int N, bool Aligned>
+// 16 bytes, aligned, which the L2 cache gives up last (tables, which other rows need as well) or first.
+enum class Keep { kFirst, kLast };
+template <class T, int N, Keep keep>
+__device__ __forceinline__ Pack<T, N> load_with(const T* p) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  uint64_t policy;
+  if constexpr (keep == Keep::kLast) asm("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(policy));
+  else asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  uint4 words;
+  asm volatile("ld.global.L2::cache_hint.v4.u32 {%0, %1, %2, %3}, [%4], %5;"
+               : "=r"(words.x), "=r"(words.y), "=r"(words.z), "=r"(words.w)
+               : "l"(p), "l"(policy));
+  Pack<T, N> out;
+  memcpy(&out, &words, sizeof out);
+  return out;
+#else
+  return *reinterpret_cast<const Pack<T, N>*>(p);
+#endif
+}
+
+// Once: they are not needed again, and leave the caches to others first.
+template <class T, int N, bool Aligned, bool Once = false>
 __device__ __forceinline__ Pack<T, N> load_pack(const T* p) {
-  if constexpr (Aligned) {
+  if constexpr (Aligned && Once && sizeof(T) * N == 16) {
+    return load_with<T, N, Keep::kFirst>(p);
+  } else if constexpr (Aligned) {
     return *reinterpret_cast<const Pack<T, N>*>(p);
   } else {
     Pack<T, N> out;
@@ -105,9 +128,17 @@ __device__ __forceinline__ Pack<T, N> load_pack(const T* p) {
   }
 }
 
-template <class T, int N, bool Aligned>
+template <class T, int N, bool Aligned, bool Once = false>
 __device__ __forceinline__ void store_pack(T* p, const Pack<T, N>& pack) {
   if constexpr (Aligned) {
+#if defined(__CUDA_ARCH__)
+    if constexpr (Once && sizeof(T) * N == 16) {
+      uint4 words;
+      memcpy(&words, &pack, sizeof words);
+      __stcs(reinterpret_cast<uint4*>(p), words);
+      return;
+    }
+#endif
     *reinterpret_cast<Pack<T, N>*>(p) = pack;
   } else {
 #pragma unroll
@@ -121,20 +152,8 @@ __device__ __forceinline__ void store_pack(T* p, const Pack<T, N>& pack) {
 // adapter 1.5 %.
 template <class T, int N>
 __device__ __forceinline__ Pack<T, N> load_kept(const T* p) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-  if constexpr (sizeof(T) * N == 16) {
-    uint64_t policy;
-    asm("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(policy));
-    uint4 words;
-    asm volatile("ld.global.L2::cache_hint.v4.u32 {%0, %1, %2, %3}, [%4], %5;"
-                 : "=r"(words.x), "=r"(words.y), "=r"(words.z), "=r"(words.w)
-                 : "l"(p), "l"(policy));
-    Pack<T, N> out;
-    memcpy(&out, &words, sizeof out);
-    return out;
-  }
-#endif
-  return load_pack<T, N, true>(p);
+  if constexpr (sizeof(T) * N == 16) return load_with<T, N, Keep::kLast>(p);
+  else return load_pack<T, N, true>(p);
 }
 
 // Brings what is there into the L2 cache.  Of memory that is still being written, this does no harm: the cache is where

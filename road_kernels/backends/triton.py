@@ -86,14 +86,14 @@ def rotate_add_rms_norm_(*args):
     _fused_kernels().rotate_add_rms_norm_(*args)
 
 
-def add_rms_norm_backward(gy, *args):
-    if _is_batched(gy):
-        return fused_formula.add_rms_norm_backward(gy, *args)
-    return _fused_kernels().add_rms_norm_backward(gy, *args)
+def add_rms_norm_backward(gy, gs, *args):
+    module = fused_formula if _is_batched(gy) or _is_batched(gs) else _fused_kernels()
+    return module.add_rms_norm_backward(gy, gs, *args)
 
 
-def rotate_rope(*args):
-    return _fused_kernels().rotate_rope(*args)
+def rotate_rope(qkv, *args):
+    module = fused_formula if _is_batched(qkv) else _fused_kernels()  # a gradient, as in rotate_backward
+    return module.rotate_rope(qkv, *args)
 
 
 def rotate_rope_(*args):

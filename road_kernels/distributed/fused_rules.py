@@ -59,8 +59,9 @@ def add_rms_norm(x, residual, weight, r1, r2, ids, eps, group_size):
 
 
 def add_rms_norm_backward(gy, gs, s, weight, eps):
-    rows = [WHOLE, *(Shard(d) for d in range(s.ndim - 1))]
-    return [([place], [place, place, place, WHOLE]) for place in rows], [(s.ndim - 1, s.shape[-1])]
+    placements = [([place], [place, place, place, WHOLE]) for place in (WHOLE, *map(Shard, _by_rows(s)))]
+    placements.append(([SUM], [SUM, SUM, WHOLE, WHOLE]))  # linear in gy and gs
+    return placements, [(s.ndim - 1, s.shape[-1])] * 3
 
 
 def rope(qkv, positions, cache, r1, r2, ids, num_heads, num_kv_heads, head_dim, is_neox, group_size):

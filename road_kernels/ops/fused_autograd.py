@@ -1,7 +1,7 @@
 """Gradients of the fused ops, wired once for every backend.
 
 rotate_silu_mul has a kernel for its gradients. Of the other two the neighbour's gradient comes first: a norm's has a
-kernel, and that of RoPE is a rotation with the positions for ids; then the rotation's own, rotate_backward.
+kernel, and that of RoPE is RoPE by the opposite angles; then the rotation's own, rotate_backward.
 """
 
 import torch
@@ -103,25 +103,34 @@ class RotateRope(torch.autograd.Function):
         qkv, positions, cos_sin_cache, r1, r2, adapter_ids = ctx.saved_tensors
         heads, is_neox, group_size, backend = ctx.call
         mask = [ctx.needs_input_grad[k] for k in (0, 3, 4)]
-        gh = _unrotate_rope(grad, positions, cos_sin_cache, heads, is_neox, backend)
+        gh = _unrotate_rope(grad, positions, cos_sin_cache, heads, is_neox, group_size, backend)
         gqkv, gr1, gr2 = _rotation_gradients(gh, qkv, r1, r2, adapter_ids, group_size, backend, mask)
         gqkv, gkept = (None, gqkv) if ctx.keeps else (gqkv, None)
         return gqkv, None, None, gr1, gr2, gkept, *[None] * 6
 
 
-def _unrotate_rope(grad, positions, cos_sin_cache, heads, is_neox, backend):
-    """RoPE transposed. RoPE rotates pairs, with the coefficients of a position for those of an adapter."""
-    num_heads, num_kv_heads, head_dim = heads
-    rotary_dim = cos_sin_cache.shape[1]
-    cos, sin = cos_sin_cache.chunk(2, dim=-1)
-    by_head = grad.reshape(*grad.shape[:-1], num_heads + 2 * num_kv_heads, head_dim)
-    qk = by_head[..., : num_heads + num_kv_heads, :rotary_dim]
-    ids = positions.expand(grad.shape[:-1])
-    backend = backend_of_backward(backend)
-    mask = [True, False, False]
-    turned, _, _ = backend.rotate_backward(qk, qk, cos, sin, ids, "table", rotary_dim if is_neox else 2, False, mask)
-    qk = torch.cat((turned, by_head[..., : num_heads + num_kv_heads, rotary_dim:]), dim=-1)
-    return torch.cat((qk, by_head[..., num_heads + num_kv_heads :, :]), dim=-2).reshape(grad.shape)
+def _unrotate_rope(grad, positions, cos_sin_cache, heads, is_neox, group_size, backend):
+    """RoPE transposed: RoPE by the opposite angles, of rows without an adapter."""
+    head_dim, rotary_dim = heads[2], cos_sin_cache.shape[1]
+    # Any group size would do. One whose pairs are RoPE's is the least work for a kernel.
+    if not is_neox:
+        group_size = 2
+    elif head_dim % rotary_dim == 0:
+        group_size = rotary_dim
+    no_adapter, unread = positions.new_full((1,), -1), grad.new_ones((1, grad.shape[-1] // 2))
+    rope = *_opposite(positions, cos_sin_cache), unread, unread, no_adapter, *heads, is_neox, group_size
+    return backend_of_backward(backend, fused_formula).rotate_rope(grad.unsqueeze(0), *rope).squeeze(0)
+
+
+def _opposite(positions, cos_sin_cache):
+    """The positions, and a cache whose sines are negated, of the rows that they use if it has more."""
+    if type(positions) is torch.Tensor and positions.numel() < cos_sin_cache.shape[0]:  # a DTensor's are sharded
+        cache = cos_sin_cache.index_select(0, positions.reshape(-1))
+        positions = torch.arange(positions.numel(), device=positions.device).view(positions.shape)
+    else:
+        cache = cos_sin_cache.clone()
+    cache.narrow(1, cache.shape[1] // 2, cache.shape[1] // 2).neg_()
+    return positions, cache
 
 
 # Gradients of the ops themselves, for direct calls of torch.ops.road_kernels, for torch.compile and for DTensors.

@@ -36,24 +36,26 @@ def check_silu_mul_grad(grad: Tensor, x: Tensor) -> None:
 
 def check_add_rms_norm(x, residual, weight, r1, r2, adapter_ids, eps, group_size) -> None:
     _check_rotation(x, r1, r2, adapter_ids, group_size)
-    check_float_tensor("residual", residual)
-    if residual.shape != x.shape or residual.dtype != x.dtype or residual.device != x.device:
-        raise ValueError(
-            f"residual must match x, {list(x.shape)} {x.dtype} on {x.device}, "
-            f"got {list(residual.shape)} {residual.dtype} on {residual.device}"
-        )
+    _check_like("residual", residual, "x", x)
     _check_norm(x, weight, eps)
 
 
 def check_add_rms_norm_grads(gy: Tensor, gs: Tensor, s: Tensor, weight: Tensor, eps) -> None:
     check_float_tensor("s", s)
-    for name, t in (("gy", gy), ("gs", gs)):
-        if t.shape != s.shape or t.dtype != s.dtype or t.device != s.device:
-            raise ValueError(
-                f"{name} must match s, {list(s.shape)} {s.dtype} on {s.device}, "
-                f"got {list(t.shape)} {t.dtype} on {t.device}"
-            )
+    if s.dim() == 0:
+        raise ValueError("s must be [..., D], got a tensor without dimensions")
+    _check_like("gy", gy, "s", s)
+    _check_like("gs", gs, "s", s)
     _check_norm(s, weight, eps)
+
+
+def _check_like(name: str, t, of: str, x: Tensor) -> None:
+    check_float_tensor(name, t)
+    if t.shape != x.shape or t.dtype != x.dtype or t.device != x.device:
+        raise ValueError(
+            f"{name} must match {of}, {list(x.shape)} {x.dtype} on {x.device}, "
+            f"got {list(t.shape)} {t.dtype} on {t.device}"
+        )
 
 
 def _check_norm(x: Tensor, weight, eps) -> None:

@@ -22,6 +22,7 @@
       silu_mul.py           silu(gate) * up of rotated gate and up, and the gradient of x
       silu_mul_backward.py  ... all its gradients
       add_rms_norm.py       rotated x + residual and its RMSNorm
+      add_rms_norm_backward.py  ... and the gradient of that sum
       rope.py               rotated q, k and v, and RoPE on q and k
       crossed_rope.py       ... where the two kinds of pairs cross in any way
 

@@ -153,6 +153,28 @@ def _launch_add_rms_norm(x, residual, y, s, given, eps, group_size):
     return runner if same((weight, *tables), used) else None
 
 
+def add_rms_norm_backward(gy, gs, s, weight, eps):
+    tensors = gy, gs, s, weight
+    signature, addresses = _signature("add_rms_norm_backward", tensors, (eps,))
+    runner = ready.get(signature)
+    if runner is not None and is_current(s):
+        out = output(s)
+        runner(s.get_device(), *addresses, out.data_ptr())
+        return out
+    fused_checks.check_add_rms_norm_grads(*tensors, eps)
+    out = output(s)
+    if s.numel() == 0:
+        return out
+    with on_device(s):
+        *walked, _ = used = *map(layout.walkable, (gy, gs, s)), weight.contiguous()
+        runner = prepare_fused.add_rms_norm_backward(
+            s.device.index, s.shape, tuple(t.stride() for t in walked), s.dtype, _at_16_bytes(*walked, out), float(eps)
+        )(*used, out)
+    if same(tensors, used):
+        keep_ready(signature, runner)
+    return out
+
+
 def rotate_rope(qkv, positions, cos_sin_cache, r1, r2, adapter_ids, *options):
     """options: num_heads, num_kv_heads, head_dim, is_neox, group_size."""
     tensors = qkv, positions, cos_sin_cache, r1, r2, adapter_ids

@@ -174,8 +174,9 @@ def plan_reduce(cuts: int, adapters: int, dim: int) -> Reduce:
 # half. So does the backward of silu_mul, with at most so many pairs of a lane: it has sums and coefficients of both.
 TWO_PAIRS_OF_A_LANE = 4
 
-# The norm. Warps of a program of several rows, warps at most, and bytes that the first features of a row's pairs may
-# take in registers as float32. Longer rows are read twice, in tiles of half as much: each keeps sums beside (derived).
+# The norm and its gradient. Warps of a program of several rows, warps at most, and bytes that the first features of a
+# row's pairs (of the gradient: all features) may take in registers as float32. Longer rows are read twice, in tiles of
+# half as much: each keeps sums beside (derived).
 NORM_WARPS, MOST_NORM_WARPS, NORM_BYTES = 4, 16, 32 << 10
 
 
@@ -185,10 +186,12 @@ class Norm(NamedTuple):
     num_warps: int
 
 
-def plan_norm(dim: int, itemsize: int, runs: Runs, device: Device) -> Norm:
-    """From the shape of a row alone, and not the number of rows: a row's sum must not depend on the others."""
+def plan_norm(count: int, itemsize: int, runs: Runs, device: Device) -> Norm:
+    """count: pairs of a row (of the gradient: features). Nothing depends on the number of rows: a row's sum must not
+    depend on the others.
+    """
     lane_runs, most = runs.of_a_lane(itemsize), NORM_BYTES // max(itemsize, 4) // runs.run
-    width = max(2, power_of_two(dim // 2 // runs.run))
+    width = max(2, power_of_two(count // runs.run))
     rows = max(1, NORM_WARPS * device.lanes * lane_runs // width)
     if width > most:
         rows, width = 1, max(2, most // 2)

@@ -8,6 +8,7 @@ import torch
 
 from . import layout, plan, prepare
 from .kernels.add_rms_norm import add_rms_norm_kernel
+from .kernels.add_rms_norm_backward import add_rms_norm_backward_kernel
 from .kernels.crossed_rope import crossed_rope_kernel
 from .kernels.rope import rope_kernel
 from .kernels.silu_mul import silu_mul_kernel
@@ -117,7 +118,7 @@ def add_rms_norm(device, shape, strides, dtype, aligned, tables, eps, group_size
     rows, dim = prepare.row_count(shape), shape[-1]
     described = [layout.describe(shape, s) for s in strides]
     runs = plan.make_runs(dim, group_size, dtype.itemsize, prepare.alignment_of(dtype, aligned, described))
-    tile = plan.plan_norm(dim, dtype.itemsize, runs, prepare.device_of(device))
+    tile = plan.plan_norm(dim // 2, dtype.itemsize, runs, prepare.device_of(device))
     p_align = tables.align(runs.run)
     by_row = (n for rows in described for n in rows.integers(runs.align))
     integers = rows, tables.adapters, *tables.integers(rows, p_align), *by_row
@@ -128,6 +129,20 @@ def add_rms_norm(device, shape, strides, dtype, aligned, tables, eps, group_size
     return Launch(
         add_rms_norm_kernel, (-(-rows // tile.rows), 1, 1), integers, constants, tile.num_warps, tables.batched
     )
+
+
+@functools.lru_cache(prepare.CACHE)
+def add_rms_norm_backward(device, shape, strides, dtype, aligned, eps):
+    """The launch of add_rms_norm_backward_kernel. strides: of gy, gs and s."""
+    rows, dim = prepare.row_count(shape), shape[-1]
+    described = [layout.describe(shape, s) for s in strides]
+    align = prepare.alignment_of(dtype, aligned, [*described, prepare.contiguous_rows(shape)])
+    runs = plan.Runs(False, align, align)
+    tile = plan.plan_norm(dim, dtype.itemsize, runs, prepare.device_of(device))
+    integers = rows, *(n for r in described for n in r.integers(align))
+    constants = dim, eps, align, _are_split(described), tile.rows, tile.runs, runs.run
+    grid = -(-rows // tile.rows), 1, 1
+    return Launch(add_rms_norm_backward_kernel, grid, integers, constants, tile.num_warps)
 
 
 @functools.lru_cache(prepare.CACHE)

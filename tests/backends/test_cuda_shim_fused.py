@@ -36,6 +36,37 @@ def test_one_launch(op, batched):
         backward, args = cuda_shim.build().rotate_silu_mul_backward, (case.x, case.r1, case.r2, case.ids, 32)
         for mask, count in (([True, False, False], 1), ([True] * 3, 2 + batched), ([False, True, False], 2 + batched)):
             assert launches(lambda mask=mask: backward(make_x(70, 96, dtype=torch.bfloat16), *args, mask)) == count
+    if op == "add_rms_norm":
+        assert launches(lambda: cuda_shim.build().add_rms_norm_backward(*norm_gradients(70, 96), 1e-6)) == 1
+
+
+def norm_gradients(rows, dim, dtype=torch.bfloat16):
+    return *(make_x(rows, dim, dtype=dtype, seed=seed) for seed in (1, 2, 3)), make_x(dim, seed=4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("dim", [24, 96, 1536, 12288, 9001])
+def test_the_gradient_of_a_norm_does_not_depend_on_where_its_row_lies(dim, dtype):
+    """Rows shorter than a warp, than a block, and longer; also in rows that no 16 bytes divide."""
+    backward, args = cuda_shim.build().add_rms_norm_backward, norm_gradients(5, dim, dtype)
+    want = backward(*args, 1e-6)
+    around = torch.zeros(5, dim + 3, dtype=dtype)
+    for k in range(3):
+        moved = list(args)
+        moved[k] = around.clone()[:, 1:-2].copy_(moved[k])
+        assert torch.equal(backward(*moved, 1e-6), want)
+    weight = torch.cat((torch.zeros(1), args[3]))[1:]
+    assert torch.equal(backward(*args[:3], weight, 1e-6), want)
+    assert torch.equal(backward(*(t[1:2] for t in args[:3]), weight, 1e-6), want[1:2])
+
+
+@pytest.mark.parametrize("dim", [96, 70])
+def test_the_gradient_of_a_norm_reads_nothing_before_the_wait(dim):
+    args = norm_gradients(70, dim)
+    want = cuda_shim.build().add_rms_norm_backward(*args, 1e-6)
+    pending = NotYetWritten(*args)
+    got = cuda_shim.build().add_rms_norm_backward(*args, 1e-6)
+    assert pending.written and torch.equal(got, want)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)

@@ -21,6 +21,7 @@ pytestmark = [
 ]
 KERNELS = {  # in each file, one compilation of a template
     "add_rms_norm.cu": 18,
+    "add_rms_norm_backward.cu": 16,
     "backward.cu": 32,
     "merge.cu": 8,
     "reduce.cu": 8,
@@ -43,6 +44,7 @@ REGISTERS = {
     "silu_mul.cu": 96,
     "silu_mul_backward.cu": 128,
     "rope.cu": 96,
+    "add_rms_norm_backward.cu": 128,
 }
 # Sums of a block, from its first threads.
 STORES_BESIDES_ROWS = {"backward.cu": {"STG.E", "STG.E.64"}}
@@ -139,6 +141,17 @@ def test_decoding_is_a_short_kernel(instructions):
         assert len(found) - count(found, "NOP") <= 400, name  # NOPs fill up the end and are not reached
 
 
+def test_the_gradient_of_a_norm_loads_all_of_a_short_row_before_its_barrier(instructions):
+    """s, both gradients and the first of a weight, one after the other."""
+    wide = [n for n in instructions("add_rms_norm_backward.cu") if re.search(r"(BFloat16|Half), 8, true, true>", n)]
+    assert len(wide) == 2
+    for name in wide:
+        found = instructions("add_rms_norm_backward.cu")[name]
+        assert count(found[found.index("BAR.SYNC.DEFER_BLOCKING") :], "LDG") == 0, name
+        assert "LLLL" in runs_of_loads(found, ".128"), name
+        assert {op for op in found if op.startswith("STG")} == {"STG.E.128"}, name
+
+
 WIDE = {
     "rotate.cu": 24,
     "backward.cu": 6,
@@ -206,8 +219,9 @@ def test_silu_takes_two_special_functions_for_an_output(instructions, source):
             assert count(found, "MUFU") == 2 * outputs, name
 
 
-def test_a_norm_has_one_barrier(instructions):
-    for name, found in instructions("add_rms_norm.cu").items():
+@pytest.mark.parametrize("source", ["add_rms_norm.cu", "add_rms_norm_backward.cu"])
+def test_a_norm_has_one_barrier(instructions, source):
+    for name, found in instructions(source).items():
         assert count(found, "BAR.SYNC") == 1 and count(found, "ATOM", "RED.", "LDL", "STL") == 0, name
         if "double" not in name:
             assert count(found, "SHFL") >= 5, name

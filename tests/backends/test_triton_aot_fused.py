@@ -81,11 +81,35 @@ def test_the_norm_keeps_a_row_in_registers(on_target, tmp_path, case):
     assert (launch.grid[0] == case.rows) == (case.dim > 512)
 
 
+@pytest.mark.parametrize(
+    "case",
+    [
+        NORMS[0],
+        NORMS[1],
+        *(FusedCase("add_rms_norm", dim=dim) for dim in (5120, 8192, 65536)),
+        FusedCase("add_rms_norm", dim=8192, dtype=F32),
+        FusedCase("add_rms_norm", dtype=F64),
+    ],
+    ids=str,
+)
+def test_the_gradient_of_a_norm_keeps_a_row_in_registers(on_target, tmp_path, case):
+    on_target("sm_90")
+    launch, dtypes = case.launches()["gradient"]
+    sass = Sass(compile_launch(launch, dtypes, "sm_90"), tmp_path)
+    assert not sass.stack and not sass.local, vars(sass)
+    assert sass.registers * launch.num_warps * 32 <= 65536, vars(sass)
+    assert sass.shared <= (2 * 8 * 16 if case.dim > 512 else 2048), vars(sass)
+    assert sass.widths("STG") == {"128"} and "128" in sass.widths("LDG"), vars(sass)
+    assert len(sass.widths("LDG")) == 1 or case.dim <= 512, vars(sass)  # then weight is spread over rows
+    assert (launch.grid[0] == case.rows) == (case.dim > 512)
+
+
 def test_long_rows_only_are_read_twice(on_target):
     on_target("sm_90")
-    for dim, loops in ((16384, False), (16384 + 64, True)):
-        ttir = compiled(FusedCase("add_rms_norm", dim=dim), "add_rms_norm", "sm_90").asm["ttir"]
-        assert ("scf.for" in ttir) == loops
+    for kernel, longest in (("add_rms_norm", 16384), ("gradient", 8192)):
+        for dim, loops in ((longest, False), (longest + 64, True)):
+            ttir = compiled(FusedCase("add_rms_norm", dim=dim), kernel, "sm_90").asm["ttir"]
+            assert ("scf.for" in ttir) == loops
 
 
 @pytest.mark.parametrize("case", ELEMENTWISE[:8], ids=str)

@@ -10,7 +10,7 @@ from support.problems import make_x
 from support.triton_interpreter import INTERPRETED
 
 import road_kernels as rk
-from road_kernels.ops import checks, fused_checks
+from road_kernels.ops import checks, fused_checks, fused_formula
 
 pytestmark = [
     pytest.mark.backend("triton"),
@@ -53,7 +53,7 @@ def test_long_rows_are_read_twice(constants, batched, dim):
     constants(NORM_BYTES=4 * 16)
     ids, group_size = IDS[:4] if batched else None, 2 if dim == 70 else 16
     runs = plan.make_runs(dim, group_size, 2, 1 if dim == 70 else 8)
-    assert plan.plan_norm(dim, 2, runs, plan.Device(1, 32)).runs * runs.run < dim // 2
+    assert plan.plan_norm(dim // 2, 2, runs, plan.Device(1, 32)).runs * runs.run < dim // 2
     case = make("add_rms_norm", (4,), dim, group_size, ids=ids, form="table", dtype=torch.bfloat16)
     want = expect(case)
     first = case.run(backend="triton")
@@ -63,6 +63,37 @@ def test_long_rows_are_read_twice(constants, batched, dim):
     constants(NORM_BYTES=1 << 15)
     again = make("add_rms_norm", (4,), dim, group_size, ids=ids, form="table", dtype=torch.bfloat16)
     assert all(map(torch.equal, first, again.run(backend="triton")))
+
+
+def norm_gradients(*shape, dtype=torch.bfloat16):
+    return *(make_x(*shape, dtype=dtype, seed=seed) for seed in (1, 2, 3)), make_x(shape[-1], seed=4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("dim", [64, 71])
+def test_long_rows_are_read_twice_by_the_gradient(constants, dim, dtype):
+    from road_kernels.triton import fused_ops
+
+    args = norm_gradients(4, dim, dtype=dtype)
+    want = fused_ops.add_rms_norm_backward(*args, 1e-5)
+    constants(NORM_BYTES=4 * 16)
+    got = fused_ops.add_rms_norm_backward(*args, 1e-5)
+    bound = 2 * torch.finfo(dtype).eps if dtype == torch.bfloat16 else 1e-14
+    torch.testing.assert_close(got, want, rtol=bound, atol=bound)
+    exact = fused_formula.add_rms_norm_backward(*(t.double() for t in args), 1e-5)
+    torch.testing.assert_close(got.double(), exact, rtol=bound, atol=bound)
+
+
+def test_the_gradient_of_a_norm_of_rows_far_apart():
+    """As test_offsets_beyond_32_bits."""
+    from road_kernels.triton import fused_ops
+
+    args, stride = norm_gradients(3, 8), 2**30 + 8
+    want = fused_ops.add_rms_norm_backward(*args, 1e-5)
+    for k in range(3):
+        moved = list(args)
+        moved[k] = torch.empty(2 * stride + 8, dtype=torch.bfloat16).as_strided((3, 8), (stride, 1)).copy_(args[k])
+        assert torch.equal(fused_ops.add_rms_norm_backward(*moved, 1e-5), want)
 
 
 BATCHES = {

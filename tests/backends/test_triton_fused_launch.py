@@ -62,6 +62,30 @@ def test_a_call_is_one_launch_and_an_equal_one_is_not_checked_again(recorder, mo
     assert all(t._version == inplace for t in written)
 
 
+def test_the_gradient_of_a_norm_is_one_launch(recorder, monkeypatch):  # noqa: F811
+    """An equal one is not checked again; one of another eps is; a layout that no kernel walks is copied every time."""
+    gy, gs, s = (torch.zeros(8, 64, dtype=BF16) for _ in range(3))
+    weight = torch.ones(64)
+    run = lambda *t, eps=1e-6: fused_ops.add_rms_norm_backward(*t, weight, eps)  # noqa: E731
+    run(gy, gs, s)
+    with monkeypatch.context() as m:
+        m.setattr(prepare_fused, "add_rms_norm_backward", None)
+        out = run(gs, gy, s)
+        with pytest.raises(TypeError):
+            run(gy, gs, s, eps=1e-5)
+    assert [name for name, *_ in recorder.launches] == ["add_rms_norm_backward_kernel"] * 2
+    _, values = named(recorder)
+    assert [values[k] for k in ("gy", "gs", "s", "weight", "out")] == [t.data_ptr() for t in (gs, gy, s, weight, out)]
+    columns = torch.zeros(64, 8, dtype=BF16).t()
+    for _ in range(2):
+        run(columns, gs, s)
+        assert named(recorder)[1]["gy"] != columns.data_ptr()
+    run(torch.ones((), dtype=BF16).expand(8, 64), gs, s)  # the gradient of a sum: one row of it
+    assert named(recorder)[1]["gy_stride"] == 0
+    launched = len(recorder.launches)
+    assert run(*(t[:0] for t in (gy, gs, s))).shape == (0, 64) and len(recorder.launches) == launched
+
+
 @pytest.mark.parametrize("op", KERNELS)
 def test_a_call_that_differs_is_checked(recorder, op):  # noqa: F811
     run(make_call(op, adapters=3))

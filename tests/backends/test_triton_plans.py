@@ -1,5 +1,8 @@
 """Configurations of the Triton kernels, from road_kernels/triton/plan.py, for an H100: every row and pair once."""
 
+import itertools
+import math
+
 import pytest
 from support.triton_interpreter import INTERPRETED
 
@@ -69,11 +72,15 @@ def test_norm_plans_have_every_pair_and_leave_no_lane_without(itemsize):
     """Lanes without an element would repeat those of others, and in place load what these have stored."""
     for lanes in (32, 64):
         for dim, group_size in [*DIMS, (131072, 64)]:
-            for alignment in (1, 2, 16 // itemsize):
+            for alignment, gradient in itertools.product((1, 2, 16 // itemsize), (False, True)):
                 runs = runs_of(dim, group_size, itemsize, 16, alignment)
-                tile = plan.plan_norm(dim, itemsize, runs, plan.Device(132, lanes))
-                looped = tile.runs * runs.run < dim // 2
-                assert not looped or (tile.rows == 1 and dim > plan.NORM_BYTES // max(itemsize, 4) * 2)
+                count = dim // 2
+                if gradient:
+                    count, run = dim, math.gcd(alignment, dim)
+                    runs = plan.Runs(False, run, run)
+                tile = plan.plan_norm(count, itemsize, runs, plan.Device(132, lanes))
+                looped = tile.runs * runs.run < count
+                assert not looped or (tile.rows == 1 and count > plan.NORM_BYTES // max(itemsize, 4))
                 assert tile.runs >= 2 and tile.rows & (tile.rows - 1) == 0  # no tile of one element
                 assert 1 <= tile.num_warps <= plan.MOST_NORM_WARPS
                 assert tile.rows * tile.runs >= lanes * tile.num_warps
@@ -121,12 +128,16 @@ def test_the_plans_of_common_layers():
     assert backward(16384, 1536) == (8, 2, 32, 8, 3, 6, 256)
 
     def norm(dim, itemsize=2):
-        return tuple(plan.plan_norm(dim, itemsize, runs_of(dim, 64, itemsize), device))
+        return tuple(plan.plan_norm(dim // 2, itemsize, runs_of(dim, 64, itemsize), device))
 
     # Rows, runs of each, warps.
     assert norm(4096) == (1, 256, 8) and norm(8192) == (1, 512, 16) and norm(16384) == (1, 1024, 16)
     assert norm(64) == (32, 4, 4) and norm(2048) == (1, 128, 4) and norm(65536) == (1, 512, 16)
     assert norm(4096, 4) == (1, 512, 16)
+    runs = plan.Runs(False, 8, 8)  # its gradient
+    assert [tuple(plan.plan_norm(dim, 2, runs, device)) for dim in (2048, 4096, 8192, 16384)] == [
+        (1, 256, 8), (1, 512, 16), (1, 1024, 16), (1, 512, 16),
+    ]  # fmt: skip
 
     assert plan.plan_reduce(256, 1, 4096) == (128, 16, 8)
     assert plan.plan_reduce(256, 64, 4096) == plan.plan_reduce(256, 1000, 4096) == (2, 512, 4)

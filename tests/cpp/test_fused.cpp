@@ -131,6 +131,37 @@ void test_add_rms_norm(DType dtype) {
   });
 }
 
+void test_add_rms_norm_backward(DType dtype) {
+  Regime regime("gradient of add and RMSNorm, ", name(dtype));
+  constexpr double eps = 1e-5;
+  for_each_problem(dtype, 45, [&](Case& c, Layout layout, Random& random) {
+    const int64_t dim = c.problem.dim;
+    Stack gy = c.make_rows(layout), gs = c.make_rows(), s = c.make_rows(kSlice), weight(DType::kFloat32, 1, dim);
+    gy.fill(random), gs.fill(random), s.fill(random), weight.fill(random);
+    Terms want(c.problem.rows * dim);
+    for (int64_t r = 0; r < c.problem.rows; ++r) {
+      Wide squares = 0, products = 0, magnitude = 0;
+      for (int64_t k = 0; k < dim; ++k) {
+        const Wide v = get(s, r, k), product = get(gy, r, k) * get(weight, 0, k) * v;
+        squares += v * v, products += product, magnitude += std::fabs(product);
+      }
+      const Wide scale = 1 / std::sqrt(squares / dim + eps), through = scale * scale * scale / dim;
+      for (int64_t k = 0; k < dim; ++k) {
+        const Wide v = get(s, r, k), given = get(gs, r, k), gn = get(gy, r, k) * get(weight, 0, k);
+        want[r * dim + k] = {given + gn * scale - v * products * through,
+                             std::fabs(given) + std::fabs(gn) * scale + std::fabs(v) * magnitude * through};
+      }
+    }
+    const road::RmsNorm norm{weight.data(), DType::kFloat32, eps};
+    Stack out = c.make_rows(layout);
+    road::cpu::add_rms_norm_backward(c.problem, gy.rows(), gs.rows(), s.rows(), norm, out.rows(), kThreads2);
+    compare(regime, c, out, want, kRoundings, "gradient of s");
+    CHECK(regime, out.padding_untouched(), c.describe());
+    road::cpu::add_rms_norm_backward(c.problem, gy.rows(), gs.rows(), s.rows(), norm, gs.rows(), kSerial);
+    CHECK(regime, gs.same_rows(out), c.describe(), " into the gradient of s");
+  });
+}
+
 void test_rope(DType dtype) {
   Regime regime("RoPE, ", name(dtype));
   Random random(44);
@@ -197,6 +228,7 @@ void test_fused() {
   for (const DType dtype : kDTypes) {
     test_silu_mul(dtype);
     test_add_rms_norm(dtype);
+    test_add_rms_norm_backward(dtype);
     test_rope(dtype);
   }
   test_silu_mul_gradients();

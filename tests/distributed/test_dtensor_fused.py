@@ -21,6 +21,11 @@ def test_rope_keeps_a_partial_sum(two_ranks):
     two_ranks.run(sharded_fused.check_fused, 2, "rope", "sum", True, False)
 
 
+def test_the_gradient_of_a_norm_keeps_partial_sums(two_ranks):
+    """And gathers features."""
+    two_ranks.run(sharded_fused.check_norm_gradient_of_partial_sums)
+
+
 @pytest.mark.parametrize("name", ["whole", "rows", "tokens"])
 @pytest.mark.parametrize("op", ["add_rms_norm", "rope"])
 def test_in_place(two_ranks, op, name):

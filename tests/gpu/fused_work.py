@@ -12,7 +12,8 @@ from road_kernels.backends import registry
 
 FORWARD = ("silu_mul", "add_rms_norm", "add_rms_norm in place", "rope", "rope in place")
 BACKWARD = ("silu_mul backward", "silu_mul backward of x")
-WORK = tuple(f"{prefix}{name}" for prefix in ("", "batched ") for name in FORWARD + BACKWARD)
+NORM_BACKWARD = "add_rms_norm backward of s"  # has no ids
+WORK = *(f"{prefix}{name}" for prefix in ("", "batched ") for name in FORWARD + BACKWARD), NORM_BACKWARD
 SIZE = {"silu_mul": 512, "add_rms_norm": 1024, "rope": 128}  # I, D, head_dim
 
 
@@ -23,16 +24,18 @@ class FusedWork:
     name: str
     kernels: str
     case: fused_cases.Case
-    gz: torch.Tensor
+    gz: torch.Tensor  # of add_rms_norm: the gradient of y
 
     def __call__(self) -> tuple[torch.Tensor, ...]:
         if "backward" not in self.name:
             keywords = {"inplace": True} if "in place" in self.name else {}
             return self.case.run(backend=self.kernels, **keywords)
-        c = self.case
-        backward = registry._loaded[self.kernels][0].rotate_silu_mul_backward
+        c, kernels = self.case, registry._loaded[self.kernels][0]
+        if self.name == NORM_BACKWARD:
+            gs, weight = c.args
+            return (kernels.add_rms_norm_backward(self.gz, gs, c.x, weight, c.keywords["eps"]),)
         wanted = [True, *["of x" not in self.name] * 2]
-        grads = backward(self.gz, c.x, c.r1, c.r2, c.ids, c.keywords["group_size"], wanted)
+        grads = kernels.rotate_silu_mul_backward(self.gz, c.x, c.r1, c.r2, c.ids, c.keywords["group_size"], wanted)
         return tuple(g for g in grads if g is not None)
 
     @property
@@ -53,4 +56,5 @@ def make_fused(name, kernels, form="table_half", rows=1200, group_size=64, dtype
     if op == "rope":
         positions = (torch.arange(rows, device=DEVICE) * (2 * seed + 1)) % fused_cases.MAX_POSITION
         case.args = positions, case.args[1]
-    return FusedWork(name, kernels, case, make_x(rows, SIZE["silu_mul"], dtype=dtype, seed=seed + 2))
+    width = SIZE["add_rms_norm" if op == "add_rms_norm" else "silu_mul"]
+    return FusedWork(name, kernels, case, make_x(rows, width, dtype=dtype, seed=seed + 2))

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from fused_work import WORK, make_fused
+from fused_work import NORM_BACKWARD, WORK, make_fused
 from gpu_work import (
     assert_ordered_on_the_current_stream,
     assert_repeatable,
@@ -15,6 +15,7 @@ from gpu_work import (
 from support.problems import make_params
 
 import road_kernels as rk
+from road_kernels.backends import registry
 
 
 @pytest.mark.parametrize("group_size", [128, 64, 2], ids=lambda g: f"group {g}")
@@ -80,7 +81,7 @@ ROWS, DIM, CHUNK = 2**31 // 4096 + 77, 4096, 2**17
 
 
 @pytest.mark.parametrize("offset", [0, 1], ids=["aligned", "unaligned"])
-@pytest.mark.parametrize("op", ["silu_mul", "add_rms_norm", "rope"])
+@pytest.mark.parametrize("op", ["silu_mul", "add_rms_norm", NORM_BACKWARD, "rope"])
 def test_more_than_two_to_the_31_elements(kernels, op, offset):
     need = 40 << 30
     if torch.cuda.mem_get_info()[0] < need:
@@ -98,6 +99,8 @@ def test_more_than_two_to_the_31_elements(kernels, op, offset):
         x_rows, id_rows = x[rows], ids[rows]
         if op == "silu_mul":
             return rk.rotate_silu_mul(x_rows, *tables, id_rows, backend=kernels)
+        if op == NORM_BACKWARD:
+            return registry._loaded[kernels][0].add_rms_norm_backward(x_rows, x_rows, x_rows, weight, 1e-6)
         if op == "add_rms_norm":
             return rk.rotate_add_rms_norm(x_rows, x_rows, weight, *tables, id_rows, backend=kernels)[0]
         heads = {"num_heads": 16, "num_kv_heads": 8, "head_dim": 128}

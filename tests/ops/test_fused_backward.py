@@ -4,6 +4,8 @@ import pytest
 import torch
 from support.fused_cases import OPS, make
 from support.problems import make_x
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 IDS = torch.tensor([2, -1, 0, 2])
 
@@ -104,6 +106,94 @@ def test_silu_mul_saves_x_and_nothing_else_of_its_size(backend):
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append((t.shape, t.dtype)) or t, lambda t: t):
         case.run_differentiable(*leaves, backend=backend)
     assert [s for s in saved if s[0].numel() >= 16 * 64] == [(case.x.shape, torch.bfloat16)]
+
+
+class Made(TorchDispatchMode):
+    """The ops that have made a tensor of so many elements, in their order."""
+
+    def __init__(self, elements: int):
+        super().__init__()
+        self.elements, self.ops = elements, []
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        result = op(*args, **(kwargs or {}))
+        given = {t.data_ptr() for t in tree_leaves(args) if isinstance(t, torch.Tensor)}
+        made = [t for t in tree_leaves(result) if isinstance(t, torch.Tensor) and t.data_ptr() not in given]
+        if any(t.numel() >= self.elements for t in made):
+            self.ops.append(op._schema.name)
+        return result
+
+
+BY_KERNELS = {
+    "silu_mul": ["rotate_silu_mul_backward"],
+    "add_rms_norm": ["add_rms_norm_backward", "rotate_backward"],
+    "rope": ["rotate_rope", "rotate_backward"],
+}
+
+
+@pytest.mark.backend("cpu")
+@pytest.mark.cpu_only
+@pytest.mark.parametrize("positions", [7, 40], ids=["few positions", "more positions than the cache has"])
+@pytest.mark.parametrize("op", OPS)
+def test_nothing_but_kernels_makes_a_tensor_of_the_gradients_size(op, positions):
+    """No concatenation, no copy, no float32 in between."""
+    rope = {"positions": torch.arange(positions) % 30, "rotary_dim": 24} if op == "rope" else {}
+    case = make(op, (3, positions), 32, 8, ids=torch.tensor([1, -1, 0]), dtype=torch.bfloat16, **rope)
+    leaves = [t.requires_grad_() for t in (case.x, case.r1, case.r2)]
+    outputs = case.run(backend="cpu")
+    grads = [torch.ones_like(t) for t in outputs]
+    with Made(grads[0].numel()) as made:
+        torch.autograd.grad(outputs, leaves, grads)
+    assert made.ops == [f"road_kernels::{name}" for name in BY_KERNELS[op]]
+
+
+ROPES = {
+    "half of a head": {"rotary_dim": 24},
+    "adjacent, a quarter": {"is_neox": False, "rotary_dim": 12},
+    "an odd half": {"rotary_dim": 26},
+    "positions for all": {"positions": torch.tensor([5, 39, 0, 39, 7])},
+    "positions of a request": {"positions": torch.tensor([[3], [0], [39], [7]], dtype=torch.int32)},
+    "one position": {"positions": torch.tensor(11)},
+    "float32 cache": {"cache_dtype": torch.float32},
+}
+
+
+@pytest.mark.parametrize("group_size", [2, 16, 48])
+@pytest.mark.parametrize("rope", ROPES.values(), ids=ROPES)
+def test_ropes(backend, rope, group_size):
+    """The pairs of RoPE and of the rotation cross in every way, and the cache is longer and shorter than the batch."""
+    for rows in (4, 52):
+        ids = IDS.repeat(rows // 4)
+        if "positions" in rope and rope["positions"].dim() == 2:
+            rope = rope | {"positions": rope["positions"].repeat(rows // len(rope["positions"]), 1)}
+        case = make("rope", (rows, 5), 48, group_size, ids=ids, dtype=torch.bfloat16, **rope)
+        wide = make(
+            "rope", (rows, 5), 48, group_size, ids=ids, dtype=torch.float64, param_dtype=torch.float64,
+            x=case.x.double(), **(rope | {"cache_dtype": torch.float64}),
+        )  # fmt: skip
+        wide.r1, wide.r2, wide.args = case.r1.double(), case.r2.double(), (case.args[0], case.args[1].double())
+        for got, want in zip(gradients(case, backend), gradients(wide, "python"), strict=True):
+            bound = 4 * torch.finfo(torch.bfloat16).eps if got.dtype == torch.bfloat16 else 1e-2
+            assert (got.double() - want).abs().max() <= bound * want.abs().max()
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_any_gradient(backend, op):
+    """Of a sum, which repeats one number, and of a transposed result; in a batch of gradients, too."""
+    case = make(op, (4, 3), 32, 8, ids=IDS)
+    leaves = [t.requires_grad_() for t in (case.x, case.r1, case.r2)]
+    z = case.run(backend=backend)[0]
+    turned = make_x(3, 4, z.shape[-1]).transpose(0, 1)
+    for grad in (torch.ones(()).expand_as(z), turned):
+        want = torch.autograd.grad(z, leaves, grad.contiguous(), retain_graph=True)
+        for got, w in zip(torch.autograd.grad(z, leaves, grad, retain_graph=True), want, strict=True):
+            torch.testing.assert_close(got, w, rtol=1e-6, atol=1e-6)
+    if backend == "cuda_shim":
+        return  # its functions are no ops, which vmap could take apart
+    many = torch.stack((turned, turned * 2))
+    want = [torch.autograd.grad(z, leaves, grad, retain_graph=True) for grad in many]
+    for got, *w in zip(torch.autograd.grad(z, leaves, many, is_grads_batched=True), *want, strict=True):
+        torch.testing.assert_close(got, torch.stack(w), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("op", OPS)

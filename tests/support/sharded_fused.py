@@ -7,6 +7,8 @@ from support.sharded import PLACEMENTS, mesh, place, refusal, whole
 from torch.distributed.tensor import Partial, Replicate, Shard
 from torch.distributed.tensor.debug import CommDebugMode
 
+from road_kernels.ops import schemas
+
 WHOLE = Replicate()
 
 
@@ -64,6 +66,23 @@ def check_fused(rank, shards, op, name, batched, inplace):
     for g, w in zip(got_grads, want_grads, strict=True):
         assert g.placements in ((of_grad,), (Partial(),), (WHOLE,))
         torch.testing.assert_close(whole(g), w, rtol=1e-5, atol=1e-4)
+
+
+def check_norm_gradient_of_partial_sums(rank):
+    """Linear in gy and gs together: the gradients of what adds up over ranks, as after a row-parallel layer."""
+    on = mesh(2)
+    gy, gs, s = (make_x(5, 4, 16, seed=seed) for seed in (1, 2, 3))
+    weight = make_x(16, seed=4)
+    want = schemas.add_rms_norm_backward(gy, gs, s, weight, 1e-6)
+    sums, rest = [place(t, on, [Partial()]) for t in (gy, gs)], [place(t, on, [WHOLE]) for t in (s, weight)]
+    with CommDebugMode() as sent:
+        got = schemas.add_rms_norm_backward(*sums, *rest, 1e-6)
+    assert sent.get_total_counts() == 0, sent.get_comm_counts()
+    assert got.placements == (Partial(),)
+    torch.testing.assert_close(whole(got), want, rtol=1e-5, atol=1e-5)
+    columns = [place(t, on, [Shard(2)]) for t in (gy, gs, s)]
+    got = schemas.add_rms_norm_backward(*columns, place(weight, on, [WHOLE]), 1e-6)
+    torch.testing.assert_close(whole(got), want, rtol=1e-5, atol=1e-5)
 
 
 def check_features_move(rank, op):

@@ -102,7 +102,11 @@ class FusedCase:
         if self.op == "add_rms_norm":
             all_strides = (strides, strides, (self.dim, 1), (self.dim, 1))
             args = (0, shape, all_strides, x, True, tables, 1e-6, self.group_size, self.in_place)
-            return {"add_rms_norm": (prepare_fused.add_rms_norm(*args), [x, x, x, r, r, ids, x, x])}
+            backward = prepare_fused.add_rms_norm_backward(0, shape, (strides,) * 3, x, True, 1e-6)
+            return {
+                "add_rms_norm": (prepare_fused.add_rms_norm(*args), [x, x, x, r, r, ids, x, x]),
+                "gradient": (backward, [x, x, x, x, x]),
+            }
         rotary_dim, cache = self.rotary_dim or self.head_dim, self.cache_dtype or x
         all_heads = self.dim // self.head_dim
         heads = all_heads, max(1, all_heads - 8)

@@ -76,8 +76,7 @@ void add_rms_norm_backward_row(const void* gy_, const void* gs_, const void* s_,
     constexpr int L = decltype(lanes)::value;
     using V = Lanes<A, L>;
     const V gn = load<T, L>(gy + k) * load<A, L>(weight + k);
-    store<T, L>(out + k,
-                normalized_gradient<V>(load<T, L>(gs + k), gn, load<T, L>(s + k), V{} + scale, V{} + through));
+    store<T, L>(out + k, normalized_gradient<V>(load<T, L>(gs + k), gn, load<T, L>(s + k), V{} + scale, V{} + through));
   });
 }
 

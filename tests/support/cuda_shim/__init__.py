@@ -22,6 +22,7 @@ BINDING = tuple(f"csrc/binding/{name}.cpp" for name in ("arguments", "check", "f
 FUSED = (
     "rotate_silu_mul",
     "rotate_silu_mul_backward",
+    "add_rms_norm_backward",
     *(f"rotate_{op}{_}" for op in ("add_rms_norm", "rope") for _ in ("", "_")),
 )
 SANITIZE = os.environ.get("ROAD_SHIM_SANITIZE") == "1"
