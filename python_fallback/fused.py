@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 from .gradients import rotate_backward, rotate_batched_backward
-from .rotate import bank_index, rotate, rotate_batched
+from .rotate import bank_index, first_outside, rotate, rotate_batched
 from .tables import arithmetic_dtype, split_last
 
 
@@ -104,7 +104,14 @@ def rotate_rope(
 def cos_and_sin(positions: Tensor, cos_sin_cache: Tensor) -> tuple[Tensor, Tensor]:
     """cos and sin of each position, [..., 1, rotary_dim / 2]; an index error for a position out of the cache."""
     index = bank_index(torch.where(positions == -1, -2, positions), cos_sin_cache.shape[0])  # -1 is no position
-    rows = cos_sin_cache.index_select(0, index.reshape(-1))
+    try:
+        rows = cos_sin_cache.index_select(0, index.reshape(-1))
+    except IndexError:
+        position, place = first_outside(positions, index, cos_sin_cache)
+        raise IndexError(
+            f"positions holds {position} (flat position {place}), but cos_sin_cache has positions 0 to "
+            f"{cos_sin_cache.shape[0] - 1}"
+        ) from None
     cos, sin = rows.reshape(*positions.shape, 1, cos_sin_cache.shape[1]).chunk(2, dim=-1)
     return cos, sin
 

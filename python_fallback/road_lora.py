@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from .rotate import road_apply, road_apply_batched
+from .merge import road_merge
+from .rotate import road_apply, road_apply_batched, select_rows
 from .tables import arithmetic_dtype
 
 
@@ -47,13 +48,15 @@ def road_lora_apply_batched(
     """
     dtype = arithmetic_dtype(h)
     z = road_apply_batched(h.to(dtype), theta, alpha, adapter_ids, variant, group_size)
-    ids = adapter_ids if lora_ids is None else lora_ids
-    ids = ids.reshape(ids.shape + (1,) * (h.dim() - 1 - ids.dim())).expand(h.shape[:-1])
+    ids, name = (adapter_ids, "adapter_ids") if lora_ids is None else (lora_ids, "lora_ids")
+    ids = ids.reshape(ids.shape + (1,) * (h.dim() - ids.dim()))
     scales = torch.as_tensor(scaling, dtype=dtype, device=h.device).expand(lora_a.shape[0])
+    scales = select_rows(scales[:, None], ids, name).expand(*h.shape[:-1], 1)
+    ids = ids[..., 0].expand(h.shape[:-1])
     for k in range(lora_a.shape[0]):
         rows = ids == k
         product = x[rows].to(dtype) @ lora_a[k].to(dtype).t() @ lora_b[k].to(dtype).t()
-        z = z.index_put((rows,), z[rows] + scales[k] * product)
+        z = z.index_put((rows,), z[rows] + scales[rows] * product)
     return z.to(h.dtype)
 
 
@@ -69,7 +72,10 @@ def road_lora_merge(
     group_size: int = 64,
 ) -> tuple[Tensor, Tensor | None]:
     """(R W + s B A, R b): the linear layer with both merged into it."""
-    dtype = arithmetic_dtype(weight)
-    mixed = road_apply(weight.t().to(dtype), theta, alpha, variant, group_size).t()
-    merged = mixed + scaling * lora_b.to(dtype) @ lora_a.to(dtype)
-    return merged.to(weight.dtype), None if bias is None else road_apply(bias, theta, alpha, variant, group_size)
+    mixed, bias = road_merge(weight.to(arithmetic_dtype(weight)), bias, theta, alpha, variant, group_size)
+    return add_product(mixed, lora_a, lora_b, scaling).to(weight.dtype), bias
+
+
+def add_product(weight: Tensor, lora_a: Tensor, lora_b: Tensor, scaling: float) -> Tensor:
+    """W + s B A in the dtype of W. weight: [D, in]."""
+    return torch.addmm(weight, lora_b.to(weight.dtype), lora_a.to(weight.dtype), alpha=scaling)

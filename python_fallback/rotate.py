@@ -34,12 +34,17 @@ def rotate_batched(x: Tensor, r1: Tensor, r2: Tensor, adapter_ids: Tensor, group
     return torch.where(active, z, x)
 
 
-def select_rows(bank: Tensor, ids: Tensor) -> Tensor:
+def select_rows(bank: Tensor, ids: Tensor, name: str = "adapter_ids") -> Tensor:
     """bank[ids] for ids [..., 1]: any row for -1, an index error for other ids outside the bank."""
-    index = bank_index(ids, bank.shape[0])
-    if bank.shape[0] == 0:  # no adapter at all: one row of zeros serves the -1
+    adapters = bank.shape[0]
+    index = bank_index(ids, adapters)
+    if adapters == 0:  # no adapter at all: one row of zeros serves the -1
         bank = bank.new_zeros(1, bank.shape[1])
-    return bank.index_select(0, index.reshape(-1)).reshape(*ids.shape[:-1], bank.shape[1])
+    try:
+        rows = bank.index_select(0, index.reshape(-1))
+    except IndexError:  # a CPU's, whose text names no argument
+        raise id_error(*first_outside(ids, index, bank), adapters, name) from None
+    return rows.reshape(*ids.shape[:-1], bank.shape[1])
 
 
 def bank_index(ids: Tensor, adapters: int) -> Tensor:
@@ -49,6 +54,19 @@ def bank_index(ids: Tensor, adapters: int) -> Tensor:
     """
     outside = (ids < -1) | (ids >= adapters)
     return torch.where(ids == -1, 0, torch.where(outside, max(1, adapters), ids))
+
+
+def first_outside(given: Tensor, index: Tensor, table: Tensor) -> tuple[int, int]:
+    """The first of the given numbers whose index is behind the table, and its flat position."""
+    position = int((index.reshape(-1) >= table.shape[0]).nonzero()[0])
+    return int(given.reshape(-1)[position]), position
+
+
+def id_error(id: int, position: int, adapters: int, name: str = "adapter_ids") -> IndexError:
+    return IndexError(
+        f"{name} holds {id} (flat position {position}), but must hold -1 (no adapter) or the index of one of the "
+        f"bank's {adapters} adapters"
+    )
 
 
 def road_apply(x: Tensor, theta: Tensor, alpha: Tensor, variant: str = "road_1", group_size: int = 64) -> Tensor:

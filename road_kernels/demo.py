@@ -225,7 +225,7 @@ def demonstrate(device: str, quick: bool) -> None:
         shapes = [(256, 4, 1, 0.1)]
     else:
         check_mixed_batch(width=1024, hidden=2816, blocks=4, tokens=32, adapters=6)
-        shapes = [(2048, 16, 1, 2.0), (2048, 16, 64, 5.0)]
+        shapes = [(2048, 16, 1, 1.0), (2048, 16, 64, 3.0)]
     for width, requests, tokens, seconds in shapes:
         rows = time_per_layer(width, requests, tokens, 2 * requests, seconds, device)
         what = "decode" if tokens == 1 else "prefill"

@@ -51,6 +51,13 @@ def check(backend: str | None, **tensors) -> None:
         raise RuntimeError(f"shards on {x.device} are computed by the backend {name!r}: no other can be asked for")
 
 
+def refuse(what: str, **tensors) -> None:
+    """Refuses DTensors where ``what`` has no rule for them."""
+    for name, t in tensors.items():
+        if is_sharded(t):
+            raise TypeError(f"{name} is a DTensor, which {what} does not take: call it on the local shards")
+
+
 def gathered(t: torch.Tensor) -> torch.Tensor:
     """All of a DTensor, on every rank: a collective of the ranks of its mesh. Other tensors as they are."""
     return t.full_tensor() if is_sharded(t) else t

@@ -126,7 +126,7 @@ def rotate_add_rms_norm(
     if wants_grad(x, residual, weight, r1, r2):
         if inplace:
             aliasing.check_recorded_inplace(x)
-            aliasing.check_recorded_inplace(residual)
+            aliasing.check_recorded_inplace(residual, "residual")
         return RotateAddRmsNorm.apply(*args[:5], kept_of(x, r1, r2, inplace), *args[5:], inplace, module)
     if not inplace:
         return module.rotate_add_rms_norm(*args)
@@ -190,7 +190,7 @@ def rotate_rope(
     )
     if wants_grad(qkv, r1, r2):
         if inplace:
-            aliasing.check_recorded_inplace(qkv)
+            aliasing.check_recorded_inplace(qkv, "qkv")
         kept = kept_of(qkv, r1, r2, inplace)
         return RotateRope.apply(*args[:5], kept, adapter_ids, heads, is_neox, group_size, inplace, module)
     if not inplace:

@@ -1,5 +1,7 @@
 """The products of a batch with one LoRA per row, added to it."""
 
+import contextlib
+
 import torch
 from torch import Tensor
 
@@ -7,6 +9,14 @@ from ..ops.autograd import is_transformed
 from ..python_fallback.rotate import bank_index
 
 _GATHERED = 1 << 28  # the most bytes of gathered factors at a time
+
+
+def without_autocast(t: Tensor):
+    """A context in which products are computed in the dtype of their factors."""
+    device = t.device.type
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):  # meta has none
+        return contextlib.nullcontext()
+    return torch.autocast(device, enabled=False)
 
 
 def add_products(z: Tensor, x: Tensor, a: Tensor, b: Tensor, ids: Tensor, scaling: float | Tensor) -> Tensor:

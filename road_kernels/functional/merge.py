@@ -28,7 +28,7 @@ def road_merge(
 
     Args:
         weight: [out, in]; its rows are mixed in pairs, D = out. bias: [out] or None.
-        inplace: write into weight and bias, and return them.
+        inplace: write into weight and bias, and return them. Their memory must not overlap.
         All four may be DTensors of one mesh; every rank of it makes the call. theta and alpha are gathered. Rows cut at
         multiples of group_size and columns stay where they are, others are redistributed and come back.
         The rest as in road_apply.
@@ -41,7 +41,7 @@ def road_merge(
         TypeError, ValueError: an argument of the wrong type, dtype, device or shape. Nothing is written then.
         RuntimeError: ``backend`` is not usable here.
     """
-    _check_layer(weight, bias, theta, alpha, variant, group_size, inplace)
+    check_layer(weight, bias, theta, alpha, variant, group_size, inplace)
     with torch.no_grad():
         theta, alpha = _parameters(weight, bias, theta, alpha, backend)
         tables = tables_in(torch.float64, theta, alpha, variant, group_size, backend)
@@ -69,14 +69,14 @@ def road_unmerge(
     Arguments and errors as in road_merge; also ValueError, naming the feature pair and the determinant, for a block
     that cannot be inverted. Reading it synchronises with the device.
     """
-    _check_layer(weight, bias, theta, alpha, variant, group_size, inplace)
+    check_layer(weight, bias, theta, alpha, variant, group_size, inplace)
     with torch.no_grad():
         theta, alpha = _parameters(weight, bias, theta, alpha, backend)
         tables = python_fallback.unmerge_tables(weight.shape[0], theta, alpha, variant, group_size)
         return _merge_layer(weight, bias, tables, group_size, inplace, backend)
 
 
-def _check_layer(weight, bias, theta, alpha, variant, group_size, inplace):
+def check_layer(weight, bias, theta, alpha, variant, group_size, inplace):
     checks.check_layer(weight, bias, group_size)
     checks.check_angles(weight.t(), theta, alpha, variant, group_size)
     if inplace:
@@ -84,6 +84,8 @@ def _check_layer(weight, bias, theta, alpha, variant, group_size, inplace):
             aliasing.check_inplace(weight, "weight")
             if bias is not None:
                 aliasing.check_inplace(bias, "bias")
+                if not sharded.is_sharded(weight, bias):  # whose memory is not theirs
+                    aliasing.check_apart(weight, bias, ("weight", "bias"))
 
 
 def _parameters(weight, bias, theta, alpha, backend):

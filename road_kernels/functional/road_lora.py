@@ -3,7 +3,6 @@
 RoAd alone has 2 to 8 parameters for two features of the output; with LoRA beside it capacity is chosen by the rank.
 """
 
-import contextlib
 from typing import Any
 
 import torch
@@ -13,9 +12,7 @@ from ..backends.registry import choose
 from ..distributed import dispatch as sharded
 from ..ops import aliasing, checks, lora_checks
 from ..ops.autograd import RotateAndAdd, is_transformed
-from ..python_fallback.tables import arithmetic_dtype
-from .lora_products import add_products
-from .merge import road_merge, road_unmerge
+from .lora_products import add_products, without_autocast
 from .rotate import road_apply, road_apply_batched
 
 
@@ -59,21 +56,17 @@ def road_lora_apply(
     Source: Liao & Monz, "3-in-1: 2D Rotary Adaptation", arXiv 2409.00119, which adds LoRA where RoAd alone runs out of
     capacity.
     """
-    checks.check_x(h, group_size, "h")
-    lora_checks.check_lora(h, x, lora_a, lora_b, scaling, batched=False)
-    for name, t in (("theta", theta), ("alpha", alpha)):
-        checks.check_float_tensor(name, t)
-    _refuse_sharded(h=h, x=x, theta=theta, alpha=alpha, lora_a=lora_a, lora_b=lora_b)
+    _check(h, x, theta, alpha, lora_a, lora_b, scaling, group_size, batched=False)
     if inplace and not is_transformed():
         aliasing.check_not_shared(h, x, lora_a, lora_b, name="h")  # the rest is checked by road_apply
     options: dict[str, Any] = {"variant": variant, "group_size": group_size, "backend": backend}
-    with _without_autocast(h):
+    with without_autocast(h):
         a, b = lora_a.to(h.dtype), lora_b.to(h.dtype)
         low = x.to(h.dtype).reshape(-1, x.shape[-1]) @ a.t()
         if inplace and not is_transformed() and _records(h, theta, alpha, low, b):
             checks.check_angles(h, theta, alpha, variant, group_size)
             aliasing.check_inplace(h, "h")
-            aliasing.check_recorded_inplace(h)
+            aliasing.check_recorded_inplace(h, "h")
             return RotateAndAdd.apply(h, theta, alpha, low, b, scaling, variant, group_size, choose(backend, h.device))
         inside = inplace and not is_transformed()
         z = road_apply(_kept(h, inplace and not inside), theta, alpha, inplace=inside, **options)
@@ -113,14 +106,11 @@ def road_lora_apply_batched(
         IndexError: an id outside -1 .. A-1 or -1 .. L-1 (on a GPU: a device-side assertion).
         The rest as in road_lora_apply.
     """
-    checks.check_x(h, group_size, "h")
-    lora_checks.check_lora(h, x, lora_a, lora_b, scaling, batched=True)
-    for name, t in (("theta", theta), ("alpha", alpha)):
-        checks.check_float_tensor(name, t)
-    ids = adapter_ids if lora_ids is None else lora_ids
-    checks.check_ids(h, ids, "adapter_ids" if lora_ids is None else "lora_ids", "h")
-    _refuse_sharded(h=h, x=x, theta=theta, alpha=alpha, lora_a=lora_a, lora_b=lora_b, ids=ids)
-    checks.check_id_values(ids, lora_a.shape[0], "adapter_ids" if lora_ids is None else "lora_ids")
+    _check(h, x, theta, alpha, lora_a, lora_b, scaling, group_size, batched=True)
+    ids, name = (adapter_ids, "adapter_ids") if lora_ids is None else (lora_ids, "lora_ids")
+    checks.check_ids(h, ids, name, "h")
+    sharded.refuse("RoAd + LoRA", **{name: ids})
+    checks.check_id_values(ids, lora_a.shape[0], name)
     options: dict[str, Any] = {"variant": variant, "group_size": group_size, "backend": backend}
     records = _records(h, x, theta, alpha, lora_a, lora_b)
     if inplace and not is_transformed():
@@ -128,82 +118,21 @@ def road_lora_apply_batched(
         others = (scaling, ids) if isinstance(scaling, Tensor) else (ids,)
         aliasing.check_not_shared(h, x, lora_a, lora_b, *others, name="h")
         if records:
-            aliasing.check_recorded_inplace(h)
+            aliasing.check_recorded_inplace(h, "h")
     inside = inplace and not is_transformed() and not records
-    with _without_autocast(h):
+    with without_autocast(h):
         z = road_apply_batched(_kept(h, inplace and not inside), theta, alpha, adapter_ids, inplace=inside, **options)
         z = add_products(z, x.to(h.dtype), lora_a.to(h.dtype), lora_b.to(h.dtype), ids, scaling)
         return h.copy_(z) if inplace and z is not h else z
 
 
-def road_lora_merge(
-    weight: Tensor,
-    bias: Tensor | None,
-    theta: Tensor,
-    alpha: Tensor,
-    lora_a: Tensor,
-    lora_b: Tensor,
-    *,
-    scaling: float = 1.0,
-    variant: str = "road_1",
-    group_size: int = 64,
-    inplace: bool = False,
-    backend: str | None = None,
-) -> tuple[Tensor, Tensor | None]:
-    """(R W + s B A, R b): the linear layer with both adapters merged into it.
-
-    Args as in road_merge and road_lora_apply. Computed in float32 or wider and rounded once; without gradients.
-    """
-    _check_merge(weight, lora_a, lora_b, scaling, group_size)
-    options: dict[str, Any] = {"variant": variant, "group_size": group_size, "backend": backend}
-    with torch.no_grad(), _without_autocast(weight):
-        wide = arithmetic_dtype(weight)
-        merged, mixed = road_merge(weight.to(wide), bias, theta, alpha, **options)
-        merged = torch.addmm(merged, lora_b.to(wide), lora_a.to(wide), alpha=scaling)
-        return _stored(weight, bias, merged, mixed, inplace)
-
-
-def road_lora_unmerge(
-    weight: Tensor,
-    bias: Tensor | None,
-    theta: Tensor,
-    alpha: Tensor,
-    lora_a: Tensor,
-    lora_b: Tensor,
-    *,
-    scaling: float = 1.0,
-    variant: str = "road_1",
-    group_size: int = 64,
-    inplace: bool = False,
-    backend: str | None = None,
-) -> tuple[Tensor, Tensor | None]:
-    """(R^-1 (W - s B A), R^-1 b): undoes road_lora_merge up to rounding; see road_unmerge on that, and on errors."""
-    _check_merge(weight, lora_a, lora_b, scaling, group_size)
-    options: dict[str, Any] = {"variant": variant, "group_size": group_size, "backend": backend}
-    with torch.no_grad(), _without_autocast(weight):
-        wide = arithmetic_dtype(weight)
-        rest = torch.addmm(weight.to(wide), lora_b.to(wide), lora_a.to(wide), alpha=-scaling)
-        unmerged, mixed = road_unmerge(rest, bias, theta, alpha, **options)
-        return _stored(weight, bias, unmerged, mixed, inplace)
-
-
-def _check_merge(weight, lora_a, lora_b, scaling, group_size) -> None:
-    checks.check_layer(weight, None, group_size)
-    lora_checks.check_factors(lora_a, lora_b, weight.shape[1], weight.shape[0])
-    lora_checks.check_number(scaling)
-    _refuse_sharded(weight=weight, lora_a=lora_a, lora_b=lora_b)
-    for name, t in (("lora_a", lora_a), ("lora_b", lora_b)):
-        if t.device != weight.device:
-            raise ValueError(f"{name} must be on the device of weight ({weight.device}), got {t.device}")
-
-
-def _stored(weight, bias, new_weight, new_bias, inplace: bool):
-    if not inplace:
-        return new_weight.to(weight.dtype), new_bias
-    aliasing.check_inplace(weight, "weight")
-    if bias is not None:
-        aliasing.check_inplace(bias, "bias")
-    return weight.copy_(new_weight), None if bias is None else bias.copy_(new_bias)
+def _check(h, x, theta, alpha, lora_a, lora_b, scaling, group_size, batched: bool) -> None:
+    """All but the shapes of theta and alpha, which the rotation checks."""
+    checks.check_x(h, group_size, "h")
+    lora_checks.check_lora(h, x, lora_a, lora_b, scaling, batched)
+    for name, t in (("theta", theta), ("alpha", alpha)):
+        checks.check_float_tensor(name, t)
+    sharded.refuse("RoAd + LoRA", h=h, x=x, theta=theta, alpha=alpha, lora_a=lora_a, lora_b=lora_b)
 
 
 def _added(z: Tensor, low: Tensor, bt: Tensor, scaling: float) -> Tensor:
@@ -224,16 +153,3 @@ def _records(*tensors: Tensor) -> bool:
 def _kept(h: Tensor, overwritten: bool) -> Tensor:
     """What autograd may save of h: a copy, if the result is copied into it later."""
     return h.clone() if overwritten else h
-
-
-def _without_autocast(t: Tensor):
-    device = t.device.type
-    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):  # meta has none
-        return contextlib.nullcontext()
-    return torch.autocast(device, enabled=False)
-
-
-def _refuse_sharded(**tensors: Tensor) -> None:
-    for name, t in tensors.items():
-        if sharded.is_sharded(t):
-            raise TypeError(f"{name} is a DTensor, which RoAd + LoRA does not take: call it on the local shards")

@@ -25,12 +25,15 @@ def check_inplace(x: Tensor, name: str = "x") -> None:
         )
 
 
-def check_recorded_inplace(x: Tensor) -> None:
+def check_recorded_inplace(x: Tensor, name: str = "x") -> None:
     """Refuses a write that autograd cannot record; autograd would refuse it only after the kernel has written."""
-    if EXTENSION is not None:
-        EXTENSION.check_inplace(x)
-    elif x._is_view():
-        x.narrow(-1, 0, 0).zero_()  # writes nothing, but is refused where writing all of x would be
+    try:
+        if EXTENSION is not None:
+            EXTENSION.check_inplace(x)
+        elif x._is_view():
+            x.narrow(-1, 0, 0).zero_()  # writes nothing, but is refused where writing all of x would be
+    except RuntimeError as error:
+        raise RuntimeError(f"{name} cannot be written in place: use inplace=False ({error})") from None
 
 
 def check_not_shared(x: Tensor, *parameters: Tensor, name: str = "x") -> None:
@@ -40,6 +43,14 @@ def check_not_shared(x: Tensor, *parameters: Tensor, name: str = "x") -> None:
     """
     if not torch.compiler.is_compiling() and any(shares_memory(x, t) for t in parameters):
         refuse_shared(name)
+
+
+def check_apart(x: Tensor, y: Tensor, names: tuple[str, str]) -> None:
+    """Refuses writing two tensors that overlap."""
+    if not torch.compiler.is_compiling() and shares_memory(x, y):
+        raise ValueError(
+            f"{names[1]} shares memory with {names[0]}, so both cannot be written in place: use inplace=False"
+        )
 
 
 def refuse_shared(name: str) -> NoReturn:

@@ -10,6 +10,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
+from ..python_fallback.rotate import id_error
 from .extension import EXTENSION
 
 FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
@@ -151,10 +152,7 @@ def check_tables_batched(x, r1, r2, adapter_ids, group_size) -> None:
 
 
 def refuse_id(id: int, position: int, adapters: int, name: str = "adapter_ids") -> NoReturn:
-    raise IndexError(
-        f"{name} holds {id} (flat position {position}), but must hold -1 (no adapter) or the index of one of the "
-        f"bank's {adapters} adapters"
-    )
+    raise id_error(id, position, adapters, name)
 
 
 def check_id_values(adapter_ids: Tensor, adapters: int, name: str = "adapter_ids") -> None:

@@ -1,6 +1,5 @@
 """AdapterBank: the adapters that a server has loaded, in slots that its batches refer to by index."""
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -9,15 +8,13 @@ from torch import Tensor
 
 from ..functional import rotate_batched
 from . import bank_ids
-from .adapter import Adapter
 from .bank_layer import BankLayer
 from .bank_tables import BankTables
 from .bank_writer import BankWriter
 from .layer_names import some
-from .slots import Slots
 
 
-class AdapterBank:
+class AdapterBank(BankWriter):
     """A fixed number of slots, each with the tables (r1, r2) of one adapter for every layer of a model.
 
         bank = AdapterBank({"q": 4096, "v": 1024}, capacity=100, device="cuda")
@@ -74,16 +71,13 @@ class AdapterBank:
             raise TypeError(f"capacity must be an int, got {type(capacity).__name__}")
         if capacity < 1:
             raise ValueError(f"capacity must be 1 or more, got {capacity}")
-        self.capacity = capacity
-        self._store = BankTables(widths, capacity, group_size, compact, device, dtype, packed)
+        super().__init__(BankTables(widths, capacity, group_size, compact, device, dtype, packed), capacity)
         self.widths, self.group_size, self.compact = self._store.widths, group_size, bool(compact)
         self.device, self.dtype = self._store.device, dtype
         self._tables = {**self._store.by_layer, **self._store.of_packed}
-        self._slots = Slots(capacity)
-        self._writer = BankWriter(self._store, self._slots, capacity)
 
     def __reduce__(self):
-        with self._writer.lock:
+        with self._lock:
             by_name = dict(self._slots.by_name)
             rows = self._store.read(list(by_name.values()))
         about = dict(self.widths), self.capacity, self.group_size, self.compact
@@ -145,7 +139,7 @@ class AdapterBank:
         try:
             yield bank_ids.to_device(slots, out, self.device)
         finally:
-            self._writer.clear(self._slots.release(slots))
+            self._clear(self._slots.release(slots))
 
     def ids_of_slots(self, slots: Tensor, *, out: Tensor | None = None) -> Tensor:
         """``slots`` with -1 in place of the number of every empty slot, whose rows then pass bit for bit.
@@ -192,70 +186,6 @@ class AdapterBank:
             f"AdapterBank({len(self)} of {self.capacity} adapters, {len(self.widths)} layers, {self.nbytes} bytes of "
             f"{'compact ' if self.compact else ''}{self.dtype} tables on {self.device})"
         )
-
-    def load(self, name: str, adapter: Adapter | str | os.PathLike, *, partial: bool = False) -> int:
-        """Puts an adapter into a free slot and returns the slot.
-
-        Args:
-            name: not yet loaded.
-            adapter: an Adapter, or the folder of a PEFT RoAd checkpoint (see Adapter.from_peft). A layer of it is the
-                bank's layer of the same name, or the only one whose name it ends with or that ends with its name
-                ("model.layers.0.q_proj" and "layers.0.q_proj").
-            partial: allow layers of the bank that the adapter does not have: they stay the identity.
-
-        Raises:
-            BankFullError: no slot is free; nothing is evicted automatically.
-            ValueError, TypeError, FileNotFoundError: the name is taken, or the adapter does not fit: a layer missing,
-                unknown, ambiguous or of another width, another group_size, a variant that compact tables cannot
-                hold, a NaN or infinity, a damaged or missing file. The bank is unchanged.
-        """
-        return self._writer.load(name, adapter, partial)
-
-    def replace(self, name: str, adapter: Adapter | str | os.PathLike, *, partial: bool = False) -> int:
-        """Gives a loaded name another adapter and returns its new slot. Arguments and errors as in ``load``.
-
-        The new adapter is written to a free slot, then the name is moved, then the old slot is freed: a lookup of the
-        name gives the old adapter or the new one, never a mixture. In a full bank: evict, then load.
-
-        Raises KeyError if no adapter of that name is loaded.
-        """
-        return self._writer.replace(name, adapter, partial)
-
-    def update(
-        self,
-        name: str,
-        layers: Mapping[str, tuple[Tensor, Tensor]] | Adapter,
-        *,
-        form: str | None = None,
-        partial: bool = False,
-    ) -> int:
-        """Gives a loaded adapter new values, in its slot, and returns the slot: what a trainer sends every step.
-
-        All layers are computed and checked, then written at once: between two steps of the calling thread, or beside
-        other threads. A ``hold`` that opens during the write waits for its end. Where one is open on the adapter, it
-        keeps the old values; the new ones go to a free slot, and the name moves there, as in ``replace``.
-
-        Args:
-            layers: layer name -> (theta, alpha), or (r1, r2), with names as in ``load``; or an Adapter. Tensors on the
-                bank's device are used there, with one synchronisation; others go through the CPU. They must not change
-                during the call.
-            form: what ``layers`` hold: "road_1" (the default), "road_2" or "road_4" of the bank's group_size, or
-                "table": [D/2] or, for a bank that is not compact, [D]. Of an Adapter it is the variant.
-            partial: allow layers of the bank to be absent: they keep their values.
-
-        Raises:
-            KeyError: no adapter of that name is loaded.
-            BankFullError: a running batch holds the adapter, and no slot is free for a second version.
-            ValueError, TypeError: as in ``load``. The bank is unchanged after each of these.
-        """
-        return self._writer.update(name, layers, form, partial)
-
-    def evict(self, name: str) -> None:
-        """Removes an adapter. Its slot becomes the identity and free, at once or when the last ``hold`` on it ends.
-
-        Raises KeyError if no adapter of that name is loaded.
-        """
-        self._writer.evict(name)
 
     def _no_layer(self, layer: str) -> KeyError:
         return KeyError(f"no layer {layer!r} in this bank: it has {some(self.widths)}")

@@ -1,6 +1,5 @@
 """enable, disable and enabled: what they replace in PEFT, and that they restore it."""
 
-import contextlib
 import copy
 import io
 import pickle
@@ -12,6 +11,7 @@ import torch
 from peft.tuners.road import RoadModel
 from peft.tuners.road import layer as peft_road
 from peft.utils.other import AuxiliaryTrainingWrapper as HEAD
+from support.defaults import MODES
 from support.peft_models import first, layers, make_model, randomize
 from support.problems import make_x
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -203,33 +203,15 @@ def test_what_a_peft_lacks_is_named(monkeypatch, change):
     monkeypatch.undo()
 
 
-MODES = {
-    "bfloat16": lambda: default_dtype(torch.bfloat16),
-    "float16": lambda: default_dtype(torch.float16),
-    "float64": lambda: default_dtype(torch.float64),
-    "meta": lambda: torch.device("meta"),
-    "FakeTensorMode": FakeTensorMode,
-    "inference mode": torch.inference_mode,
-    "no_grad": torch.no_grad,
-}
+OTHER_MODES = {"FakeTensorMode": FakeTensorMode, "no_grad": torch.no_grad}
 
 
-@contextlib.contextmanager
-def default_dtype(dtype):
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", [*MODES, *OTHER_MODES])
 def test_enable_under_any_default_or_mode(mode):
     model, x = make_model(("road_1", 64), ("road_4", 2)).eval(), make_x(3, 16)
     with road_peft.enabled():
         want = model(x), model(x, adapter_names=["A", "B", "__base__"])
-    with MODES[mode]():
+    with {**MODES, **OTHER_MODES}[mode]():
         road_peft.enable()
         if mode not in ("meta", "FakeTensorMode"):
             assert torch.equal(model(x), want[0])

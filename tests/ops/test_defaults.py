@@ -1,9 +1,8 @@
 """Nothing depends on the default dtype or device of the moment, or on being called in inference mode."""
 
-import contextlib
-
 import pytest
 import torch
+from support.defaults import MODES
 from support.problems import FORMS, apply, make_params, make_x
 
 import road_kernels as rk
@@ -12,25 +11,6 @@ from road_kernels import Adapter, AdapterBank
 pytestmark = pytest.mark.wiring
 
 IDS = torch.tensor([2, -1, 0, 2])
-
-
-@contextlib.contextmanager
-def default_dtype(dtype):
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
-MODES = {
-    "bfloat16": lambda: default_dtype(torch.bfloat16),
-    "float16": lambda: default_dtype(torch.float16),
-    "float64": lambda: default_dtype(torch.float64),
-    "meta": lambda: torch.device("meta"),
-    "inference mode": torch.inference_mode,
-}
 
 
 def same(got, want):

@@ -166,18 +166,21 @@ def test_cancelling_determinant(backend):
 
 @pytest.mark.parametrize(
     "make",
-    [lambda x: (x * 1).chunk(2)[0], lambda x: (x * 1).unbind(0)[1], lambda x: x[:, :8]],
+    [lambda x: (x * 1).chunk(2)[0], lambda x: (x * 1).unbind(0)[1], lambda x: x[:2]],
     ids=["chunk", "unbind", "view of a leaf"],
 )
 @pytest.mark.parametrize("extension", [True, False], ids=["extension", "no extension"])
-def test_what_autograd_cannot_record_is_refused_before_any_write(backend, make, extension, monkeypatch):
+@pytest.mark.parametrize("form", ["road_1", "table"])
+@pytest.mark.parametrize("batched", [False, True], ids=["single", "batched"])
+def test_what_autograd_cannot_record_is_refused_before_any_write(backend, make, extension, form, batched, monkeypatch):
     if not extension:  # without it, the check is written in PyTorch
         monkeypatch.setattr(aliasing, "EXTENSION", None)
-    theta, alpha = (t.requires_grad_() for t in make_params("road_1", None, 8))
-    y = make(make_x(4, 8).requires_grad_())
+    p, q = (t.requires_grad_() for t in make_params(form, 3 if batched else None, 8))
+    y = make(make_x(4, 1, 8).requires_grad_())
     before = y.detach().clone()
-    with pytest.raises(RuntimeError, match="view"):
-        apply(y, theta, alpha, "road_1", group_size=4, inplace=True, backend=backend)
+    ids = IDS[: len(y)] if batched else None
+    with pytest.raises(RuntimeError, match=r"x cannot be written in place: use inplace=False \(.*view"):
+        apply(y, p, q, form, ids, group_size=4, inplace=True, backend=backend)
     assert torch.equal(y, before)
 
 

@@ -176,6 +176,20 @@ def test_opcheck(columns_adjacent):
         torch.library.opcheck(schemas.merge_, (weight.clone(), r1, r2, 6), test_utils=utils)
 
 
+@pytest.mark.parametrize("function", [rk.road_merge, rk.road_unmerge, rk.road_lora_merge, rk.road_lora_unmerge])
+def test_a_bias_in_the_memory_of_the_weight_is_not_written(function):
+    weight, (theta, alpha) = make_x(24, 40), make_params("road_1", None, 24)
+    lora = (make_x(2, 40), make_x(24, 2)) if "lora" in function.__name__ else ()
+    before = weight.clone()
+    for bias in (weight[:, 3], weight.view(-1)[:24]):
+        with pytest.raises(ValueError, match="bias shares memory with weight, so both cannot be written in place"):
+            function(weight, bias, theta, alpha, *lora, group_size=6, inplace=True)
+        assert torch.equal(weight, before)
+        function(weight, bias, theta, alpha, *lora, group_size=6)
+    storage = make_x(25, 40)  # side by side is apart
+    function(storage[:24], storage[24, :24], theta, alpha, *lora, group_size=6, inplace=True)
+
+
 @pytest.mark.wiring
 def test_under_compile(backend):
     weight, bias = make_x(24, 40), make_x(24, seed=1)

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import platform
+import re
 import sys
 from pathlib import Path
 
@@ -240,3 +241,23 @@ def test_an_interrupted_build_ends(setup_py, monkeypatch, compiler):
     staged(setup_py, monkeypatch, compiler)
     with pytest.raises(SystemExit, match="interrupted"):
         run(setup_py, monkeypatch, SystemExit("interrupted"))
+
+
+def test_metadata_is_the_same_whatever_can_be_compiled(setup_py, monkeypatch):
+    """pip asks for it before it builds: no compiler is looked for, and nothing written."""
+    monkeypatch.setattr(sys, "argv", ["setup.py", "dist_info", "--output-dir", "."])
+    monkeypatch.setattr(setup_py, "extension", lambda kind: pytest.fail("looked for a compiler"))
+    assert run(setup_py, monkeypatch) == [{}]
+    assert not (setup_py.ROOT / "road_kernels" / "_build_info.py").exists()
+
+
+def test_files_that_are_compiled_together(setup_py, tmp_path):
+    sources = [f"csrc/binding/{path.name}" for path in sorted((ROOT / "csrc" / "binding").glob("*.cpp"))]
+    together = {f"csrc/binding/{name}.cpp" for names in setup_py.TOGETHER.values() for name in names}
+    assert together < set(sources)
+    joined = setup_py.joined(["csrc/cpu/rotate.cpp", *sources], tmp_path / "temporary")
+    *wholes, first = joined[: len(setup_py.TOGETHER) + 1]
+    assert first == "csrc/cpu/rotate.cpp" and not together & set(joined)
+    included = re.findall(r'#include "(.*)"', "".join(Path(whole).read_text() for whole in wholes))
+    assert sorted(f"csrc/{name}" for name in included) == sorted(together)
+    assert set(joined) - set(wholes) == {"csrc/cpu/rotate.cpp", *sources} - together
