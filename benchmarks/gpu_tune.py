@@ -21,6 +21,7 @@ import torch
 
 from .gpu_batched_cases import SPREAD, batched_backward_case, batched_case
 from .gpu_cases import ANGLES, TABLES, backward_case, forward_case
+from .gpu_fused_cases import fused_case
 from .harness import record
 from .harness.failures import release_memory
 from .harness.measure import EFFORTS, measure
@@ -36,12 +37,16 @@ VARIANTS = {
     "256 threads": {"THREADS": 256},
     "64 threads": {"THREADS": 64},
     "forward: 2 rows a thread from shared tables": {"ROWS_TABLES_SHARED": 2},
-    "forward: 1 row a thread from own tables": {"ROWS_TABLES_OWN": 1},
-    "forward: 4 rows a thread from shared angles": {"ROWS_ANGLES_SHARED": 4},
+    "forward: 1 row a thread from shared tables of adjacent features": {"ROWS_TABLES_ADJACENT": 1},
+    "forward: 2 rows a thread from own tables": {"ROWS_TABLES_OWN": 2},
+    "forward: 2 rows a thread from shared angles": {"ROWS_ANGLES_SHARED": 2},
     "forward: 2 rows a thread from own angles": {"ROWS_ANGLES_OWN": 2},
     "forward: 8 bytes a thread at 1024 rows": {"FEW_BYTES": 8 << 20},
     "forward: prefetches at 1024 rows": {"PREFETCH_BYTES": 8 << 20},
-    "forward: angles of road_4 in every block": {"TABLE_BYTES": 1 << 40},
+    "forward: own angles in every block": {"TABLE_BYTES": 1 << 40},
+    "forward: 96 registers from shared tables": {"RESIDENT_TABLES": 640},
+    "forward: rows stay in the cache": {"STREAM_BYTES": 1 << 40},
+    "rotate_silu_mul: 72 registers": {"RESIDENT_SILU": 896},
     "backward: 128 columns": {"COLUMNS": 128},
     "backward: 32 rows a block": {"BLOCK_ROWS": 32},
     "backward: 128 rows a block": {"BLOCK_ROWS": 128},
@@ -82,6 +87,7 @@ def cases(device: torch.device, small: bool):
     backend = "cpu" if device.type == "cpu" else "cuda"
     yield partial(batched_case, rows, dim, backend, torch.float32, device)
     yield partial(batched_backward_case, rows, dim, backend, SPREAD, device)
+    yield partial(fused_case, "silu_mul", 64 if small else 8192, backend, device, small)
 
 
 def times(device: torch.device, small: bool = False) -> dict[str, dict[str, float]]:

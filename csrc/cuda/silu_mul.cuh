@@ -11,7 +11,7 @@
 
 namespace road::cuda {
 
-// Threads that must fit on a multiprocessor.
+// Threads that must fit on a multiprocessor.  A gradient holds more: 72 registers.
 template <bool Gradient>
 constexpr int kSiluResident = Gradient ? 896 : ROAD_RESIDENT_SILU;
 

@@ -1,6 +1,7 @@
 // Choices that only measurements on a device can settle.  Each can be set when compiling: nvcc reads
 // NVCC_APPEND_FLAGS=-DROAD_THREADS=256 from the environment, and benchmarks/gpu_tune.py compares several builds.  None
-// changes a result, apart from the order of sums.  The figures of an H100: benchmarks/results/*/tuning.txt.
+// changes a result, apart from the order of sums.  The figures of an H100 and of an H200:
+// benchmarks/results/*/tuning.txt.
 #pragma once
 
 #include <cstdint>
@@ -10,19 +11,34 @@
 #define ROAD_THREADS 128
 #endif
 // Threads of the forward that must fit on a multiprocessor, which limits their registers: 96, and 128 where
-// coefficients are made from angles of each row's own.  Without a limit ptxas spills a few in the widest instances to
-// fit more threads.
+// coefficients are made from angles of each row's own; without a limit ptxas spills a few in the widest instances to
+// fit more threads.  40 with one row from tables, because in a mixed batch only other threads hide that an id has to
+// arrive before its tables are asked for: 64 requests took 1.013 of one adapter so on an H200, and 1.027 with 44; 32
+// spill, and take 1.35.  64 in rotate_silu_mul: 161 us for 8192 rows of 2 x 14336 without adapters and 183 with, where
+// 72 took 162 and 189, 96 171 and 208; 48 spill.
 #ifndef ROAD_RESIDENT
 #define ROAD_RESIDENT 640
 #endif
 #ifndef ROAD_RESIDENT_OWN
 #define ROAD_RESIDENT_OWN 512
 #endif
-// Rows of a thread of the forward: with tables that both rows of a pair share, with tables of their own, from angles
-// that they share, from their own.  One row reaches 99.8 % of the fastest copy on an H200, two 97.5 to 98.9, four 97.5
-// to 98.7, eight 92 to 94.  From angles two reach 99.4 % on an H100, one 83.5; from angles of their own in road_4,
-// whose sines take longer than its rows, four reach 86, and two took half
-// as long again: see ROAD_TABLE_BYTES.
+#ifndef ROAD_RESIDENT_TABLES
+#define ROAD_RESIDENT_TABLES 1536
+#endif
+#ifndef ROAD_RESIDENT_SILU
+#define ROAD_RESIDENT_SILU 1024
+#endif
+// Rows of a thread of the forward: with tables that both rows of a pair share, also where features of a pair are side
+// by side (group_size 2: half as many bytes of a row), with tables of their own, from angles that they share, from
+// their own.  More rows share what a thread does once.  Percent of the fastest copy on an H200, whose memory is faster
+// beside its arithmetic than an H100's:
+//   rows               1     2     4
+//   shared tables  100.2  97.5  97.5
+//   side by side    80.2  98.0     -
+//   own tables      93.6  97.1  98.1   (side by side 79.8, 92.8, 99.2)
+//   shared angles      -  89.7  97.8   (H100: two 99.4, one 83.5)
+// From angles of their own in road_4, whose sines take longer than its rows, four reach 86 on an H100, and two took
+// half as long again: see ROAD_TABLE_BYTES.
 #ifndef ROAD_ROWS_TABLES_SHARED
 #define ROAD_ROWS_TABLES_SHARED 1
 #endif
@@ -54,7 +70,8 @@
 // wide 97.7, 256 wide 96.3; 16 rows a block 94 to 97, four 86; registers for three or four blocks with two rows at once
 // lose 4 to 10 %.  With the reduction, on an H100: 92.2 %, half as wide 93.3 (parameters only: 91.8 and 90.9); own
 // coefficients in 16 bytes and one row at once 80 to 83 %, in 8 bytes and four rows 86; 128 rows a block 2 to 5 %
-// more than 64.
+// more than 64.  On an H200 32 rows a block took 6 % longer than 64, and shorter blocks at the end of the rows, so that
+// multiprocessors end together, 2 %.
 #ifndef ROAD_BACKWARD_THREADS
 #define ROAD_BACKWARD_THREADS 256
 #endif
@@ -83,17 +100,12 @@
 #define ROAD_PREFETCH_BYTES (2 << 20)
 #endif
 // From so many bytes of x on, angles of each row's own are made into tables once, by a kernel before: 2 us.  In every
-// block they took 15 us of 90 in road_4, with 16384 bfloat16 rows of 4096 on an H100.
+// block they took 15 us of 90 in road_4, with 16384 bfloat16 rows of 4096 on an H100, and 8 of 64 in road_2 on an H200.
 #ifndef ROAD_TABLE_BYTES
 #define ROAD_TABLE_BYTES (16 << 20)
 #endif
-
-#ifndef ROAD_RESIDENT_TABLES
-#define ROAD_RESIDENT_TABLES 1536
-#endif
-#ifndef ROAD_RESIDENT_SILU
-#define ROAD_RESIDENT_SILU 1024
-#endif
+// From so many bytes of tables on, rows with an id each leave the L2 cache before them, beyond what load_kept does.  16
+// MB, 1000 adapters at random, took 1.20 of one adapter so on an H200 instead of 1.32; 8 MB gained nothing.
 #ifndef ROAD_STREAM_BYTES
 #define ROAD_STREAM_BYTES (12 << 20)
 #endif

@@ -148,8 +148,8 @@ __device__ __forceinline__ void store_pack(T* p, const Pack<T, N>& pack) {
 
 // N numbers, aligned, that other rows need as well: they stay in the L2 cache while rows stream through it.  16384 rows
 // by 1000 adapters at random took 1.06 of the time of one adapter so instead of 1.16 on an H100 (bfloat16 tables;
-// float32 1.31 and 1.39), 64 requests 1.00 instead of 1.01.  Hints on the rows themselves gain more there, and cost one
-// adapter 1.5 %.
+// float32 1.31 and 1.39), 64 requests 1.00 instead of 1.01.  Hints on the rows gain more where tables are many, and
+// cost one adapter 1.5 %: see ROAD_STREAM_BYTES.
 template <class T, int N>
 __device__ __forceinline__ Pack<T, N> load_kept(const T* p) {
   if constexpr (sizeof(T) * N == 16) return load_with<T, N, Keep::kLast>(p);
