@@ -2,6 +2,7 @@
 own on all linear layers.
 
     python -m benchmarks.generation [--shape 7b|7b-8|small|tiny] [--requests 1,8] [--prompt N] [--new-tokens N] ...
+    python -m benchmarks.generation --served [...]    only served models, in half a minute
 
 Weights and adapters are random: speed does not depend on them. Before anything is timed, the logits of every provider,
 after the prompt and after three more tokens, are compared with float64, each request alone with its adapter merged into
@@ -53,15 +54,15 @@ class Provider:
 class Served:
     """A model in every dtype asked for, with its adapters, prompts and reference."""
 
-    def __init__(self, shape: str, device: str, requests: int, prompt: int):
-        self.device, self.prompt = device, prompt
+    def __init__(self, shape: str, device: str, requests: int, prompt: int, served_only: bool = False):
+        self.device, self.prompt, self.served_only = device, prompt, served_only
         torch.manual_seed(0)
         self.model = models.llama(shape, device)
         self.road = models.Road.draw(self.model, requests)
-        self.lora = models.Lora.draw(self.model, requests, RANK)
+        self.lora = None if served_only else models.Lora.draw(self.model, requests, RANK)
         size = (requests, prompt + FORCED)
         self.tokens = torch.randint(self.model.config.vocab_size, size).to(device)
-        adapters = {"base": None, "RoAd": self.road, "LoRA": self.lora}
+        adapters = {"base": None, "RoAd": self.road} | ({} if served_only else {"LoRA": self.lora})
         self.reference = {
             family: models.reference_logits(self.model, those, self.tokens, 1 + FORCED)
             for family, those in adapters.items()
@@ -71,9 +72,6 @@ class Served:
     def providers(self, dtype: torch.dtype) -> list[Provider]:
         base = self.model if dtype == torch.bfloat16 else models.converted(self.model, dtype)
         batch = serving.Batch(self.device)
-        dtypes = (torch.float32,) if dtype == torch.float32 else (torch.float32, dtype)
-        peft_road = {d: serving.peft_road(base, self.road, d) for d in dtypes}
-        peft_lora = serving.peft_lora(base, self.lora, dtype)
 
         def road(name, model, use, adapter_dtype, **more):
             pairs = sum(t.shape[1] for t in self.road.theta.values())
@@ -90,8 +88,14 @@ class Served:
             Provider(PLAIN, base, nullcontext, "base"),
             Provider(PLAIN_SERVED, packed, functools.partial(batch.of, adapters=False), "base"),
             road("RoAd, served", packed, batch.of, torch.float32, ours=True),
-            road("RoAd, AdapterBank", serving.banked(base, self.road, batch), batch.of, torch.float32, ours=True),
         ]
+        if self.served_only:
+            return made
+        dtypes = (torch.float32,) if dtype == torch.float32 else (torch.float32, dtype)
+        peft_road = {d: serving.peft_road(base, self.road, d) for d in dtypes}
+        peft_lora = serving.peft_lora(base, self.lora, dtype)
+        bank = serving.banked(base, self.road, batch)
+        made.append(road("RoAd, AdapterBank", bank, batch.of, torch.float32, ours=True))
         for d, model in peft_road.items():
             if d == torch.float32:  # PEFT's default, whatever the model's dtype
                 use = functools.partial(_mixed, model, True)
@@ -186,6 +190,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         parser.add_argument("--requests", metavar="1,2,4,...")
         parser.add_argument("--prompt", type=int, metavar="TOKENS")
         parser.add_argument("--new-tokens", type=int, metavar="TOKENS")
+        parser.add_argument("--served", action="store_true", help="no models but the plain one and served ones")
 
     options = model_runs.arguments("Tokens/s of a mixed batch.", add, argv, "python -m benchmarks.generation")
     gpu = options.device.startswith("cuda")
@@ -202,7 +207,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     options = parse(argv)
-    served = Served(options.shape, options.device, max(options.requests), options.prompt)
+    served = Served(options.shape, options.device, max(options.requests), options.prompt, options.served)
     path = model_runs.run_cases(
         "generation",
         grid(options),

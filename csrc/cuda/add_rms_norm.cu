@@ -103,8 +103,9 @@ __global__ void __launch_bounds__(kMostThreads, 1) add_rms_norm_kernel(const __g
   const auto offset = [&](const RowMap& rows) { return works ? rows.offset(static_cast<uint64_t>(row)) : 0; };
   const T* x = static_cast<const T*>(a.x.data) + offset(a.x);
   const T* residual = static_cast<const T*>(a.residual.data) + offset(a.residual);
-  T* y = static_cast<T*>(a.y.data) + offset(a.y);
-  T* s = static_cast<T*>(a.s.data) + offset(a.s);
+  // Worked out when they are needed, and kept in no register before.
+  const auto y = [&] { return static_cast<T*>(a.y.data) + offset(a.y); };
+  const auto s = [&] { return static_cast<T*>(a.s.data) + offset(a.s); };
   const int64_t number = works ? id_number(a.ids, row) : 0;
   const int dim = 2 * a.pairs;
   Sum<T, P, Source, Shared> sum;
@@ -125,11 +126,11 @@ __global__ void __launch_bounds__(kMostThreads, 1) add_rms_norm_kernel(const __g
       sum.load(x + at, residual + at, a.half);
       sum.load_weights(a.norm, a.half, at);
       sum.add(a, checked_id(id, a.ids.adapters), pair, at);
-      sum.store(s + at, a.half, sum.i, sum.j);
+      sum.store(s() + at, a.half, sum.i, sum.j);
       squares = sum.squares();
     }
     const A scale = inverse_rms(add_row(squares, shared), dim, a.norm.eps);
-    if (mine) sum.store_normalized(y + at, a.half, scale);
+    if (mine) sum.store_normalized(y() + at, a.half, scale);
   } else {
     wait_for_inputs();
     const int id = works ? adapter_of(a.ids, number) : -1, end = works ? a.pairs : 0, step = blockDim.x * a.run;
@@ -163,9 +164,9 @@ __global__ void __launch_bounds__(kMostThreads, 1) add_rms_norm_kernel(const __g
       for (int pair = first; pair < first + a.run && pair < end; ++pair) {
         const int at = first_feature<P>(a, pair);
         load(pair, at);
-        sum.store(s + at, a.half, sum.i, sum.j);
+        sum.store(s() + at, a.half, sum.i, sum.j);
         sum.load_weights(a.norm, a.half, at);
-        sum.store_normalized(y + at, a.half, scale);
+        sum.store_normalized(y() + at, a.half, scale);
       }
     }
   }

@@ -119,7 +119,7 @@ __global__ void __launch_bounds__(kReduceThreads, Shared ? 4 : 2)
   // Of the pairs that a thread finishes.  All but the sums was there before the main kernel started, which is the only
   // one that this kernel may have to wait for: see wait_for_inputs.
   const int thread = threadIdx.y * blockDim.x + threadIdx.x, threads = blockDim.x * blockDim.y;
-  constexpr int kOwn = Shared ? V : 1;  // as many as its registers hold
+  constexpr int kOwn = Shared && V > 1 ? 2 : 1;  // as many as its registers hold
   PairParams<A, Shared> own[kOwn];
 #pragma unroll
   for (int k = 0; k < kOwn; ++k) {

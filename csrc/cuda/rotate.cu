@@ -32,14 +32,13 @@ struct RotateArguments : PairRows {
   bool streams;  // tables are so many that rows, which are needed once, should leave them their place in the cache
 };
 
-// Where a thread's row is, and which id it has.
+// Where a thread's row is read, and which id it has.
 struct RowPlace {
-  int64_t x, z, id;
+  int64_t number, x, id;
 };
 
 __device__ __forceinline__ RowPlace place_of(const RotateArguments& a, int64_t number) {
-  const auto row = static_cast<uint64_t>(number);
-  return {a.x.offset(row), a.z.offset(row), id_number(a.ids, number)};
+  return {number, a.x.offset(static_cast<uint64_t>(number)), id_number(a.ids, number)};
 }
 
 // Prefetches what a thread is going to read, while the kernel before this one still runs.
@@ -64,16 +63,20 @@ __device__ __forceinline__ void rotate_packs(typename P::Packs& packs, const Coe
   }
 }
 
+// Few rows, of which a thread takes less, never do.
+template <class P>
+constexpr bool kMayStream = P::kAligned && sizeof(typename P::Packs) > 16;
+
 template <class P>
 __device__ __forceinline__ void load_row(const RotateArguments& a, const typename P::Element* first,
                                          typename P::Packs& packs) {
-  if (P::kAligned && a.streams) P::template load<true>(first, a.half, packs);
+  if (kMayStream<P> && a.streams) P::template load<true>(first, a.half, packs);
   else P::load(first, a.half, packs);
 }
 template <class P>
 __device__ __forceinline__ void store_row(const RotateArguments& a, typename P::Element* first,
                                           const typename P::Packs& packs) {
-  if (P::kAligned && a.streams) P::template store<true>(first, a.half, packs);
+  if (kMayStream<P> && a.streams) P::template store<true>(first, a.half, packs);
   else P::store(first, a.half, packs);
 }
 
@@ -88,7 +91,10 @@ __global__ void __launch_bounds__(kThreads, kResidentThreads<Source, Shared, R> 
   const ThreadPlace place = place_of_thread(a);
   const int pair = place.number * P::kPairs, at = first_feature<P>(a, pair);
   const T* x = static_cast<const T*>(a.x.data) + at;
-  T* z = static_cast<T*>(a.z.data) + at;
+  // Worked out when it is needed, and kept in no register before.
+  const auto z_of = [&](int64_t row) {
+    return static_cast<T*>(a.z.data) + a.z.offset(static_cast<uint64_t>(row)) + at;
+  };
   const int64_t first = place.row * R;
   if (first >= a.rows) return wait_for_inputs();
   const auto load_coefs = [&](int id, Coefs& c) {
@@ -109,7 +115,7 @@ __global__ void __launch_bounds__(kThreads, kResidentThreads<Source, Shared, R> 
     if (id < 0 && a.in_place) return;  // such rows are not even read
     if (overlap) load_row<P>(a, x + row.x, packs);
     if (id >= 0 && !passes(c)) rotate_packs<P>(packs, c);
-    store_row<P>(a, z + row.z, packs);
+    store_row<P>(a, z_of(row.number), packs);
   };
   if constexpr (R == 1) {
     const RowPlace row = place_of(a, first);
@@ -140,7 +146,7 @@ __global__ void __launch_bounds__(kThreads, kResidentThreads<Source, Shared, R> 
       for (int r = 0; r < R; ++r) {
         if (first + r >= a.rows || (a.in_place && ids[r] < 0)) continue;
         if (ids[r] >= 0 && !passes(c[r])) rotate_packs<P>(packs[r], c[r]);
-        store_row<P>(a, z + rows[r].z, packs[r]);
+        store_row<P>(a, z_of(first + r), packs[r]);
       }
       return;
     }
@@ -163,7 +169,7 @@ __global__ void __launch_bounds__(kThreads, kResidentThreads<Source, Shared, R> 
     for (int r = 0; r < R; ++r) {
       if (first + r < a.rows) {
         if (rotates) rotate_packs<P>(packs[r], c);
-        P::store(z + rows[r].z, a.half, packs[r]);
+        P::store(z_of(first + r), a.half, packs[r]);
       }
     }
   }
