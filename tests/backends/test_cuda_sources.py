@@ -47,7 +47,7 @@ REGISTERS = {
     "add_rms_norm_backward.cu": 128,
 }
 # Sums of a block, from its first threads.
-STORES_BESIDES_ROWS = dict.fromkeys(("backward.cu", "silu_mul_backward.cu"), {"STG.E", "STG.E.64"})
+STORES_BESIDES_ROWS = {name: {"STG.E", "STG.E.64"} for name in ("backward.cu", "silu_mul_backward.cu")}
 SOURCES = sorted(path.name for path in (CSRC / "cuda").glob("*.cu"))
 
 
