@@ -22,7 +22,8 @@ def test_every_variant_changes_a_choice_that_exists():
 
 def test_what_is_measured():
     found = gpu_tune.times(torch.device("cpu"), small=True)
-    assert {work.split(",")[0] for work in found} == {"forward", "backward", "batched forward", "batched backward"}
+    ops = {"forward", "backward", "batched forward", "batched backward", "rotate_silu_mul"}
+    assert {work.split(",")[0] for work in found} == ops
     assert all(percent > 0 for percent in found.values())
 
 
@@ -30,11 +31,11 @@ def test_a_variant_that_fails_leaves_the_others(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(gpu_tune, "build", lambda name: "no such macro" if "256 threads" in name else None)
     monkeypatch.setattr(gpu_tune, "measured", lambda name: None if "2 rows" in name else {"forward: cuda": 97.5})
     monkeypatch.setattr(gpu_tune.record, "machine", lambda device: {"gpu": "a GPU"})
-    assert gpu_tune.main(["--only", "rows a thread", "256 threads", "--results", str(tmp_path)]) == 0
+    assert gpu_tune.main(["--only", "a thread from", "256 threads", "--results", str(tmp_path)]) == 0
     results = json.loads((tmp_path / "gpu_tune.json").read_text())["percent_of_copy"]
     assert list(results) == [
         gpu_tune.STANDING,
-        "forward: 4 rows a thread from shared angles",
+        "forward: 1 row a thread from shared tables of adjacent features",
         f"{gpu_tune.STANDING}, again",
     ]
     said = capsys.readouterr()
