@@ -16,8 +16,9 @@ namespace {
 struct NormArguments : PairRows {
   RowMap residual, y, s;
   RmsNorm norm;
-  int pairs;  // of a row
-  int run;    // pairs side by side that a thread adds up
+  bool same_dtype;  // of weight and rows
+  int pairs;        // of a row
+  int run;          // pairs side by side that a thread adds up
 };
 
 // Adjacent numbers of the features of a thread's pairs.
@@ -42,11 +43,11 @@ struct Sum {
   Sides<P, Source, Shared, 1> h;
   typename P::Packs added;
   A i[K], j[K];
-  A wi[K], wj[K];  // weights
+  typename P::Packs weight;
 
-  __device__ __forceinline__ void load_weights(const RmsNorm& norm, int half, int at) {
-    with_dtype(norm.weight_dtype,
-               [&](auto t) { load_features<P>(static_cast<const decltype(t)*>(norm.weight) + at, half, wi, wj); });
+  // Weights of the rows' own dtype, packed until they are needed: as numbers they would spill.
+  __device__ __forceinline__ void load_weight(const NormArguments& a, int at) {
+    if (a.same_dtype) P::load(static_cast<const T*>(a.norm.weight) + at, a.half, weight);
   }
   __device__ __forceinline__ void load(const T* x, const T* residual, int half) {
     h.load_rows(x, half, 0);
@@ -85,11 +86,24 @@ struct Sum {
     }
     P::store(first, half, packs);
   }
-  __device__ __forceinline__ void store_normalized(T* first, int half, A scale) const {
-    A yi[K], yj[K];
+  __device__ __forceinline__ void store_normalized(const NormArguments& a, T* first, int at, A scale) const {
+    A wi[K], wj[K];
+    if (a.same_dtype) {
 #pragma unroll
-    for (int k = 0; k < K; ++k) yi[k] = normalized(i[k], scale, wi[k]), yj[k] = normalized(j[k], scale, wj[k]);
-    store(first, half, yi, yj);
+      for (int k = 0; k < K; k += P::kUnit) {
+        A ui[P::kUnit], uj[P::kUnit];
+        P::get(weight, k, ui, uj);
+#pragma unroll
+        for (int u = 0; u < P::kUnit; ++u) wi[k + u] = ui[u], wj[k + u] = uj[u];
+      }
+    } else {
+      with_dtype(a.norm.weight_dtype, [&](auto t) {
+        load_features<P>(static_cast<const decltype(t)*>(a.norm.weight) + at, a.half, wi, wj);
+      });
+    }
+#pragma unroll
+    for (int k = 0; k < K; ++k) wi[k] = normalized(i[k], scale, wi[k]), wj[k] = normalized(j[k], scale, wj[k]);
+    store(first, a.half, wi, wj);
   }
 };
 
@@ -121,16 +135,16 @@ __global__ void __launch_bounds__(kMostThreads, 1) add_rms_norm_kernel(const __g
       if (id >= 0) Source::template prefetch_coefs<P, Shared>(a.params, 2 * a.half, id, pair, at);
     }
     wait_for_inputs();
-    if (mine) {  // nothing is read behind the barrier
+    if (mine) {  // weights of the same dtype as the rows are read in front of the barrier, too
       const int64_t id = load_id(a.ids, number);
       sum.load(x + at, residual + at, a.half);
-      sum.load_weights(a.norm, a.half, at);
+      sum.load_weight(a, at);
       sum.add(a, checked_id(id, a.ids.adapters), pair, at);
       sum.store(s() + at, a.half, sum.i, sum.j);
       squares = sum.squares();
     }
     const A scale = inverse_rms(add_row(squares, shared), dim, a.norm.eps);
-    if (mine) sum.store_normalized(y() + at, a.half, scale);
+    if (mine) sum.store_normalized(a, y() + at, at, scale);
   } else {
     wait_for_inputs();
     const int id = works ? adapter_of(a.ids, number) : -1, end = works ? a.pairs : 0, step = blockDim.x * a.run;
@@ -165,8 +179,8 @@ __global__ void __launch_bounds__(kMostThreads, 1) add_rms_norm_kernel(const __g
         const int at = first_feature<P>(a, pair);
         load(pair, at);
         sum.store(s() + at, a.half, sum.i, sum.j);
-        sum.load_weights(a.norm, a.half, at);
-        sum.store_normalized(y() + at, a.half, scale);
+        sum.load_weight(a, at);
+        sum.store_normalized(a, y() + at, at, scale);
       }
     }
   }
@@ -219,6 +233,7 @@ cudaError_t rotate_add_rms_norm(const Problem& problem, const Rows& x, const Row
                           RowMap(y),
                           RowMap(s),
                           norm,
+                          norm.weight_dtype == problem.dtype,
                           static_cast<int>(pairs),
                           static_cast<int>(run)};
     with_width<T>(problem, aligned ? width : 0, [&](auto pairing, auto source, auto shared) {

@@ -63,9 +63,9 @@ __device__ __forceinline__ void rotate_packs(typename P::Packs& packs, const Coe
   }
 }
 
-// Few rows, of which a thread takes less, never do.
+// 16-bit rows, beside which tables are large.  Few rows, of which a thread takes less, never do.
 template <class P>
-constexpr bool kMayStream = P::kAligned && sizeof(typename P::Packs) > 16;
+constexpr bool kMayStream = P::kAligned && sizeof(typename P::Element) == 2 && sizeof(typename P::Packs) > 16;
 
 template <class P>
 __device__ __forceinline__ void load_row(const RotateArguments& a, const typename P::Element* first,

@@ -11,9 +11,9 @@
 
 namespace road::cuda {
 
-// Threads that must fit on a multiprocessor.  A gradient holds more: 80 registers.
+// Threads that must fit on a multiprocessor.  A gradient holds more: 96 registers.
 template <bool Gradient>
-constexpr int kSiluResident = Gradient ? 768 : ROAD_RESIDENT_SILU;
+constexpr int kSiluResident = Gradient ? ROAD_RESIDENT : ROAD_RESIDENT_SILU;
 
 struct SiluMulArguments : PairRows {
   RowMap gz;   // of a gradient only

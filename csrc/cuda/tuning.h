@@ -23,7 +23,11 @@
 #define ROAD_RESIDENT_OWN 512
 #endif
 #ifndef ROAD_RESIDENT_TABLES
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900  // where cache hints take registers, and 40 spill
+#define ROAD_RESIDENT_TABLES 1280
+#else
 #define ROAD_RESIDENT_TABLES 1536
+#endif
 #endif
 #ifndef ROAD_RESIDENT_SILU
 #define ROAD_RESIDENT_SILU 1024
