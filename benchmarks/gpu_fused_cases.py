@@ -1,7 +1,4 @@
-"""The fused ops on bfloat16 rows, as cases of gpu_targets.py: what the rotation adds to its neighbour.
-
-No run on a GPU has measured these yet.
-"""
+"""The fused ops on bfloat16 rows, as cases of gpu_targets.py: what the rotation adds to its neighbour."""
 
 from functools import partial
 
