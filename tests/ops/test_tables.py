@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from support import oracle
+from support.backends import DEVICE
 from support.expected import f64
 from support.problems import DTYPES, make_params, make_x
 
@@ -115,3 +116,17 @@ def test_rotating_with_tables_equals_rotating_with_parameters(backend, variant):
         torch.autograd.grad(got, (theta, alpha), gz), torch.autograd.grad(want, (theta, alpha), gz), strict=True
     ):
         torch.testing.assert_close(g, w, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "named"), [(torch.float32, 1.7e-3), (torch.float16, 1.7e-3), (torch.bfloat16, 2.4e-3)], ids=str
+)
+def test_rms_errors_that_the_docs_name(backend, dtype, named):
+    """Of bfloat16 results, by the dtype of tables with scales around 1: docs/numerics.md, AdapterBank."""
+    generator = torch.Generator("cpu").manual_seed(0)
+    theta, alpha, x = (torch.randn(n, generator=generator, device="cpu") for n in ((512,), (512,), (64, 1024)))
+    r1, r2 = (t.to(DEVICE) for t in rk.road_tables(0.3 * theta, 1 + 0.1 * alpha))
+    x = x.bfloat16().to(DEVICE)
+    want = rk.rotate(x.double(), r1.double(), r2.double(), backend="python")
+    z = rk.rotate(x, r1.to(dtype), r2.to(dtype), backend=backend).double()
+    assert abs(float((z - want).norm() / want.norm()) - named) < 1e-4

@@ -20,7 +20,8 @@ def public_functions():
         if inspect.ismodule(thing):
             members = {f"{name}.{m}": getattr(thing, m) for m in getattr(thing, "__all__", ())}
         elif inspect.isclass(thing):
-            members = {f"{name}.{m}": v for m, v in vars(thing).items() if not m.startswith("_")}
+            ours = [base for base in reversed(thing.__mro__) if base.__module__.startswith("road_kernels")]
+            members = {f"{name}.{m}": v for base in ours for m, v in vars(base).items() if not m.startswith("_")}
             members[f"{name}.__init__"] = thing.__init__
         for full, member in members.items():
             member = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
