@@ -107,13 +107,15 @@ def cos_and_sin(positions: Tensor, cos_sin_cache: Tensor) -> tuple[Tensor, Tenso
     try:
         rows = cos_sin_cache.index_select(0, index.reshape(-1))
     except IndexError:
-        position, place = first_outside(positions, index, cos_sin_cache)
-        raise IndexError(
-            f"positions holds {position} (flat position {place}), but cos_sin_cache has positions 0 to "
-            f"{cos_sin_cache.shape[0] - 1}"
-        ) from None
+        raise position_error(*first_outside(positions, index, cos_sin_cache), cos_sin_cache.shape[0]) from None
     cos, sin = rows.reshape(*positions.shape, 1, cos_sin_cache.shape[1]).chunk(2, dim=-1)
     return cos, sin
+
+
+def position_error(position: int, place: int, max_position: int) -> IndexError:
+    return IndexError(
+        f"positions holds {position} (flat position {place}), but cos_sin_cache has positions 0 to {max_position - 1}"
+    )
 
 
 def rotated(x: Tensor, r1: Tensor, r2: Tensor, adapter_ids: Tensor | None, group_size: int) -> Tensor:

@@ -1,8 +1,8 @@
 """From recorded results to tables and plots: python -m benchmarks.report [--readme] [--results FOLDER].
 
 Writes benchmarks/RESULTS.md, with every table of every machine, and the plots beside the results. --readme also writes
-what stands between markers in README.md, docs/performance.md and docs/install.md (the newest CPU's demo.txt): no number
-there is typed by hand.
+what stands between markers in README.md and docs/ (PAGES; in install.md the newest CPU's demo.txt): no number there is
+typed by hand.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from .page import results_page
 from .readme import fill, parts_of
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "docs/performance.md", "docs/install.md")
+PAGES = ("README.md", "docs/performance.md", "docs/install.md", "docs/fused.md")
 
 
 def collect(root: Path) -> dict[Path, dict[str, dict]]:

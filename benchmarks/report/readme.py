@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..harness.record import CEILINGS, PLAIN
 from . import model_tables, tables
-from .targets_table import table_of_gpu_targets, table_of_targets
+from .targets_table import table_of_fused_ops, table_of_gpu_targets, table_of_targets
 from .wins import wins_sentence
 
 # What README.md compares: our kernels, the formula without them, and each other method in its best and its usual way.
@@ -91,6 +91,8 @@ def parts_of(found: dict[Path, dict[str, dict]]) -> dict[str, str]:
             parts["headline"] = headline(results["gpu_bars_met"])
             machine = tables.machine_line(results["gpu_bars_met"])
             parts["gpu_targets"] = f"{machine}\n\n{table_of_gpu_targets(results['gpu_bars_met'])}"
+        if "fused" not in parts and (table := table_of_fused_ops(results.get("gpu_bars", {"rows": []}))):
+            parts["fused"] = f"{tables.machine_line(results['gpu_bars'])}\n\n{table}"
     targets = [(f, r["cpu"]) for f, r in found.items() if "cpu" in r]
     if targets:
         folder, result = max(targets, key=lambda item: item[1]["machine"].get("date", ""))

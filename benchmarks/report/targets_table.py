@@ -33,6 +33,13 @@ UNITS = {
 }
 
 
+FUSED_PROVIDERS = {  # of gpu_fused_cases.py: heads
+    "the neighbour alone": "no adapters, us",
+    "64 requests": "fused, us",
+    "rotation, then neighbour": "rotation, then the rest, us",
+}
+
+
 def table_of_gpu_targets(result: dict) -> str:
     """result: the file that benchmarks/gpu_targets.py writes beside its rows."""
     lines = ["| work | backend | measured | target | |", "|---|---|---:|---:|---|"]
@@ -44,4 +51,21 @@ def table_of_gpu_targets(result: dict) -> str:
         lines.append(
             f"| {r['work']} | {r['backend']} | {values[0]} {UNITS[r['column']]} | {bound} {values[1]} | {met} |"
         )
+    return "\n".join(lines)
+
+
+def table_of_fused_ops(result: dict) -> str | None:
+    """result: what gpu_targets.py measured. Microseconds of the fused ops, or None where it measured none."""
+    times: dict[str, dict[str, float]] = {}
+    for r in result["rows"]:
+        if r["work"].startswith("rotate_"):
+            times.setdefault(r["work"], {})[r["provider"]] = r["us"]
+    if not times:
+        return None
+    head = ("rows x features, backend", *FUSED_PROVIDERS.values())
+    lines = [f"| {' | '.join(head)} |", "|---|" + "---:|" * len(FUSED_PROVIDERS)]
+    for work, by in times.items():
+        op, rest = work.split(", ", 1)
+        cells = (f"{by[name]:.3g}" if by.get(name) else "" for name in FUSED_PROVIDERS)
+        lines.append(f"| `{op}`, {rest} | {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -90,6 +90,13 @@ Tensor rotate_recorded(const Tensor& x, const Tensor& p, const Tensor& q, const 
 
 void check_inplace(const Tensor& x) { torch::autograd::check_inplace(x, /*requires_grad=*/true); }
 
+bool can_record_inplace(const Tensor& x) {
+  try {
+    check_inplace(x);
+    return true;
+  } catch (const c10::Error&) { return false; }
+}
+
 Tensor rotate_below(const Tensor& x, const Tensor& p, const Tensor& q, const OptionalTensor& adapter_ids,
                     std::string_view form, int64_t group_size, bool overlap) {
   at::AutoDispatchBelowADInplaceOrView below;

@@ -20,6 +20,7 @@ Tensor rotate_recorded(const Tensor& x, const Tensor& p, const Tensor& q, const 
 // Raises torch's own RuntimeError if autograd cannot record a write to x: a leaf, a view of one, one of several views
 // that an op returned.  The node would find out only after the kernel has written.
 void check_inplace(const Tensor& x);
+bool can_record_inplace(const Tensor& x);
 
 // Below the Autograd key, without a node.
 Tensor rotate_below(const Tensor& x, const Tensor& p, const Tensor& q, const OptionalTensor& adapter_ids,

@@ -46,7 +46,7 @@ PyObject* rotate(PyObject* const* args) {
   if (inplace) {
     if (!x.is_contiguous()) return elsewhere();  // may overlap itself
     if (records && x.is_leaf() && x.requires_grad()) return elsewhere();
-    if (records) check_inplace(x);
+    if (records && !can_record_inplace(x)) return elsewhere();
   }
   Tensor z;
   {

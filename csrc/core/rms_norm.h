@@ -14,14 +14,26 @@ struct RmsNorm {
   double eps = 0;
 };
 
-// A: float or double, the arithmetic type.  In a GPU's float32 within 4 ulp, with no code for subnormals: every thread
-// of a row waits for it.
+// A: float or double, the arithmetic type.  A GPU's float32 is within 2 ulp each, with no code for subnormals: all
+// threads of a row wait for these.
+template <class A>
+ROAD_INLINE A mean_of(A sum, int64_t dim) {
+#if defined(__CUDA_ARCH__)
+  if constexpr (sizeof(A) == 4) return __fdividef(sum, static_cast<A>(dim));
+#endif
+  return sum / static_cast<A>(dim);
+}
+template <class A>
+ROAD_INLINE A inverse_root(A v) {
+#if defined(__CUDA_ARCH__)
+  if constexpr (sizeof(A) == 4) return rsqrtf(v);
+#endif
+  return A(1) / std::sqrt(v);
+}
+
 template <class A>
 ROAD_INLINE A inverse_rms(A sum_of_squares, int64_t dim, double eps) {
-#if defined(__CUDA_ARCH__)
-  if constexpr (sizeof(A) == 4) return rsqrtf(__fdividef(sum_of_squares, static_cast<A>(dim)) + static_cast<A>(eps));
-#endif
-  return A(1) / std::sqrt(sum_of_squares / static_cast<A>(dim) + static_cast<A>(eps));
+  return inverse_root(mean_of(sum_of_squares, dim) + static_cast<A>(eps));
 }
 
 template <class V>
@@ -33,7 +45,7 @@ ROAD_INLINE V normalized(const V& s, const V& scale, const V& weight) {
 // scale, of the sum over the row of gn s.
 template <class A>
 ROAD_INLINE A through_scale(A sum_of_products, int64_t dim, A scale) {
-  return sum_of_products / static_cast<A>(dim) * scale * scale * scale;
+  return mean_of(sum_of_products, dim) * scale * scale * scale;
 }
 template <class V>
 ROAD_INLINE V normalized_gradient(const V& gs, const V& gn, const V& s, const V& scale, const V& through) {

@@ -183,10 +183,11 @@ void launch_reduce(const Problem& problem, const Partition& partition, const Sor
   const int64_t adapters = problem.params.adapters, pairs = problem.dim / 2;
   if (adapters == 0) return;
   const auto start = [&](auto kernel, int64_t vector) {
-    // Enough slices that each adds about four partial sums, if adapters have equal shares.
-    int64_t slices = 1;
+    // Enough slices that each adds about four partial sums, if adapters have equal shares; one, without idle threads,
+    // where most adapters have one or two.
+    int64_t slices = partition.row_blocks < 2 * adapters ? 1 : 2;
     while (slices < 64 && slices * 4 * adapters < partition.row_blocks) slices *= 2;
-    int64_t columns = kReduceThreads / slices;
+    int64_t columns = slices == 2 ? 64 : kReduceThreads / slices;  // 128 would leave multiprocessors without a block
     while (columns > 32 && columns / 2 * vector >= pairs) columns /= 2;
     const int64_t width = columns * vector;
     const int64_t tiles = (pairs + width - 1) / width;

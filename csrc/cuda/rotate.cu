@@ -104,59 +104,56 @@ __global__ void __launch_bounds__(kThreads, kResidentThreads<Source, Shared, R> 
   const auto passes = [&](const Coefs& c) {
     return a.ids.data && (!std::is_same_v<Source, AnySource> || !has_angles(a.form)) && c.is_identity();
   };
-  const auto rotate_row = [&](const RowPlace& row, bool overlap) {
-    Packs packs;
-    Coefs c;
-    if (!overlap && !a.in_place) load_row<P>(a, x + row.x, packs);
-    const int id = adapter_of(a.ids, row.id);
-    if (!overlap && a.in_place && id >= 0) load_row<P>(a, x + row.x, packs);
-    if (id >= 0) load_coefs(id, c);
+  // N rows, each with an adapter of its own, of which the first `count` exist.
+  const auto rotate_rows = [&](auto n, const auto& rows, int64_t count, bool overlap) {
+    constexpr int N = decltype(n)::value;
+    Packs packs[N];
+    Coefs c[N];
+    int ids[N];
+#pragma unroll
+    for (int r = 0; r < N; ++r) {
+      if (!overlap && !a.in_place) load_row<P>(a, x + rows[r].x, packs[r]);
+      ids[r] = adapter_of(a.ids, rows[r].id);
+    }
+#pragma unroll
+    for (int r = 0; r < N; ++r) {
+      if (!overlap && a.in_place && ids[r] >= 0) load_row<P>(a, x + rows[r].x, packs[r]);
+      if (r > 0 && ids[r] == ids[0]) c[r] = c[0];
+      else if (ids[r] >= 0) load_coefs(ids[r], c[r]);
+    }
     if (overlap) wait_for_inputs();
-    if (id < 0 && a.in_place) return;  // such rows are not even read
-    if (overlap) load_row<P>(a, x + row.x, packs);
-    if (id >= 0 && !passes(c)) rotate_packs<P>(packs, c);
-    store_row<P>(a, z_of(row.number), packs);
+#pragma unroll
+    for (int r = 0; r < N; ++r) {
+      if (r >= count || (ids[r] < 0 && a.in_place)) continue;  // in place, rows without an adapter are not even read
+      if (overlap) load_row<P>(a, x + rows[r].x, packs[r]);
+      if (ids[r] >= 0 && !passes(c[r])) rotate_packs<P>(packs[r], c[r]);
+      store_row<P>(a, z_of(rows[r].number), packs[r]);
+    }
   };
+  using One = std::integral_constant<int, 1>;
   if constexpr (R == 1) {
-    const RowPlace row = place_of(a, first);
-    if (a.prefetch) prefetch_row<P, Shared, Source>(a, row, pair, at);
+    const RowPlace row[1] = {place_of(a, first)};
+    if (a.prefetch) prefetch_row<P, Shared, Source>(a, row[0], pair, at);
     if (!a.overlap) wait_for_inputs();
-    rotate_row(row, a.overlap);
+    rotate_rows(One{}, row, 1, a.overlap);
   } else {
     RowPlace rows[R];
 #pragma unroll
     for (int r = 0; r < R; ++r) rows[r] = place_of(a, first + r < a.rows ? first + r : first);
     wait_for_inputs();
-    if constexpr (Shared && !std::is_same_v<Source, AnySource>) {  // each row may have coefficients of its own
-      Packs packs[R];
-      Coefs c[R];
-      int ids[R];
-#pragma unroll
-      for (int r = 0; r < R; ++r) {
-        if (!a.in_place) load_row<P>(a, x + rows[r].x, packs[r]);
-        ids[r] = adapter_of(a.ids, rows[r].id);
-      }
-#pragma unroll
-      for (int r = 0; r < R; ++r) {
-        if (a.in_place && ids[r] >= 0) load_row<P>(a, x + rows[r].x, packs[r]);
-        if (r > 0 && ids[r] == ids[0]) c[r] = c[0];
-        else if (ids[r] >= 0) load_coefs(ids[r], c[r]);
-      }
-#pragma unroll
-      for (int r = 0; r < R; ++r) {
-        if (first + r >= a.rows || (a.in_place && ids[r] < 0)) continue;
-        if (ids[r] >= 0 && !passes(c[r])) rotate_packs<P>(packs[r], c[r]);
-        store_row<P>(a, z_of(first + r), packs[r]);
-      }
-      return;
-    }
+    if constexpr (Shared &&
+                  !std::is_same_v<Source, AnySource>)  // so few that each row may have coefficients of its own
+      return rotate_rows(std::integral_constant<int, R>{}, rows, a.rows - first, false);
     const int id = adapter_of(a.ids, rows[0].id);
     bool one_adapter = true;
 #pragma unroll
     for (int r = 1; r < R; ++r) one_adapter = one_adapter && adapter_of(a.ids, rows[r].id) == id;
     if (!one_adapter || id < 0) {
 #pragma unroll 1
-      for (int64_t row = first; row < first + R && row < a.rows; ++row) rotate_row(place_of(a, row), false);
+      for (int64_t number = first; number < first + R && number < a.rows; ++number) {
+        const RowPlace row[1] = {place_of(a, number)};
+        rotate_rows(One{}, row, 1, false);
+      }
       return;
     }
     Packs packs[R];
@@ -205,13 +202,6 @@ void with_source(const Problem& problem, const Use& use) {
 }
 
 }  // namespace
-
-bool profits_from_tables(const Problem& problem) {
-  const int64_t element = problem.dtype == DType::kFloat64 ? 8 : 4, dim = problem.dim;
-  const int64_t rows = problem.rows * dim * size_of(problem.dtype), made = problem.params.adapters * dim * 2 * element;
-  const bool own_angles = problem.form == Form::kRoad2 || problem.form == Form::kRoad4;
-  return own_angles && rows > kTableBytes && made <= rows / 16;
-}
 
 cudaError_t rotate(const Problem& problem, const Rows& x, const Rows& z, bool transposed, bool overlap,
                    cudaStream_t stream) {

@@ -21,6 +21,13 @@ __global__ void __launch_bounds__(kThreads)
   r2[entry] = s[0];
 }
 
+bool profits_from_tables(const Problem& problem) {
+  const int64_t element = problem.dtype == DType::kFloat64 ? 8 : 4, dim = problem.dim;
+  const int64_t rows = problem.rows * dim * size_of(problem.dtype), made = problem.params.adapters * dim * 2 * element;
+  const bool own_angles = problem.form == Form::kRoad2 || problem.form == Form::kRoad4;
+  return own_angles && rows > kTableBytes && made <= rows / 16;
+}
+
 cudaError_t tables(const Problem& problem, void* r1, void* r2, cudaStream_t stream) {
   const int64_t width = is_shared(problem.form) ? problem.dim / 2 : problem.dim;
   const int64_t blocks = (problem.params.adapters * width + kThreads - 1) / kThreads;

@@ -37,7 +37,7 @@
 // their own.  More rows share what a thread does once.  Percent of the fastest copy on an H200, whose memory is faster
 // beside its arithmetic than an H100's:
 //   rows               1     2     4
-//   shared tables  100.2  97.5  97.5
+//   shared tables  100.2  98    98     (97.5 to 98.9; eight 92 to 94)
 //   side by side    80.2  98.0     -
 //   own tables      93.6  97.1  98.1   (side by side 79.8, 92.8, 99.2)
 //   shared angles      -  89.7  97.8   (H100: two 99.4, one 83.5)
@@ -74,8 +74,8 @@
 // wide 97.7, 256 wide 96.3; 16 rows a block 94 to 97, four 86; registers for three or four blocks with two rows at once
 // lose 4 to 10 %.  With the reduction, on an H100: 92.2 %, half as wide 93.3 (parameters only: 91.8 and 90.9); own
 // coefficients in 16 bytes and one row at once 80 to 83 %, in 8 bytes and four rows 86; 128 rows a block 2 to 5 %
-// more than 64.  On an H200 32 rows a block took 6 % longer than 64, and shorter blocks at the end of the rows, so that
-// multiprocessors end together, 2 %.
+// more than 64.  On an H200 32 rows a block took 6 % longer than 64; shorter blocks at the end of the rows, so that
+// multiprocessors end together, 0 to 2 % (half as long) and 3 to 8 % (a quarter).
 #ifndef ROAD_BACKWARD_THREADS
 #define ROAD_BACKWARD_THREADS 256
 #endif

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ..distributed import dispatch as sharded
-from ..ops import checks, lora_checks
+from ..ops import lora_checks
 from ..python_fallback.road_lora import add_product
 from ..python_fallback.tables import arithmetic_dtype
 from .lora_products import without_autocast
@@ -69,11 +69,10 @@ def _mixed(weight, bias, theta, alpha, lora, variant, group_size, inplace, backe
 
 
 def _check(weight, bias, theta, alpha, lora_a, lora_b, scaling, variant, group_size, inplace) -> None:
-    checks.check_layer(weight, bias, group_size)
+    check_layer(weight, bias, theta, alpha, variant, group_size, inplace)
     lora_checks.check_factors(lora_a, lora_b, weight.shape[1], weight.shape[0])
     lora_checks.check_number(scaling)
     sharded.refuse("RoAd + LoRA", weight=weight, lora_a=lora_a, lora_b=lora_b)
     for name, t in (("lora_a", lora_a), ("lora_b", lora_b)):
         if t.device != weight.device:
             raise ValueError(f"{name} must be on the device of weight ({weight.device}), got {t.device}")
-    check_layer(weight, bias, theta, alpha, variant, group_size, inplace)

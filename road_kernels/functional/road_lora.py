@@ -11,7 +11,7 @@ from torch import Tensor
 from ..backends.registry import choose
 from ..distributed import dispatch as sharded
 from ..ops import aliasing, checks, lora_checks
-from ..ops.autograd import RotateAndAdd, is_transformed
+from ..ops.autograd import RotateAndAdd, is_transformed, wants_grad
 from .lora_products import add_products, without_autocast
 from .rotate import road_apply, road_apply_batched
 
@@ -63,7 +63,7 @@ def road_lora_apply(
     with without_autocast(h):
         a, b = lora_a.to(h.dtype), lora_b.to(h.dtype)
         low = x.to(h.dtype).reshape(-1, x.shape[-1]) @ a.t()
-        if inplace and not is_transformed() and _records(h, theta, alpha, low, b):
+        if inplace and not is_transformed() and wants_grad(h, theta, alpha, low, b):
             checks.check_angles(h, theta, alpha, variant, group_size)
             aliasing.check_inplace(h, "h")
             aliasing.check_recorded_inplace(h, "h")
@@ -112,7 +112,7 @@ def road_lora_apply_batched(
     sharded.refuse("RoAd + LoRA", **{name: ids})
     checks.check_id_values(ids, lora_a.shape[0], name)
     options: dict[str, Any] = {"variant": variant, "group_size": group_size, "backend": backend}
-    records = _records(h, x, theta, alpha, lora_a, lora_b)
+    records = wants_grad(h, x, theta, alpha, lora_a, lora_b)
     if inplace and not is_transformed():
         aliasing.check_inplace(h, "h")
         others = (scaling, ids) if isinstance(scaling, Tensor) else (ids,)
@@ -144,10 +144,6 @@ def _added(z: Tensor, low: Tensor, bt: Tensor, scaling: float) -> Tensor:
     except RuntimeError:  # a slice whose rows lie at no one distance
         return z.add_((low @ bt).view(z.shape), alpha=scaling)
     return z
-
-
-def _records(*tensors: Tensor) -> bool:
-    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
 
 
 def _kept(h: Tensor, overwritten: bool) -> Tensor:

@@ -67,12 +67,7 @@ def road_apply(
     if _is_dynamo_tracing():
         checks.check_traced(variant, True)
         return _traced(x, theta, alpha, None, variant, group_size, inplace, False, backend)
-    try:
-        z = _apply(x, theta, alpha, None, variant, group_size, inplace, False, backend)
-    except RuntimeError:
-        _explain(x, inplace)
-        raise
-    if z is not NotImplemented:
+    if (z := _apply(x, theta, alpha, None, variant, group_size, inplace, False, backend)) is not NotImplemented:
         return z
     checks.check_angles(x, theta, alpha, variant, group_size)
     return _run(x, theta, alpha, None, variant, group_size, inplace, backend, False)
@@ -105,12 +100,7 @@ def road_apply_batched(
     if _is_dynamo_tracing():
         checks.check_traced(variant, adapter_ids is not None)
         return _traced(x, theta, alpha, adapter_ids, variant, group_size, inplace, False, backend)
-    try:
-        z = _apply(x, theta, alpha, adapter_ids, variant, group_size, inplace, False, backend)
-    except RuntimeError:
-        _explain(x, inplace)
-        raise
-    if z is not NotImplemented:
+    if (z := _apply(x, theta, alpha, adapter_ids, variant, group_size, inplace, False, backend)) is not NotImplemented:
         return z
     checks.check_angles_batched(x, theta, alpha, adapter_ids, variant, group_size)
     return _run(x, theta, alpha, adapter_ids, variant, group_size, inplace, backend, False)
@@ -141,12 +131,7 @@ def rotate(
     """
     if _is_dynamo_tracing():
         return _traced(x, r1, r2, None, "table", group_size, inplace, overlap, backend)
-    try:
-        z = _rotate(x, r1, r2, None, "table", group_size, inplace, overlap, backend)
-    except RuntimeError:
-        _explain(x, inplace)
-        raise
-    if z is not NotImplemented:
+    if (z := _rotate(x, r1, r2, None, "table", group_size, inplace, overlap, backend)) is not NotImplemented:
         return z
     checks.check_tables(x, r1, r2, group_size)
     return _run(x, r1, r2, None, "table", group_size, inplace, backend, overlap)
@@ -170,21 +155,10 @@ def rotate_batched(
     if _is_dynamo_tracing():
         checks.check_traced("", adapter_ids is not None)
         return _traced(x, r1, r2, adapter_ids, "table", group_size, inplace, overlap, backend)
-    try:
-        z = _rotate(x, r1, r2, adapter_ids, "table", group_size, inplace, overlap, backend)
-    except RuntimeError:
-        _explain(x, inplace)
-        raise
-    if z is not NotImplemented:
+    if (z := _rotate(x, r1, r2, adapter_ids, "table", group_size, inplace, overlap, backend)) is not NotImplemented:
         return z
     checks.check_tables_batched(x, r1, r2, adapter_ids, group_size)
     return _run(x, r1, r2, adapter_ids, "table", group_size, inplace, backend, overlap)
-
-
-def _explain(x: Tensor, inplace: bool) -> None:
-    """After an error in C++: autograd's refusal of a view, which names no argument, as Python says it."""
-    if inplace:
-        aliasing.check_recorded_inplace(x)
 
 
 def _run(x, p, q, adapter_ids, form, group_size, inplace, backend, overlap):

@@ -5,6 +5,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
+from ..python_fallback.fused import position_error
 from .aliasing import check_not_shared, shares_memory
 from .checks import FUSED, INTEGERS, check_arguments, check_float_tensor, check_group_size
 from .extension import EXTENSION
@@ -151,6 +152,4 @@ def check_apart(qkv: Tensor, *read: Tensor) -> None:
 
 
 def refuse_position(position: int, place: int, max_position: int) -> NoReturn:
-    raise IndexError(
-        f"positions holds {position} (flat position {place}), but cos_sin_cache has positions 0 to {max_position - 1}"
-    )
+    raise position_error(position, place, max_position)

@@ -115,8 +115,11 @@ def test_parts_of_a_gpu_come_from_its_own_files(tmp_path):
         for w, (c, v) in works.items()
     ]
     layer = RESULT | {"machine": GPU, "rows": [row(PLAIN, 100.0), *rows]}
-    found = {tmp_path / "nvidia-h9": {"layer": layer, "gpu_bars_met": {"machine": GPU, "bars": bars}}}
-    parts = readme.parts_of(found)
+    fused = {"the neighbour alone": 66.5, "64 requests": 81.83, "rotation, then neighbour": None}
+    fused = [{"work": "rotate_rope, 8 x 64, cuda", "provider": name, "us": us} for name, us in fused.items()]
+    measured = {"gpu_bars_met": {"machine": GPU, "bars": bars}, "gpu_bars": RESULT | {"machine": GPU, "rows": fused}}
+    parts = readme.parts_of({tmp_path / "nvidia-h9": {"layer": layer, **measured}})
+    assert parts["fused"].endswith("| `rotate_rope`, 8 x 64, cuda | 66.5 | 81.8 |  |")
     assert 'src="benchmarks/results/nvidia-h9/cost.png"' in parts["figure"]
     assert "On an H9 at commit abc1234" in parts["headline"] and "100 % of the speed" in parts["headline"]
     assert "| RoAd, road_kernels cuda |" in parts["table"]
