@@ -30,7 +30,7 @@ ROOT = Path(__file__).parent
 # The kernels take no error path through errno and no floating-point traps; signed zeros and NaN stay exact.
 CXX_FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden", "-Wno-psabi", "-g0"]
 # Folders whose files are compiled as one, because torch's headers, and the templates that the files share, cost more
-# than what is made of them: 34 s of the processor instead of 90.  The files of csrc/cpu/isa are for different processors.
+# than what is made of them: 37 s of the processor instead of 55.  The files of csrc/cpu/isa are for different ones.
 TOGETHER = ("csrc/binding", "csrc/cpu")
 # What the sources need of a compiler, in little: GCC 8 has no __builtin_convertvector, a Python may lack its headers.
 PROBE = """
