@@ -47,6 +47,8 @@ VARIANTS = {
     "forward: 96 registers from shared tables": {"RESIDENT_TABLES": 640},
     "forward: rows stay in the cache": {"STREAM_BYTES": 1 << 40},
     "rotate_silu_mul: 72 registers": {"RESIDENT_SILU": 896},
+    "rotate_rope: 80 registers": {"RESIDENT_ROPE": 768},
+    "rotate_add_rms_norm: 64 registers": {"NORM_REGISTERS": 64},
     "backward: 128 columns": {"COLUMNS": 128},
     "backward: 32 rows a block": {"BLOCK_ROWS": 32},
     "backward: 128 rows a block": {"BLOCK_ROWS": 128},

@@ -107,26 +107,26 @@ struct Sum {
   }
 };
 
+// One row a block: where it is, is the same for all threads, which leaves them registers.  64 allow 1024 threads; 48 of
+// 16-bit rows five blocks of a row of 4096 on a multiprocessor instead of four, because only other blocks hide that an
+// id has to arrive before its tables are asked for.
+template <class T>
+constexpr int kNormRegisters = sizeof(T) == 2 ? ROAD_NORM_REGISTERS : 64;
+
 // Of packs of several pairs, every thread of a row has one.
 template <class T, class P, class Source, bool Shared>
-__global__ void __launch_bounds__(kMostThreads, 1) add_rms_norm_kernel(const __grid_constant__ NormArguments a) {
+__global__ void ROAD_AT_MOST_REGISTERS(kNormRegisters<T>) add_rms_norm_kernel(const __grid_constant__ NormArguments a) {
   using A = Acc<T>;
   __shared__ A shared[32];
-  const int64_t row = int64_t{blockIdx.x} * blockDim.y + threadIdx.y;
-  const bool works = row < a.rows;  // others are kept for the barrier
-  const auto offset = [&](const RowMap& rows) { return works ? rows.offset(static_cast<uint64_t>(row)) : 0; };
-  const T* x = static_cast<const T*>(a.x.data) + offset(a.x);
-  const T* residual = static_cast<const T*>(a.residual.data) + offset(a.residual);
-  // Worked out when they are needed, and kept in no register before.
-  const auto y = [&] { return static_cast<T*>(a.y.data) + offset(a.y); };
-  const auto s = [&] { return static_cast<T*>(a.s.data) + offset(a.s); };
-  const int64_t number = works ? id_number(a.ids, row) : 0;
+  const auto row_of = [](const RowMap& rows) { return static_cast<T*>(rows.data) + rows.offset(blockIdx.x); };
+  const T *x = row_of(a.x), *residual = row_of(a.residual);
+  const int64_t number = id_number(a.ids, blockIdx.x);
   const int dim = 2 * a.pairs;
   Sum<T, P, Source, Shared> sum;
   A squares = 0;
   if constexpr (P::kAligned) {
     const int pair = threadIdx.x * P::kPairs, at = first_feature<P>(a, pair);
-    const bool mine = works && pair < a.pairs;
+    const bool mine = pair < a.pairs;
     if (a.prefetch && mine) {
       prefetch_pairs<P>(x + at, a.half);
       prefetch_pairs<P>(residual + at, a.half);
@@ -140,25 +140,25 @@ __global__ void __launch_bounds__(kMostThreads, 1) add_rms_norm_kernel(const __g
       sum.load(x + at, residual + at, a.half);
       sum.load_weight(a, at);
       sum.add(a, checked_id(id, a.ids.adapters), pair, at);
-      sum.store(s() + at, a.half, sum.i, sum.j);
+      sum.store(row_of(a.s) + at, a.half, sum.i, sum.j);
       squares = sum.squares();
     }
     const A scale = inverse_rms(add_row(squares, shared), dim, a.norm.eps);
-    if (mine) sum.store_normalized(a, y() + at, at, scale);
+    if (mine) sum.store_normalized(a, row_of(a.y) + at, at, scale);
   } else {
     wait_for_inputs();
-    const int id = works ? adapter_of(a.ids, number) : -1, end = works ? a.pairs : 0, step = blockDim.x * a.run;
+    const int id = adapter_of(a.ids, number), step = blockDim.x * a.run;
     const auto load = [&](int pair, int at) {
       sum.load(x + at, residual + at, a.half);
       sum.add(a, id, pair, at);
     };
 #pragma unroll 1
-    for (int first = threadIdx.x * a.run; first < end; first += step) {
+    for (int first = threadIdx.x * a.run; first < a.pairs; first += step) {
       A one = 0, two = 0, four = 0, total = 0;  // sums of so many pairs, which wait for as many more
 #pragma unroll 1
       for (int n = 0; n < a.run; ++n) {
         total = 0;
-        if (first + n < end) {
+        if (first + n < a.pairs) {
           load(first + n, first_feature<P>(a, first + n));
           total = sum.squares();
         }
@@ -173,14 +173,14 @@ __global__ void __launch_bounds__(kMostThreads, 1) add_rms_norm_kernel(const __g
     }
     const A scale = inverse_rms(add_row(squares, shared), dim, a.norm.eps);
 #pragma unroll 1
-    for (int first = threadIdx.x * a.run; first < end; first += step) {
+    for (int first = threadIdx.x * a.run; first < a.pairs; first += step) {
 #pragma unroll 1
-      for (int pair = first; pair < first + a.run && pair < end; ++pair) {
+      for (int pair = first; pair < first + a.run && pair < a.pairs; ++pair) {
         const int at = first_feature<P>(a, pair);
         load(pair, at);
-        sum.store(s() + at, a.half, sum.i, sum.j);
+        sum.store(row_of(a.s) + at, a.half, sum.i, sum.j);
         sum.load_weight(a, at);
-        sum.store_normalized(a, y() + at, at, scale);
+        sum.store_normalized(a, row_of(a.y) + at, at, scale);
       }
     }
   }
@@ -188,8 +188,8 @@ __global__ void __launch_bounds__(kMostThreads, 1) add_rms_norm_kernel(const __g
 
 template <class T, class P, class Source, bool Shared>
 void start(const NormArguments& a, cudaStream_t stream) {
-  const RowBlocks blocks(a.rows, (a.pairs + a.run - 1) / a.run);
-  launch(&add_rms_norm_kernel<T, P, Source, Shared>, blocks.grid, blocks.block, stream, a);
+  launch(&add_rms_norm_kernel<T, P, Source, Shared>, dim3(static_cast<unsigned>(a.rows)),
+         dim3(threads_for_row((a.pairs + a.run - 1) / a.run)), stream, a);
 }
 
 // use(pairing, source, shared): as with_pairing, but whether loads are wide depends on nothing but the kind of rows,
@@ -217,7 +217,7 @@ void with_width(const Problem& problem, int64_t width, const Use& use) {
 
 cudaError_t rotate_add_rms_norm(const Problem& problem, const Rows& x, const Rows& residual, const RmsNorm& norm,
                                 const Rows& y, const Rows& s, cudaStream_t stream) {
-  if (!fits(problem)) return cudaErrorInvalidValue;
+  if (!fits(problem) || problem.rows > kMostBlocks) return cudaErrorInvalidValue;
   if (problem.rows == 0) return cudaSuccess;
   with_dtype(problem.dtype, [&](auto t) {
     using T = decltype(t);

@@ -32,40 +32,53 @@ struct Loaded {
   Pack<T, N> s, gs, gy;
   Acc<T> weight[N];
 
-  // The gradient of y times the weight.
-  __device__ __forceinline__ Acc<T> gn(int k) const { return weight[k] * widen(gy.v[k]); }
-
   __device__ __forceinline__ void load_weight(const RmsNorm& norm, int first) {
     with_dtype(norm.weight_dtype,
                [&](auto w) { load_run<Aligned>(static_cast<const decltype(w)*>(norm.weight) + first, weight); });
   }
-  __device__ __forceinline__ void add_to(Acc<T> (&sums)[2]) const {
+  // visit(k, s, gs, gn): of the numbers [k, k + kUnit); gn is the gradient of y times the weight.
+  static constexpr int kUnit = N == 1 ? 1 : 2;
+  template <class Visit>
+  __device__ __forceinline__ void for_each(const Visit& visit) const {
 #pragma unroll
-    for (int k = 0; k < N; ++k) {
-      const Acc<T> v = widen(s.v[k]);
-      sums[0] += v * v;
-      sums[1] += gn(k) * v;
+    for (int k = 0; k < N; k += kUnit) {
+      Acc<T> own[kUnit], given[kUnit], gn[kUnit];
+      widen(s.v + k, own);
+      widen(gs.v + k, given);
+      widen(gy.v + k, gn);
+#pragma unroll
+      for (int u = 0; u < kUnit; ++u) gn[u] *= weight[k + u];
+      visit(k, own, given, gn);
     }
   }
-  __device__ __forceinline__ void store(T* out, Acc<T> scale, Acc<T> through) {
+  __device__ __forceinline__ void add_to(Acc<T> (&sums)[2]) const {
+    for_each([&](int, const auto& own, const auto&, const auto& gn) {
 #pragma unroll
-    for (int k = 0; k < N; ++k)
-      narrow(normalized_gradient<Acc<T>>(widen(gs.v[k]), gn(k), widen(s.v[k]), scale, through), gs.v[k]);
-    store_pack<T, N, Aligned>(out, gs);
+      for (int u = 0; u < kUnit; ++u) sums[0] += own[u] * own[u], sums[1] += gn[u] * own[u];
+    });
+  }
+  __device__ __forceinline__ void store(T* out, Acc<T> scale, Acc<T> through) const {
+    Pack<T, N> pack;
+    for_each([&](int k, const auto& own, const auto& given, auto& gn) {
+#pragma unroll
+      for (int u = 0; u < kUnit; ++u) gn[u] = normalized_gradient<Acc<T>>(given[u], gn[u], own[u], scale, through);
+      narrow(gn, pack.v + k);
+    });
+    store_pack<T, N, Aligned>(out, pack);
   }
 };
 
+// That must fit on a multiprocessor: with 40 registers for one pack, and 64 for two; of float64 half as many.
+template <class T, int V>
+constexpr int kNormBlocks = (V == 1 ? 12 : 2) / (sizeof(T) == 8 ? 2 : 1);
+
 // V: packs of a thread, all loaded before the barrier.  0: any number of them, loaded twice.
 template <class T, int N, bool Aligned, int V>
-__global__ void __launch_bounds__(V == 1 ? kWide : kMostColumns, 1)
+__global__ void __launch_bounds__(V == 1 ? kWide : kMostColumns, kNormBlocks<T, V>)
     add_rms_norm_backward_kernel(const __grid_constant__ NormBackwardArguments a) {
   using A = Acc<T>;
   __shared__ A shared[2 * 32];
-  const int64_t row = int64_t{blockIdx.x} * blockDim.y + threadIdx.y;
-  const int dim = row < a.rows ? a.dim : 0;  // other rows are kept for the barrier
-  const auto row_of = [&](const RowMap& rows) {
-    return static_cast<T*>(rows.data) + (dim > 0 ? rows.offset(static_cast<uint64_t>(row)) : 0);
-  };
+  const auto row_of = [](const RowMap& rows) { return static_cast<T*>(rows.data) + rows.offset(blockIdx.x); };
   const T *gy = row_of(a.gy), *gs = row_of(a.gs), *s = row_of(a.s);
   T* out = row_of(a.out);
   const int begin = threadIdx.x * N, step = blockDim.x * N;
@@ -86,7 +99,7 @@ __global__ void __launch_bounds__(V == 1 ? kWide : kMostColumns, 1)
     const auto for_each = [&](const auto& visit) {
 #pragma unroll
       for (int v = 0; v < V; ++v)
-        if (begin + v * step < dim) visit(begin + v * step, loaded[v]);
+        if (begin + v * step < a.dim) visit(begin + v * step, loaded[v]);
     };
     for_each(load);
 #if !defined(ROAD_CUDA_SHIM)
@@ -99,7 +112,7 @@ __global__ void __launch_bounds__(V == 1 ? kWide : kMostColumns, 1)
   } else {
     const auto for_each = [&](const auto& visit) {
 #pragma unroll 1
-      for (int first = begin; first < dim; first += step) {
+      for (int first = begin; first < a.dim; first += step) {
         load(first, loaded[0]);
         loaded[0].load_weight(a.norm, first);
         visit(first);
@@ -115,7 +128,7 @@ __global__ void __launch_bounds__(V == 1 ? kWide : kMostColumns, 1)
 
 cudaError_t add_rms_norm_backward(const Problem& problem, const Rows& gy, const Rows& gs, const Rows& s,
                                   const RmsNorm& norm, const Rows& out, cudaStream_t stream) {
-  if (!fits(problem)) return cudaErrorInvalidValue;
+  if (!fits(problem) || problem.rows > kMostBlocks) return cudaErrorInvalidValue;
   if (problem.rows == 0) return cudaSuccess;
   const NormBackwardArguments a{
       RowMap(gy), RowMap(gs), RowMap(s), RowMap(out), norm, problem.rows, static_cast<int>(problem.dim)};
@@ -123,8 +136,7 @@ cudaError_t add_rms_norm_backward(const Problem& problem, const Rows& gy, const 
     using T = decltype(t);
     constexpr int N = 16 / sizeof(T);
     const auto start = [&](auto* kernel, int64_t packs) {
-      const RowBlocks blocks(problem.rows, columns_for(packs));
-      launch(kernel, blocks.grid, blocks.block, stream, a);
+      launch(kernel, dim3(static_cast<unsigned>(problem.rows)), dim3(threads_for_row(columns_for(packs))), stream, a);
     };
     if (problem.dim % N != 0) return start(&add_rms_norm_backward_kernel<T, 1, false, 0>, problem.dim);
     bool aligned = reinterpret_cast<uintptr_t>(norm.weight) % 16 == 0;

@@ -29,6 +29,14 @@ __device__ __forceinline__ void let_next_start() {
 #endif
 }
 
+// Of a kernel whose blocks have up to 1024 threads: how many registers each of them may have.  64 where nvcc, before
+// 12.4, takes no number.
+#if defined(ROAD_CUDA_SHIM) || __CUDACC_VER_MAJOR__ * 100 + __CUDACC_VER_MINOR__ >= 1204
+#define ROAD_AT_MOST_REGISTERS(count) __maxnreg__(count)
+#else
+#define ROAD_AT_MOST_REGISTERS(count) __launch_bounds__(1024, 1)
+#endif
+
 inline int multiprocessors() {
   int device = 0, count = 1;
   if (cudaGetDevice(&device) != cudaSuccess) return count;

@@ -13,7 +13,8 @@
 
 namespace road::cuda {
 
-// Functions return the error of their launch, or cudaErrorInvalidValue where columns or adapters do not fit 32 bits.
+// Functions return the error of their launch, or cudaErrorInvalidValue where columns, adapters or the rows of a norm do
+// not fit 32 bits.
 constexpr int64_t kMostAdapters = (int64_t{1} << 31) - 2, kMostFeatures = (int64_t{1} << 31) - 1;
 inline bool fits(const Problem& p) { return p.params.adapters <= kMostAdapters && p.dim <= kMostFeatures; }
 

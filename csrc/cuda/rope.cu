@@ -19,9 +19,44 @@ struct RopeArguments : PairRows {
   int apart;  // from a pair to the one that RoPE pairs it with
 };
 
+// cos and sin of a thread's pairs.  Packed: of the rows' own dtype, and numbers only when they are needed.
+template <class P, bool Packed, bool One>
+struct Turn {
+  using A = Acc<typename P::Element>;
+  PairCoefs<A, P::kPairs, One> numbers[1];
+
+  __device__ __forceinline__ void load(const Params& cache, int g, int64_t position, int pair, int at) {
+    AlignedTables::load<P>(cache, Form::kTable, g, position, pair, at, 0, numbers);
+  }
+  __device__ __forceinline__ void get(int k, A (&cos_i)[P::kUnit], A (&cos_j)[P::kUnit], A (&sin_i)[P::kUnit],
+                                      A (&sin_j)[P::kUnit]) const {
+#pragma unroll
+    for (int u = 0; u < P::kUnit; ++u) {
+      cos_i[u] = numbers[0].r1i[k + u], cos_j[u] = numbers[0].r1_j(k + u);
+      sin_i[u] = numbers[0].r2i[k + u], sin_j[u] = numbers[0].r2_j(k + u);
+    }
+  }
+};
+template <class P>
+struct Turn<P, true, false> {
+  using T = typename P::Element;
+  using A = Acc<T>;
+  typename P::Packs cos, sin;
+
+  __device__ __forceinline__ void load(const Params& cache, int g, int64_t position, int, int at) {
+    P::load(static_cast<const T*>(cache.p) + position * cache.p_stride + at, g / 2, cos);
+    P::load(static_cast<const T*>(cache.q) + position * cache.q_stride + at, g / 2, sin);
+  }
+  __device__ __forceinline__ void get(int k, A (&cos_i)[P::kUnit], A (&cos_j)[P::kUnit], A (&sin_i)[P::kUnit],
+                                      A (&sin_j)[P::kUnit]) const {
+    P::get(cos, k, cos_i, cos_j);
+    P::get(sin, k, sin_i, sin_j);
+  }
+};
+
 // N = 2: RoPE pairs features of two places, which have the pairs of the rotation each.  N = 1: it turns the same pairs.
-template <class T, class P, bool Shared, int N>
-__global__ void __launch_bounds__(kThreads, ROAD_RESIDENT_OWN / kThreads)
+template <class T, class P, bool Shared, int N, bool Packed>
+__global__ void __launch_bounds__(kThreads, (Packed ? ROAD_RESIDENT_ROPE : ROAD_RESIDENT_OWN) / kThreads)
     rope_kernel(const __grid_constant__ RopeArguments a) {
   using A = Acc<T>;
   const ThreadPlace place = place_of_thread(a);
@@ -42,15 +77,15 @@ __global__ void __launch_bounds__(kThreads, ROAD_RESIDENT_OWN / kThreads)
     }
   }
   wait_for_inputs();
+  const int64_t position_ = a.turn.load_position(place.row), id_ = load_id(a.ids, number);
   Sides<P, AlignedTables, Shared, N> h;
   h.load_rows(x, a.half, a.apart);
   const bool turns = head < a.turned_heads && feature < a.rotary_dim;
-  const int64_t position = a.turn.position(place.row);
-  const int id = adapter_of(a.ids, number);
+  const int id = checked_id(id_, a.ids.adapters);
+  const int64_t position = a.turn.checked(position_);
   h.load_coefs(a, id, pair, at, a.apart);
-  // cos and sin: of pairs that are those of the rotation one of each for both features.
-  PairCoefs<A, P::kPairs, N == 1> turn[1];
-  if (turns) AlignedTables::load<P>(a.turn.cache, Form::kTable, 2 * a.half, position, pair_of_head, feature, 0, turn);
+  Turn<P, Packed, N == 1> turn;  // of pairs that are those of the rotation one cos and sin for both features
+  if (turns) turn.load(a.turn.cache, 2 * a.half, position, pair_of_head, feature);
   const bool rotates = h.rotates(a, id);
 #pragma unroll
   for (int k = 0; k < P::kPairs; k += P::kUnit) {
@@ -58,15 +93,15 @@ __global__ void __launch_bounds__(kThreads, ROAD_RESIDENT_OWN / kThreads)
 #pragma unroll
     for (int n = 0; n < N; ++n) h.get(rotates, n, k, i[n], j[n]);
     if (turns) {
+      A cos_i[P::kUnit], cos_j[P::kUnit], sin_i[P::kUnit], sin_j[P::kUnit];
+      turn.get(k, cos_i, cos_j, sin_i, sin_j);
 #pragma unroll
       for (int u = 0; u < P::kUnit; ++u) {
-        const A cos_i = turn[0].r1i[k + u], sin_i = turn[0].r2i[k + u];
-        const A cos_j = turn[0].r1_j(k + u), sin_j = turn[0].r2_j(k + u);
         if constexpr (N == 2) {
-          rotate_pair(i[0][u], i[1][u], cos_i, cos_i, sin_i, sin_i, i[0][u], i[1][u]);
-          rotate_pair(j[0][u], j[1][u], cos_j, cos_j, sin_j, sin_j, j[0][u], j[1][u]);
+          rotate_pair(i[0][u], i[1][u], cos_i[u], cos_i[u], sin_i[u], sin_i[u], i[0][u], i[1][u]);
+          rotate_pair(j[0][u], j[1][u], cos_j[u], cos_j[u], sin_j[u], sin_j[u], j[0][u], j[1][u]);
         } else {
-          rotate_pair(i[0][u], j[0][u], cos_i, cos_i, sin_i, sin_i, i[0][u], j[0][u]);
+          rotate_pair(i[0][u], j[0][u], cos_i[u], cos_i[u], sin_i[u], sin_i[u], i[0][u], j[0][u]);
         }
       }
     }
@@ -122,9 +157,11 @@ cudaError_t rotate_rope(const Problem& problem, const Rows& x, const Rope& rope,
                               static_cast<int>(rope.rotary_dim),
                               places == 2 ? static_cast<int>(part.dim) : 0};
         constexpr bool kShared = decltype(shared)::value;
-        auto* kernel = &rope_kernel<T, P, kShared, 2>;
+        auto* kernel = &rope_kernel<T, P, kShared, 2, false>;
+        if constexpr (sizeof(T) == 2)
+          if (rope.cache_dtype == problem.dtype) kernel = &rope_kernel<T, P, kShared, 2, true>;
         if constexpr (!P::kAdjacent)
-          if (places == 1) kernel = &rope_kernel<T, P, kShared, 1>;
+          if (places == 1) kernel = &rope_kernel<T, P, kShared, 1, false>;
         launch(kernel, dim3(static_cast<unsigned>(blocks)), dim3(kThreads), stream, a);
       } else {
         launch_rope_any(problem, x, rope, z, stream);

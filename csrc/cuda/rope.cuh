@@ -27,13 +27,15 @@ struct TurnMap {
     cache.adapters = rope.max_position;
   }
 
-  // Checked: an invalid one fails an assertion before anything is read with it.
-  __device__ __forceinline__ int64_t position(int64_t row) const {
+  // Not checked yet, which waits for it.
+  __device__ __forceinline__ int64_t load_position(int64_t row) const {
     const int64_t k = row - static_cast<int64_t>(by_count.divide(static_cast<uint64_t>(row))) * count;
-    const int64_t found =
-        is_int64 ? static_cast<const int64_t*>(positions)[k] : static_cast<const int32_t*>(positions)[k];
-    assert(found >= 0 && found < cache.adapters && "road_kernels: positions holds one outside cos_sin_cache");
-    return found;
+    return is_int64 ? static_cast<const int64_t*>(positions)[k] : static_cast<const int32_t*>(positions)[k];
+  }
+  // An invalid one fails an assertion before anything is read with it.
+  __device__ __forceinline__ int64_t checked(int64_t position) const {
+    assert(position >= 0 && position < cache.adapters && "road_kernels: positions holds one outside cos_sin_cache");
+    return position;
   }
 };
 

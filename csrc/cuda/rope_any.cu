@@ -48,7 +48,7 @@ __global__ void __launch_bounds__(kMostItems, 1) rope_any_kernel(const __grid_co
   wait_for_inputs();
   const auto offset = [&](const RowMap& rows) { return items > 0 ? rows.offset(static_cast<uint64_t>(row)) : 0; };
   const int id = items > 0 ? adapter_of(a.ids, id_number(a.ids, row)) : -1;
-  const int64_t position = items > 0 ? a.turn.position(row) : 0;
+  const int64_t position = items > 0 ? a.turn.checked(a.turn.load_position(row)) : 0;
   const Rotated<T> rotated{a, static_cast<const T*>(a.x.data) + offset(a.x), id};
   T* z = static_cast<T*>(a.z.data) + offset(a.z) + head * a.head_dim;
 #pragma unroll 1

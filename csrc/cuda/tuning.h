@@ -15,7 +15,8 @@
 // fit more threads.  40 with one row from tables, because in a mixed batch only other threads hide that an id has to
 // arrive before its tables are asked for: 64 requests took 1.013 of one adapter so on an H200, and 1.027 with 44; 32
 // spill, and take 1.35.  64 in rotate_silu_mul: 161 us for 8192 rows of 2 x 14336 without adapters and 183 with, where
-// 72 took 162 and 189, 96 171 and 208; 48 spill.
+// 72 took 162 and 189, 96 171 and 208; 48 spill.  Not measured yet: 896 (72 registers) in rotate_rope where cos and sin
+// are of the rows' dtype, and 48 registers in rotate_add_rms_norm with 16-bit rows; on 8.0, these spill.
 #ifndef ROAD_RESIDENT
 #define ROAD_RESIDENT 640
 #endif
@@ -31,6 +32,16 @@
 #endif
 #ifndef ROAD_RESIDENT_SILU
 #define ROAD_RESIDENT_SILU 1024
+#endif
+#ifndef ROAD_RESIDENT_ROPE
+#define ROAD_RESIDENT_ROPE 896
+#endif
+#ifndef ROAD_NORM_REGISTERS
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+#define ROAD_NORM_REGISTERS 64
+#else
+#define ROAD_NORM_REGISTERS 48
+#endif
 #endif
 // Rows of a thread of the forward: with tables that both rows of a pair share, also where features of a pair are side
 // by side (group_size 2: half as many bytes of a row), with tables of their own, from angles that they share, from

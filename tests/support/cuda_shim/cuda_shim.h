@@ -31,6 +31,7 @@
 #define __constant__ static
 #define __shared__ static
 #define __launch_bounds__(...)
+#define __maxnreg__(...)
 #define __grid_constant__
 #define __forceinline__ inline __attribute__((always_inline))
 
