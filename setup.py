@@ -29,12 +29,9 @@ from setuptools import setup
 ROOT = Path(__file__).parent
 # The kernels take no error path through errno and no floating-point traps; signed zeros and NaN stay exact.
 CXX_FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden", "-Wno-psabi", "-g0"]
-# Files of csrc/binding that are compiled as one, because torch's headers cost more than what is made of them: 39 s of
-# the processor instead of 75.
-TOGETHER = {
-    "python": ("autograd", "module", "python_arguments", "refuse"),
-    "ops": ("arguments", "check", "cpu", "fused_arguments", "fused_call"),
-}
+# Folders whose files are compiled as one, because torch's headers, and the templates that the files share, cost more
+# than what is made of them: 37 s of the processor instead of 55.  The files of csrc/cpu/isa are for different ones.
+TOGETHER = ("csrc/binding", "csrc/cpu")
 # What the sources need of a compiler, in little: GCC 8 has no __builtin_convertvector, a Python may lack its headers.
 PROBE = """
 #include <Python.h>
@@ -190,14 +187,16 @@ def extension(kind: str) -> dict:
 
 
 def joined(sources: list[str], folder: Path) -> list[str]:
-    """``sources`` with a file in ``folder`` in place of those that are compiled together. The longest come first."""
+    """``sources`` with a file in ``folder`` in place of those that are compiled together. The longest comes first."""
     folder.mkdir(parents=True, exist_ok=True)
-    for group, names in TOGETHER.items():
-        whole = folder / f"binding_{group}.cpp"
-        whole.write_text("".join(f'#include "binding/{name}.cpp"\n' for name in names))
-        parts = {f"csrc/binding/{name}.cpp" for name in names}
-        sources = [str(whole), *(source for source in sources if source not in parts)]
-    return sources
+    whole = {}
+    for parent in TOGETHER:
+        parts = [source for source in sources if Path(source).parent == Path(parent)]
+        path = folder / f"{Path(parent).name}.cpp"
+        path.write_text("".join(f'#include "{Path(part).relative_to("csrc")}"\n' for part in parts))
+        whole[str(path)] = parts
+    together = {part for parts in whole.values() for part in parts}
+    return [*whole, *(source for source in sources if source not in together)]
 
 
 def version_options(kind: str) -> dict:

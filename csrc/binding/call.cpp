@@ -24,7 +24,7 @@ PyObject* is_valid(PyObject* const* args) {
 
 // x, p, q, adapter_ids, form, group_size, inplace, overlap, backend.  `angles`: p and q are theta and alpha.
 template <bool angles>
-PyObject* rotate(PyObject* const* args) {
+PyObject* call_rotate(PyObject* const* args) {
   PyObject *ids_ = args[3], *inplace_ = args[6], *overlap_ = args[7];
   if (!is_plain(args[0]) || !is_plain(args[1]) || !is_plain(args[2])) return elsewhere();
   const bool batched = ids_ != Py_None;
@@ -62,13 +62,13 @@ PyObject* rotate(PyObject* const* args) {
   return inplace ? Py_NewRef(args[0]) : to_python(std::move(z));
 }
 
-PyMethodDef methods[] = {method<&rotate<true>, 9>("apply"),
-                         method<&rotate<false>, 9>("rotate_tables"),
-                         method<&is_valid, 7>("is_valid"),
-                         {nullptr, nullptr, 0, nullptr}};
+PyMethodDef calls[] = {method<&call_rotate<true>, 9>("apply"),
+                       method<&call_rotate<false>, 9>("rotate_tables"),
+                       method<&is_valid, 7>("is_valid"),
+                       {nullptr, nullptr, 0, nullptr}};
 
 }  // namespace
 
-bool define_calls(PyObject* module) { return PyModule_AddFunctions(module, methods) == 0; }
+bool define_calls(PyObject* module) { return PyModule_AddFunctions(module, calls) == 0; }
 
 }  // namespace road::binding

@@ -99,13 +99,13 @@ PyObject* rope(PyObject* const* args) {
   return Py_NewRef(args[0]);
 }
 
-PyMethodDef methods[] = {method<&silu_mul, 6>("rotate_silu_mul"),
-                         method<&add_rms_norm, 10>("rotate_add_rms_norm"),
-                         method<&rope, 13>("rotate_rope"),
-                         {nullptr, nullptr, 0, nullptr}};
+PyMethodDef fused_calls[] = {method<&silu_mul, 6>("rotate_silu_mul"),
+                             method<&add_rms_norm, 10>("rotate_add_rms_norm"),
+                             method<&rope, 13>("rotate_rope"),
+                             {nullptr, nullptr, 0, nullptr}};
 
 }  // namespace
 
-bool define_fused_calls(PyObject* module) { return PyModule_AddFunctions(module, methods) == 0; }
+bool define_fused_calls(PyObject* module) { return PyModule_AddFunctions(module, fused_calls) == 0; }
 
 }  // namespace road::binding

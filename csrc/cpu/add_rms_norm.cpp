@@ -9,7 +9,7 @@ namespace road::cpu {
 void rotate_add_rms_norm(const Problem& problem, const Rows& x, const Rows& residual, const RmsNorm& norm,
                          const Rows& y, const Rows& s, const Parallel& parallel) {
   const int64_t width = size_of(problem.dtype), half = problem.group_size / 2, dim = problem.dim;
-  const auto rows = row_kernels(kernels().add_rms_norm, problem);
+  const auto rows = row_kernels(kernels(problem.dtype).add_rms_norm, problem);
   with_arithmetic(problem.dtype, [&](auto a) {
     using A = decltype(a);
     std::vector<A> widened;
@@ -27,7 +27,7 @@ void rotate_add_rms_norm(const Problem& problem, const Rows& x, const Rows& resi
 void add_rms_norm_backward(const Problem& problem, const Rows& gy, const Rows& gs, const Rows& s, const RmsNorm& norm,
                            const Rows& out, const Parallel& parallel) {
   const int64_t width = size_of(problem.dtype), dim = problem.dim;
-  const AddRmsNormBackwardRow row = kernels().add_rms_norm_backward(problem.dtype);
+  const AddRmsNormBackwardRow row = kernels(problem.dtype).add_rms_norm_backward;
   with_arithmetic(problem.dtype, [&](auto a) {
     using A = decltype(a);
     std::vector<A> widened;

@@ -97,8 +97,9 @@ void backward(const Problem& problem, const Rows& gz, const Rows& saved, bool fr
     if (out.gx.data) rotate(problem, gz, out.gx, /*transposed=*/true, parallel);
     return;
   }
-  const BackwardRow row = kernels().backward(problem.dtype, is_shared(problem.form), problem.group_size == 2,
-                                             /*need_gx=*/out.gx.data != nullptr);
+  const BackwardRow row = kernels(problem.dtype)
+                              .backward(is_shared(problem.form), problem.group_size == 2,
+                                        /*need_gx=*/out.gx.data != nullptr);
   with_arithmetic(problem.dtype, [&](auto a) {
     backward_as<decltype(a)>(problem, gz, saved, from_output, out, row, /*none=*/nullptr, parallel);
   });
@@ -106,7 +107,7 @@ void backward(const Problem& problem, const Rows& gz, const Rows& saved, bool fr
 
 void rotate_silu_mul_backward(const Problem& problem, const Rows& gz, const Rows& x, const Gradients& out,
                               const Parallel& parallel) {
-  const auto rows = row_kernels(kernels().silu_mul_backward, problem);
+  const auto rows = row_kernels(kernels(problem.dtype).silu_mul_backward, problem);
   with_arithmetic(problem.dtype, [&](auto a) {
     backward_as<decltype(a)>(problem, gz, x, /*from_output=*/false, out, rows.some, rows.none, parallel);
   });

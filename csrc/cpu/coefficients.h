@@ -13,9 +13,9 @@ namespace road::cpu {
 template <class A>
 constexpr DType kDTypeOf = sizeof(A) == 8 ? DType::kFloat64 : DType::kFloat32;
 
-inline void widen(const void* src, DType dtype, int64_t n, float* dst) { kernels().widen_float(src, dtype, n, dst); }
-inline void widen(const void* src, DType dtype, int64_t n, double* dst) { kernels().widen_double(src, dtype, n, dst); }
-inline void sincos(const float* t, int64_t n, float* s, float* c) { kernels().sincos_float(t, n, s, c); }
+inline void widen(const void* src, DType dtype, int64_t n, float* dst) { kernels(dtype).widen_float(src, n, dst); }
+inline void widen(const void* src, DType dtype, int64_t n, double* dst) { kernels(dtype).widen_double(src, n, dst); }
+inline void sincos(const float* t, int64_t n, float* s, float* c) { kernels(DType::kFloat32).sincos_float(t, n, s, c); }
 inline void sincos(const double* t, int64_t n, double* s, double* c) {
   for (int64_t k = 0; k < n; ++k) s[k] = std::sin(t[k]), c[k] = std::cos(t[k]);
 }

@@ -5,7 +5,9 @@
 
 namespace road::cpu {
 
-static const Kernels& choose() {
+using Set = const Kernels& (*)(DType dtype);
+
+static Set choose() {
 #if defined(ROAD_X86_DISPATCH)
   const char* wanted = std::getenv("ROAD_KERNELS_ISA");
   const auto allowed = [&](const char* isa) { return !wanted || !std::strcmp(wanted, isa); };
@@ -13,17 +15,17 @@ static const Kernels& choose() {
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
                       __builtin_cpu_supports("avx512dq");
 #if defined(ROAD_X86_DISPATCH_BFLOAT16)
-  if (avx512 && __builtin_cpu_supports("avx512bf16") && allowed("avx512_bf16")) return isa_avx512_bf16::kernels();
+  if (avx512 && __builtin_cpu_supports("avx512bf16") && allowed("avx512_bf16")) return isa_avx512_bf16::kernels;
 #endif
-  if (avx512 && allowed("avx512")) return isa_avx512::kernels();
-  if (avx2 && allowed("avx2")) return isa_avx2::kernels();
+  if (avx512 && allowed("avx512")) return isa_avx512::kernels;
+  if (avx2 && allowed("avx2")) return isa_avx2::kernels;
 #endif
-  return isa_baseline::kernels();
+  return isa_baseline::kernels;
 }
 
-const Kernels& kernels() {
-  static const Kernels& chosen = choose();
-  return chosen;
+const Kernels& kernels(DType dtype) {
+  static const Set chosen = choose();
+  return chosen(dtype);
 }
 
 }  // namespace road::cpu

@@ -1,4 +1,4 @@
-// The inner loops, as function pointers: one set per instruction set (isa/), chosen once at run time.
+// The inner loops, as function pointers: one set per instruction set (isa/), chosen once at run time, and stored type.
 #pragma once
 
 #include <cstdint>
@@ -42,41 +42,42 @@ using AddRmsNormBackwardRow = void (*)(const void* gy, const void* gs, const voi
 
 struct Kernels {
   const char* isa;
-  RotateRow (*rotate)(DType dtype, bool shared, bool adjacent, bool transposed);
+  RotateRow (*rotate)(bool shared, bool adjacent, bool transposed);
   // z in the arithmetic type; x in the arithmetic type.
-  RotateRow (*rotate_widening)(DType dtype, Has has, bool adjacent);
-  RotateRow (*rotate_narrowing)(DType dtype, Has has, bool adjacent);
-  BackwardRow (*backward)(DType dtype, bool shared, bool adjacent, bool need_gx);
-  MergeRows (*merge)(DType dtype);
+  RotateRow (*rotate_widening)(Has has, bool adjacent);
+  RotateRow (*rotate_narrowing)(Has has, bool adjacent);
+  BackwardRow (*backward)(bool shared, bool adjacent, bool need_gx);
+  MergeRows merge;
   // Of rows of dim = 2 I features; z, or gz, has I.
-  RotateRow (*silu_mul)(DType dtype, Has has, bool adjacent);
-  BackwardRow (*silu_mul_backward)(DType dtype, Has has, bool adjacent);
-  AddRmsNormRow (*add_rms_norm)(DType dtype, Has has, bool adjacent);
-  AddRmsNormBackwardRow (*add_rms_norm_backward)(DType dtype);
+  RotateRow (*silu_mul)(Has has, bool adjacent);
+  BackwardRow (*silu_mul_backward)(Has has, bool adjacent);
+  AddRmsNormRow (*add_rms_norm)(Has has, bool adjacent);
+  AddRmsNormBackwardRow add_rms_norm_backward;
   // dst[0..n) = src[0..n) in the arithmetic type.
-  void (*widen_float)(const void* src, DType dtype, int64_t n, float* dst);
-  void (*widen_double)(const void* src, DType dtype, int64_t n, double* dst);
-  // sin and cos of n angles, correctly rounded but for about one value in ten thousand below 2^20, and libm's beyond.
+  void (*widen_float)(const void* src, int64_t n, float* dst);
+  void (*widen_double)(const void* src, int64_t n, double* dst);
+  // Of float32, whatever the stored type: sin and cos of n angles, correctly rounded but for about one value in ten
+  // thousand below 2^20, and libm's beyond.
   void (*sincos_float)(const float* angle, int64_t n, float* sin, float* cos);
 };
 
 // The best set for this processor.  ROAD_KERNELS_ISA=default|avx2|avx512|avx512_bf16 asks for a lower one (for tests).
-const Kernels& kernels();
+const Kernels& kernels(DType dtype);
 
 namespace isa_baseline {
-const Kernels& kernels();
+const Kernels& kernels(DType dtype);
 }
 #if defined(ROAD_X86_DISPATCH)
 namespace isa_avx2 {
-const Kernels& kernels();
+const Kernels& kernels(DType dtype);
 }
 namespace isa_avx512 {
-const Kernels& kernels();
+const Kernels& kernels(DType dtype);
 }
 #endif
 #if defined(ROAD_X86_DISPATCH_BFLOAT16)
 namespace isa_avx512_bf16 {
-const Kernels& kernels();
+const Kernels& kernels(DType dtype);
 }
 #endif
 

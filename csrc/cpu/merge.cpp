@@ -7,7 +7,7 @@ namespace road::cpu {
 template <class A>
 static void merge_as(const Problem& problem, const Matrix& w, const Matrix& z, const Parallel& parallel) {
   const int64_t width = size_of(problem.dtype), half = problem.group_size / 2, columns = problem.rows;
-  const MergeRows merge_rows = kernels().merge(problem.dtype);
+  const MergeRows merge_rows = kernels(problem.dtype).merge;
   AdapterCoefs<A> adapter(problem);
   const Coefs& coefs = adapter.load(0);
   const A *r1 = static_cast<const A*>(coefs.r1), *r2 = static_cast<const A*>(coefs.r2);

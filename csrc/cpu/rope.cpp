@@ -28,10 +28,11 @@ static void rotate_rope_as(const Problem& problem, const Rows& qkv, const Rope& 
   const int64_t width = size_of(problem.dtype), half = problem.group_size / 2;
   const int64_t head = rope.head_dim, turned = rope.rotary_dim, of_v = rope.turned_heads * head;
   const bool in_place = qkv.data == z.data;
-  const auto widening = row_kernels(kernels().rotate_widening, problem);
-  const RotateRow turn = kernels().rotate_narrowing(problem.dtype, Has::kShared, rope.adjacent);
-  const RotateRow narrow = kernels().rotate_narrowing(problem.dtype, Has::kNone, /*adjacent=*/true);
-  const RotateRow rotate_row = kernels().rotate(problem.dtype, is_shared(problem.form), half == 1, false);
+  const Kernels& loops = kernels(problem.dtype);
+  const auto widening = row_kernels(loops.rotate_widening, problem);
+  const RotateRow turn = loops.rotate_narrowing(Has::kShared, rope.adjacent);
+  const RotateRow narrow = loops.rotate_narrowing(Has::kNone, /*adjacent=*/true);
+  const RotateRow rotate_row = loops.rotate(is_shared(problem.form), half == 1, /*transposed=*/false);
   visit_rows<A>(problem, /*skip_none=*/false, parallel, [&] {
     return [&, scratch = std::vector<A>(head), widened = std::vector<A>()](int64_t r, const Coefs* coefs) mutable {
       const char* from = row_of(qkv, r, width);

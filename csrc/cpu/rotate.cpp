@@ -6,7 +6,7 @@
 
 namespace road::cpu {
 
-const char* isa() { return kernels().isa; }
+const char* isa() { return kernels(DType::kBFloat16).isa; }
 
 int64_t first_bad_id(const Problem& problem) {
   if (!problem.ids.data) return -1;
@@ -21,7 +21,7 @@ template <class A>
 static void rotate_as(const Problem& problem, const Rows& x, const Rows& z, bool transposed, const Parallel& parallel) {
   const int64_t width = size_of(problem.dtype), half = problem.group_size / 2;
   const bool in_place = x.data == z.data;
-  const RotateRow rotate_row = kernels().rotate(problem.dtype, is_shared(problem.form), half == 1, transposed);
+  const RotateRow rotate_row = kernels(problem.dtype).rotate(is_shared(problem.form), half == 1, transposed);
   visit_rows<A>(problem, /*skip_none=*/in_place, parallel, [&] {
     return [&](int64_t r, const Coefs* coefs) {
       const char* from = row_of(x, r, width);

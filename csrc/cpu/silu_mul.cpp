@@ -6,7 +6,7 @@ namespace road::cpu {
 
 void rotate_silu_mul(const Problem& problem, const Rows& x, const Rows& z, const Parallel& parallel) {
   const int64_t width = size_of(problem.dtype), half = problem.group_size / 2;
-  const auto rows = row_kernels(kernels().silu_mul, problem);
+  const auto rows = row_kernels(kernels(problem.dtype).silu_mul, problem);
   with_arithmetic(problem.dtype, [&](auto a) {
     visit_rows<decltype(a)>(problem, /*skip_none=*/false, parallel, [&] {
       return [&](int64_t r, const Coefs* coefs) {

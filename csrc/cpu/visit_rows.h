@@ -80,10 +80,9 @@ struct RowKernels {
   Row of(const Coefs* coefs) const { return coefs ? some : none; }
 };
 template <class Row>
-RowKernels<Row> row_kernels(Row (*choose)(DType, Has, bool), const Problem& problem) {
+RowKernels<Row> row_kernels(Row (*choose)(Has, bool), const Problem& problem) {
   const bool adjacent = problem.group_size == 2;
-  return {choose(problem.dtype, Has::kNone, adjacent),
-          choose(problem.dtype, is_shared(problem.form) ? Has::kShared : Has::kFull, adjacent)};
+  return {choose(Has::kNone, adjacent), choose(is_shared(problem.form) ? Has::kShared : Has::kFull, adjacent)};
 }
 
 }  // namespace road::cpu

@@ -252,12 +252,11 @@ def test_metadata_is_the_same_whatever_can_be_compiled(setup_py, monkeypatch):
 
 
 def test_files_that_are_compiled_together(setup_py, tmp_path):
-    sources = [f"csrc/binding/{path.name}" for path in sorted((ROOT / "csrc" / "binding").glob("*.cpp"))]
-    together = {f"csrc/binding/{name}.cpp" for names in setup_py.TOGETHER.values() for name in names}
-    assert together < set(sources)
-    joined = setup_py.joined(["csrc/cpu/rotate.cpp", *sources], tmp_path / "temporary")
-    *wholes, first = joined[: len(setup_py.TOGETHER) + 1]
-    assert first == "csrc/cpu/rotate.cpp" and not together & set(joined)
+    paths = sorted(path for folder in ("binding", "cpu") for path in (ROOT / "csrc" / folder).rglob("*.cpp"))
+    sources = [str(path.relative_to(ROOT)) for path in paths]
+    *wholes, first = (joined := setup_py.joined(sources, tmp_path / "temporary"))[:3]
+    assert [Path(whole).name for whole in wholes] == ["binding.cpp", "cpu.cpp"]
     included = re.findall(r'#include "(.*)"', "".join(Path(whole).read_text() for whole in wholes))
-    assert sorted(f"csrc/{name}" for name in included) == sorted(together)
-    assert set(joined) - set(wholes) == {"csrc/cpu/rotate.cpp", *sources} - together
+    alone = {source for source in sources if "/isa/" in source}  # each for its own processor
+    assert first in alone and {*joined[2:]} == alone
+    assert sorted(f"csrc/{name}" for name in included) == sorted({*sources} - alone)

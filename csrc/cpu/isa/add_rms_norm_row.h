@@ -80,16 +80,10 @@ void add_rms_norm_backward_row(const void* gy_, const void* gs_, const void* s_,
   });
 }
 
-inline cpu::AddRmsNormBackwardRow choose_add_rms_norm_backward(DType dtype) {
-  return with_dtype(dtype,
-                    [](auto t) -> cpu::AddRmsNormBackwardRow { return &add_rms_norm_backward_row<decltype(t)>; });
-}
-
-inline cpu::AddRmsNormRow choose_add_rms_norm(DType dtype, Has has, bool adjacent) {
-  return with_dtype(dtype, [&](auto t) {
-    return with_kinds(has, adjacent, [&](auto h, auto p) -> cpu::AddRmsNormRow {
-      return &add_rms_norm_row<decltype(t), decltype(p), decltype(h)::value>;
-    });
+template <class T>
+cpu::AddRmsNormRow choose_add_rms_norm(Has has, bool adjacent) {
+  return with_kinds(has, adjacent, [](auto h, auto p) -> cpu::AddRmsNormRow {
+    return &add_rms_norm_row<T, decltype(p), decltype(h)::value>;
   });
 }
 

@@ -31,11 +31,10 @@ void backward_row(const void* gz_, const void* h_, void* gx_, const Coefs& coefs
   });
 }
 
-inline cpu::BackwardRow choose_backward(DType dtype, bool shared, bool adjacent, bool need_gx) {
-  return with_dtype(dtype, [&](auto t) {
-    return with_flags(shared, adjacent, need_gx, [&](auto s, auto p, auto gx) -> cpu::BackwardRow {
-      return &backward_row<decltype(t), decltype(p), decltype(s)::value, decltype(gx)::value>;
-    });
+template <class T>
+cpu::BackwardRow choose_backward(bool shared, bool adjacent, bool need_gx) {
+  return with_flags(shared, adjacent, need_gx, [](auto s, auto p, auto gx) -> cpu::BackwardRow {
+    return &backward_row<T, decltype(p), decltype(s)::value, decltype(gx)::value>;
   });
 }
 

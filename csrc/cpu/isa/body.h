@@ -9,38 +9,45 @@
 namespace road {
 namespace ROAD_ISA {
 
-template <class A>
-void widen(const void* src, DType dtype, int64_t n, A* dst) {
-  with_dtype(dtype, [&](auto t) {
-    using T = decltype(t);
-    const T* p = static_cast<const T*>(src);
-    for_pairs<Acc<T>>(n, [&](auto lanes, int64_t k) __attribute__((always_inline)) {
-      constexpr int L = decltype(lanes)::value;
-      store<A, L>(dst + k, convert<A, L>(load<T, L>(p + k)));
-    });
+template <class T, class A>
+void widen(const void* src, int64_t n, A* dst) {
+  const T* p = static_cast<const T*>(src);
+  for_pairs<Acc<T>>(n, [&](auto lanes, int64_t k) __attribute__((always_inline)) {
+    constexpr int L = decltype(lanes)::value;
+    store<A, L>(dst + k, convert<A, L>(load<T, L>(p + k)));
   });
+}
+
+template <class T>
+const cpu::Kernels& kernels_of() {
+  using A = Acc<T>;
+  static const cpu::Kernels set{ROAD_ISA_NAME,
+                                &choose_rotate<T>,
+                                &choose_rotate_converting<T, A>,
+                                &choose_rotate_converting<A, T>,
+                                &choose_backward<T>,
+                                &merge_rows<T>,
+                                &choose_silu_mul<T>,
+                                &choose_silu_mul_backward<T>,
+                                &choose_add_rms_norm<T>,
+                                &add_rms_norm_backward_row<T>,
+                                &widen<T, float>,
+                                &widen<T, double>,
+                                &sincos};
+  return set;
 }
 
 }  // namespace ROAD_ISA
 
 namespace cpu::ROAD_ISA {
 
-const Kernels& kernels() {
-  namespace isa = road::ROAD_ISA;
-  static const Kernels set{ROAD_ISA_NAME,
-                           &isa::choose_rotate,
-                           &isa::choose_rotate_widening,
-                           &isa::choose_rotate_narrowing,
-                           &isa::choose_backward,
-                           &isa::choose_merge,
-                           &isa::choose_silu_mul,
-                           &isa::choose_silu_mul_backward,
-                           &isa::choose_add_rms_norm,
-                           &isa::choose_add_rms_norm_backward,
-                           &isa::widen<float>,
-                           &isa::widen<double>,
-                           &isa::sincos};
-  return set;
+const Kernels& kernels(DType dtype) {
+#if defined(ROAD_ISA_OF_OTHER_TYPES)
+  if (dtype != DType::kBFloat16) return ROAD_ISA_OF_OTHER_TYPES::kernels(dtype);
+  return road::ROAD_ISA::kernels_of<BFloat16>();
+#else
+  return *with_dtype(dtype, [](auto t) { return &road::ROAD_ISA::kernels_of<decltype(t)>(); });
+#endif
 }
 
 }  // namespace cpu::ROAD_ISA

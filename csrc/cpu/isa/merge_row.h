@@ -25,9 +25,5 @@ void merge_rows(const void* wi_, const void* wj_, void* zi_, void* zj_, int64_t 
   });
 }
 
-inline cpu::MergeRows choose_merge(DType dtype) {
-  return with_dtype(dtype, [](auto t) -> cpu::MergeRows { return &merge_rows<decltype(t)>; });
-}
-
 }  // namespace ROAD_ISA
 }  // namespace road

@@ -38,29 +38,17 @@ void rotate_converting_row(const void* x_, void* z_, const Coefs& coefs, int64_t
   });
 }
 
-inline cpu::RotateRow choose_rotate(DType dtype, bool shared, bool adjacent, bool transposed) {
-  return with_dtype(dtype, [&](auto t) {
-    return with_flags(shared, adjacent, transposed, [&](auto s, auto p, auto tr) -> cpu::RotateRow {
-      return &rotate_row<decltype(t), decltype(p), decltype(s)::value, decltype(tr)::value>;
-    });
+template <class T>
+cpu::RotateRow choose_rotate(bool shared, bool adjacent, bool transposed) {
+  return with_flags(shared, adjacent, transposed, [](auto s, auto p, auto tr) -> cpu::RotateRow {
+    return &rotate_row<T, decltype(p), decltype(s)::value, decltype(tr)::value>;
   });
 }
 
-inline cpu::RotateRow choose_rotate_widening(DType dtype, Has has, bool adjacent) {
-  return with_dtype(dtype, [&](auto t) {
-    return with_kinds(has, adjacent, [&](auto h, auto p) -> cpu::RotateRow {
-      using T = decltype(t);
-      return &rotate_converting_row<T, Acc<T>, decltype(p), decltype(h)::value>;
-    });
-  });
-}
-
-inline cpu::RotateRow choose_rotate_narrowing(DType dtype, Has has, bool adjacent) {
-  return with_dtype(dtype, [&](auto t) {
-    return with_kinds(has, adjacent, [&](auto h, auto p) -> cpu::RotateRow {
-      using T = decltype(t);
-      return &rotate_converting_row<Acc<T>, T, decltype(p), decltype(h)::value>;
-    });
+template <class From, class To>
+cpu::RotateRow choose_rotate_converting(Has has, bool adjacent) {
+  return with_kinds(has, adjacent, [](auto h, auto p) -> cpu::RotateRow {
+    return &rotate_converting_row<From, To, decltype(p), decltype(h)::value>;
   });
 }
 

@@ -50,19 +50,16 @@ void silu_mul_backward_row(const void* gz_, const void* x_, void* gx_, const Coe
   });
 }
 
-inline cpu::RotateRow choose_silu_mul(DType dtype, Has has, bool adjacent) {
-  return with_dtype(dtype, [&](auto t) {
-    return with_kinds(has, adjacent, [&](auto h, auto p) -> cpu::RotateRow {
-      return &silu_mul_row<decltype(t), decltype(p), decltype(h)::value>;
-    });
-  });
+template <class T>
+cpu::RotateRow choose_silu_mul(Has has, bool adjacent) {
+  return with_kinds(has, adjacent,
+                    [](auto h, auto p) -> cpu::RotateRow { return &silu_mul_row<T, decltype(p), decltype(h)::value>; });
 }
 
-inline cpu::BackwardRow choose_silu_mul_backward(DType dtype, Has has, bool adjacent) {
-  return with_dtype(dtype, [&](auto t) {
-    return with_kinds(has, adjacent, [&](auto h, auto p) -> cpu::BackwardRow {
-      return &silu_mul_backward_row<decltype(t), decltype(p), decltype(h)::value>;
-    });
+template <class T>
+cpu::BackwardRow choose_silu_mul_backward(Has has, bool adjacent) {
+  return with_kinds(has, adjacent, [](auto h, auto p) -> cpu::BackwardRow {
+    return &silu_mul_backward_row<T, decltype(p), decltype(h)::value>;
   });
 }
 
