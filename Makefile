@@ -128,7 +128,7 @@ test-cpp-sanitized: $(VENV)/.tools
 	$(call CTEST,build/cmake-sanitized,ON)
 
 # With every other compiler that is here: CMakeLists.txt says which are supported. COMPILERS="g++-11" names some.
-COMPILERS ?= $(foreach name,g++-9 g++-10 g++-11 g++-13 g++-14 clang++,$(if $(shell command -v $(name)),$(name)))
+COMPILERS ?= $(foreach name,g++-9 g++-10 g++-11 g++-13 g++-14 g++-15 g++-16 clang++,$(if $(shell command -v $(name)),$(name)))
 test-cpp-compilers: $(VENV)/.tools
 	$(foreach name,$(COMPILERS),echo $(name): && $(call CTEST,build/cmake-$(name),OFF,$(name)) &&) true
 
