@@ -191,7 +191,7 @@ def test_with_a_compiler(tmp_path):
     wheel = build_wheel(tmp_path, ROAD_KERNELS_BUILD="1", ROAD_KERNELS_LOCAL_VERSION="1")
     torch_minor = ".".join(torch.__version__.split(".")[:2])
     assert re.match(rf"road_kernels-{re.escape(rk.__version__)}\+(cpu|cu\d+)torch{torch_minor}-cp", wheel.name)
-    # 1.4 MB, of loops for four instruction sets; with debug information it would be several times that.
+    # 1.2 MB, of loops for four instruction sets; with debug information it would be several times that.
     assert wheel.stat().st_size < 1_500_000
     choice, reason, warnings = use(wheel, tmp_path)
     assert (choice, reason, warnings) == ("cpu", "None", [])
