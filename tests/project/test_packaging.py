@@ -20,6 +20,7 @@ SOURCES = (
     "csrc",
     "road_kernels",
     "python_fallback",
+    "tests/cpp",
     "setup.py",
     "pyproject.toml",
     "MANIFEST.in",
@@ -112,25 +113,42 @@ def test_without_a_compiler(pure_wheel, tmp_path):
     assert "slower PyTorch path" in warnings[0]
 
 
-def test_the_sources_build_themselves(pure_wheel, tmp_path):
-    """The sdist: all of the C++ is in it, nothing that was built is, and its wheel has the same files."""
-    source = clean_copy(tmp_path / "source")
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory):
+    """Made where something was built, and unpacked."""
+    folder = tmp_path_factory.mktemp("sdist")
+    source = clean_copy(folder / "source")
     (source / "road_kernels" / "_build_info.py").write_text("of another machine")
     code = "from setuptools import build_meta; print(build_meta.build_sdist('.'))"
     run = subprocess.run([sys.executable, "-c", code], cwd=source, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
     with tarfile.open(source / run.stdout.splitlines()[-1]) as archive:
-        archive.extractall(tmp_path, filter="data")
-    unpacked = next(tmp_path.glob("road_kernels-*"))
+        archive.extractall(folder, filter="data")
+    return next(folder.glob("road_kernels-*"))
+
+
+def test_the_sources_build_themselves(sdist, pure_wheel, tmp_path):
+    """The sdist: all of the C++ is in it, nothing that was built is, and its wheel has the same files."""
 
     def files(root, folder):
         return {str(path.relative_to(root)) for path in (root / folder).rglob("*.[chpu]*") if path.is_file()}
 
-    assert files(unpacked, "csrc") == files(ROOT, "csrc")
-    assert not list(unpacked.rglob("*.so")) and not list(unpacked.rglob("_build_info.py"))
-    wheel = build_wheel(tmp_path, unpacked, PATH=str(tmp_path), CXX="", CC="")
+    for folder in ("csrc", "tests/cpp"):
+        assert files(sdist, folder) == files(ROOT, folder) != set()
+    assert not list(sdist.rglob("*.so")) and not list(sdist.rglob("_build_info.py"))
+    wheel = build_wheel(tmp_path, sdist, PATH=str(tmp_path), CXX="", CC="")
     names, expected = (set(zipfile.ZipFile(w).namelist()) for w in (wheel, pure_wheel))
     assert names == expected
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
+def test_the_sources_are_the_cpp_library_too(sdist, tmp_path):
+    """docs/cpp.md begins with this command: CMakeLists.txt names files, tests/cpp among them, that must be there."""
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))  # where pip puts cmake
+    if (cmake := shutil.which("cmake", path=path)) is None:
+        pytest.skip("no cmake")
+    run = subprocess.run([cmake, "-S", sdist, "-B", tmp_path], capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
 
 
 def test_asked_for_and_impossible(tmp_path):
@@ -173,7 +191,7 @@ def test_with_a_compiler(tmp_path):
     wheel = build_wheel(tmp_path, ROAD_KERNELS_BUILD="1", ROAD_KERNELS_LOCAL_VERSION="1")
     torch_minor = ".".join(torch.__version__.split(".")[:2])
     assert re.match(rf"road_kernels-{re.escape(rk.__version__)}\+(cpu|cu\d+)torch{torch_minor}-cp", wheel.name)
-    # 1.4 MB, of loops for four instruction sets; with debug information it would be several times that.
+    # 1.2 MB, of loops for four instruction sets; with debug information it would be several times that.
     assert wheel.stat().st_size < 1_500_000
     choice, reason, warnings = use(wheel, tmp_path)
     assert (choice, reason, warnings) == ("cpu", "None", [])
