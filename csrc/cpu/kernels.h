@@ -31,6 +31,10 @@ using BackwardRow = void (*)(const void* gz, const void* h, void* gx, const Coef
 // c = {r1_i, r1_j, r2_i, r2_j} in the arithmetic type.  zi and zj may be wi and wj.
 using MergeRows = void (*)(const void* wi, const void* wj, void* zi, void* zj, int64_t n, const void* c);
 
+// RoPE of a rotated head of dim features, where it pairs features dim / 2 apart and groups lie within either half.
+// cos_sin: dim / 2 of cos, and of sin, in the arithmetic type.  z may be x.
+using RopeHead = void (*)(const void* x, void* z, const Coefs& coefs, int64_t dim, int64_t half, const void* cos_sin);
+
 // s = R x + residual, y = its RMSNorm; y may be x and s the residual.  `weight` and `scratch`: [D] in the arithmetic
 // type.
 using AddRmsNormRow = void (*)(const void* x, const void* residual, void* y, void* s, const Coefs& coefs, int64_t dim,
@@ -46,6 +50,7 @@ struct Kernels {
   // z in the arithmetic type; x in the arithmetic type.
   RotateRow (*rotate_widening)(Has has, bool adjacent);
   RotateRow (*rotate_narrowing)(Has has, bool adjacent);
+  RopeHead (*rope_head)(Has has, bool adjacent);
   BackwardRow (*backward)(bool shared, bool adjacent, bool need_gx);
   MergeRows merge;
   // Of rows of dim = 2 I features; z, or gz, has I.

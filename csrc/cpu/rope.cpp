@@ -1,4 +1,5 @@
-// The rotation before RoPE, head by head: R into a buffer that stays in the cache, RoPE from there.
+// The rotation before RoPE, head by head: in registers where the pairs of both allow it, otherwise R into a buffer that
+// stays in the cache, and RoPE from there.
 #include <cstring>
 #include <vector>
 
@@ -29,6 +30,8 @@ static void rotate_rope_as(const Problem& problem, const Rows& qkv, const Rope& 
   const int64_t head = rope.head_dim, turned = rope.rotary_dim, of_v = rope.turned_heads * head;
   const bool in_place = qkv.data == z.data;
   const Kernels& loops = kernels(problem.dtype);
+  const bool in_registers = !rope.adjacent && turned == head && head / 2 % problem.group_size == 0;
+  const auto rope_head = row_kernels(loops.rope_head, problem);
   const auto widening = row_kernels(loops.rotate_widening, problem);
   const RotateRow turn = loops.rotate_narrowing(Has::kShared, rope.adjacent);
   const RotateRow narrow = loops.rotate_narrowing(Has::kNone, /*adjacent=*/true);
@@ -43,6 +46,10 @@ static void rotate_rope_as(const Problem& problem, const Rows& qkv, const Rope& 
       for (int64_t h = 0; h < rope.turned_heads; ++h) {
         const int64_t at = h * head;
         const Coefs of_head = coefs ? from_pair<A>(*coefs, at / 2) : Coefs{};
+        if (in_registers) {
+          rope_head.of(coefs)(from + at * width, to + at * width, of_head, head, half, cos_sin);
+          continue;
+        }
         widening.of(coefs)(from + at * width, scratch.data(), of_head, head, half);
         turn(scratch.data(), to + at * width, of_position, turned, rope.half());
         narrow(scratch.data() + turned, to + (at + turned) * width, Coefs{}, head - turned, 1);

@@ -2,6 +2,7 @@
 #include "cpu/isa/add_rms_norm_row.h"
 #include "cpu/isa/backward_row.h"
 #include "cpu/isa/merge_row.h"
+#include "cpu/isa/rope_row.h"
 #include "cpu/isa/rotate_row.h"
 #include "cpu/isa/silu_mul_row.h"
 #include "cpu/isa/sincos.h"
@@ -25,6 +26,7 @@ const cpu::Kernels& kernels_of() {
                                 &choose_rotate<T>,
                                 &choose_rotate_converting<T, A>,
                                 &choose_rotate_converting<A, T>,
+                                &choose_rope_head<T>,
                                 &choose_backward<T>,
                                 &merge_rows<T>,
                                 &choose_silu_mul<T>,
