@@ -165,48 +165,53 @@ void test_add_rms_norm_backward(DType dtype) {
 void test_rope(DType dtype) {
   Regime regime("RoPE, ", name(dtype));
   Random random(44);
-  constexpr int64_t head = 24, heads = 5, turned_heads = 4, max_position = 9, rows = 6;
+  struct Shape {
+    int64_t head, group_size, rotary_dim;
+  };
+  // Pairs of both that cross in every way; heads of whole vectors on every instruction set.
+  std::vector<Shape> shapes = {{128, 2, 128}, {128, 8, 128}, {128, 64, 128}, {128, 128, 128}};
+  for (const int64_t group_size : {2, 6, 8, 24})
+    for (const int64_t rotary_dim : {2, 10, 24}) shapes.push_back({24, group_size, rotary_dim});
+  constexpr int64_t heads = 5, turned_heads = 4, max_position = 9, rows = 6;
   for (const Form form : {Form::kTable, Form::kTableHalf})
-    for (const int64_t group_size : {2, 6, 8, 24})
-      for (const int64_t rotary_dim : {2, 10, 24})
-        for (const bool adjacent : {false, true})
-          for (const bool batched : {false, true}) {
-            Case c(dtype, form, {rows, heads * head, group_size}, batched ? 3 : 1);
-            c.fill_parameters(random, true);
-            if (batched) use_some_ids(c, random);
-            Stack cache(DType::kFloat32, max_position, rotary_dim, kSlice);
-            cache.fill(random);
-            std::vector<int64_t> positions(rows);
-            for (int64_t& position : positions) position = random.below(max_position);
-            road::Rope rope;
-            rope.positions = {positions.data(), true, rows};
-            rope.cache = cache.data(), rope.cache_dtype = DType::kFloat32;
-            rope.cache_stride = cache.rows().inner_rows == 1 ? cache.rows().outer_stride : cache.rows().inner_stride;
-            rope.max_position = max_position, rope.rotary_dim = rotary_dim, rope.head_dim = head;
-            rope.turned_heads = turned_heads, rope.adjacent = adjacent;
-            CHECK(regime, road::cpu::first_bad_position(rope) == -1);
+    for (const auto& [head, group_size, rotary_dim] : shapes)
+      for (const bool adjacent : {false, true})
+        for (const bool batched : {false, true}) {
+          Case c(dtype, form, {rows, heads * head, group_size}, batched ? 3 : 1);
+          c.fill_parameters(random, true);
+          if (batched) use_some_ids(c, random);
+          Stack cache(DType::kFloat32, max_position, rotary_dim, kSlice);
+          cache.fill(random);
+          std::vector<int64_t> positions(rows);
+          for (int64_t& position : positions) position = random.below(max_position);
+          road::Rope rope;
+          rope.positions = {positions.data(), true, rows};
+          rope.cache = cache.data(), rope.cache_dtype = DType::kFloat32;
+          rope.cache_stride = cache.rows().inner_rows == 1 ? cache.rows().outer_stride : cache.rows().inner_stride;
+          rope.max_position = max_position, rope.rotary_dim = rotary_dim, rope.head_dim = head;
+          rope.turned_heads = turned_heads, rope.adjacent = adjacent;
+          CHECK(regime, road::cpu::first_bad_position(rope) == -1);
 
-            Stack x = c.make_rows(kSlice), z = c.make_rows();
-            x.fill(random);
-            const Terms h = rotated(c, x);
-            Terms want = h;
-            for (int64_t r = 0; r < rows; ++r)
-              for (int64_t n = 0; n < turned_heads; ++n)
-                for (int64_t k = 0; k < rotary_dim / 2; ++k) {
-                  const int64_t first = r * c.problem.dim + n * head;
-                  const int64_t i = first + (adjacent ? 2 * k : k), j = adjacent ? i + 1 : i + rotary_dim / 2;
-                  const Wide cos = get(cache, positions[r], k), sin = get(cache, positions[r], rotary_dim / 2 + k);
-                  const auto turn = [&](const Term& a, const Term& b, Wide by) {
-                    return Term{a.value * cos + b.value * by,
-                                a.magnitude * std::fabs(cos) + b.magnitude * std::fabs(by)};
-                  };
-                  want[i] = turn(h[i], h[j], -sin), want[j] = turn(h[j], h[i], sin);
-                }
-            road::cpu::rotate_rope(c.problem, x.rows(), rope, z.rows(), kThreads3);
-            compare(regime, c, z, want, kRoundings, "RoPE");
-            road::cpu::rotate_rope(c.problem, x.rows(), rope, x.rows(), kBackwards);
-            CHECK(regime, x.same_rows(z) && x.padding_untouched(), c.describe(), " in place");
-          }
+          Stack x = c.make_rows(kSlice), z = c.make_rows();
+          x.fill(random);
+          const Terms h = rotated(c, x);
+          Terms want = h;
+          for (int64_t r = 0; r < rows; ++r)
+            for (int64_t n = 0; n < turned_heads; ++n)
+              for (int64_t k = 0; k < rotary_dim / 2; ++k) {
+                const int64_t first = r * c.problem.dim + n * head;
+                const int64_t i = first + (adjacent ? 2 * k : k), j = adjacent ? i + 1 : i + rotary_dim / 2;
+                const Wide cos = get(cache, positions[r], k), sin = get(cache, positions[r], rotary_dim / 2 + k);
+                const auto turn = [&](const Term& a, const Term& b, Wide by) {
+                  return Term{a.value * cos + b.value * by, a.magnitude * std::fabs(cos) + b.magnitude * std::fabs(by)};
+                };
+                want[i] = turn(h[i], h[j], -sin), want[j] = turn(h[j], h[i], sin);
+              }
+          road::cpu::rotate_rope(c.problem, x.rows(), rope, z.rows(), kThreads3);
+          compare(regime, c, z, want, kRoundings, "RoPE");
+          road::cpu::rotate_rope(c.problem, x.rows(), rope, x.rows(), kBackwards);
+          CHECK(regime, x.same_rows(z) && x.padding_untouched(), c.describe(), " in place");
+        }
 }
 
 void test_bad_positions() {
