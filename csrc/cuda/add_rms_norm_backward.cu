@@ -15,7 +15,6 @@ namespace {
 struct NormBackwardArguments {
   RowMap gy, gs, s, out;
   RmsNorm norm;
-  int64_t rows;
   int dim;
 };
 
@@ -130,8 +129,7 @@ cudaError_t add_rms_norm_backward(const Problem& problem, const Rows& gy, const 
                                   const RmsNorm& norm, const Rows& out, cudaStream_t stream) {
   if (!fits(problem) || problem.rows > kMostBlocks) return cudaErrorInvalidValue;
   if (problem.rows == 0) return cudaSuccess;
-  const NormBackwardArguments a{
-      RowMap(gy), RowMap(gs), RowMap(s), RowMap(out), norm, problem.rows, static_cast<int>(problem.dim)};
+  const NormBackwardArguments a{RowMap(gy), RowMap(gs), RowMap(s), RowMap(out), norm, static_cast<int>(problem.dim)};
   with_dtype(problem.dtype, [&](auto t) {
     using T = decltype(t);
     constexpr int N = 16 / sizeof(T);
