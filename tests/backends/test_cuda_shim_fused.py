@@ -162,6 +162,13 @@ def test_a_norm_does_not_depend_on_where_its_row_lies(dim, group_size, form, dty
         assert all(map(torch.equal, case.run_on(*moved, case.args[1], case.r1, case.r2, **KIND), want))
 
 
+@pytest.mark.parametrize("packs", [1023, 1024, 1025])
+def test_norm_of_about_as_many_packs_as_a_block_can_have_threads(packs):
+    """Packs of four pairs, up to 1024 with a thread each."""
+    case = make("add_rms_norm", (3,), 8 * packs, 8, ids=torch.tensor([1, -1, 0]))
+    torch.testing.assert_close(case.run(**KIND), case.run(backend="python"))
+
+
 @pytest.mark.parametrize("is_neox", [False, True])
 def test_heads_too_long_for_a_block_in_place(is_neox):
     """In place, where each thread needs what others write, a block has a thread for every item of a head."""

@@ -51,6 +51,12 @@ def test_long_rows(backend, dim, dtype):
     check(backend, *make(2, dim, dtype=dtype))
 
 
+@pytest.mark.parametrize("packs", [31, 32, 33, 128, 129, 1024, 1025])
+def test_about_as_many_packs_as_a_warp_or_a_block_has_threads(backend, packs):
+    """Packs of eight numbers; from 129 on, a thread has two."""
+    check(backend, *make(3, 8 * packs, dtype=torch.bfloat16))
+
+
 @pytest.mark.parametrize("rows", [0, 1, 33])
 def test_few_rows(backend, rows):
     check(backend, *make(rows, 64, dtype=torch.bfloat16))

@@ -120,6 +120,13 @@ def test_norm_of_long_rows(backend):
     check(make("add_rms_norm", (2,), 8200, 8), torch.float32, backend)
 
 
+@pytest.mark.parametrize("packs", [31, 32, 33])
+def test_norm_of_about_as_many_packs_as_a_warp_has_threads(backend, packs):
+    """Packs of eight pairs."""
+    case = make("add_rms_norm", (3,), 16 * packs, 16, ids=IDS[:3], dtype=torch.bfloat16)
+    check(case, torch.bfloat16, backend)
+
+
 ROPES = {
     "half of a head": {"rotary_dim": 24},
     "adjacent": {"is_neox": False},
@@ -141,6 +148,32 @@ def test_ropes(backend, rope, group_size, dtype):
     """RoPE's pairs and the rotation's cross in every way."""
     rope = {k: v.to(IDS.device) if isinstance(v, torch.Tensor) else v for k, v in rope.items()}
     check(make("rope", (6, 3), 48, group_size, ids=IDS, dtype=dtype, **rope), dtype, backend)
+
+
+@pytest.mark.parametrize("cache_dtype", [None, torch.float32], ids=["cache of its dtype", "float32 cache"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("form", ["table", "table_half"])
+@pytest.mark.parametrize("group_size", [2, 8, 64], ids=["adjacent", "groups of 8", "a group is a half"])
+def test_rope_of_heads_as_models_have_them(backend, group_size, form, dtype, cache_dtype):
+    """Of 128 features: whole vectors of pairs that are closed under both; in place, too."""
+    case = make("rope", (6,), 128, group_size, form=form, ids=IDS, dtype=dtype, cache_dtype=cache_dtype or dtype)
+    check(case, dtype, backend)
+    want = case.run(backend=backend)
+    assert all(map(torch.equal, case.run(backend=backend, inplace=True), want))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("group_size", [2, 64])
+@pytest.mark.parametrize(
+    ("before", "after"), [(8, 8), (4, 4), (1, 7), (0, 1)], ids=["16 bytes", "8", "start", "stride"]
+)
+def test_rope_by_a_slice_of_a_cache(backend, before, after, group_size, dtype):
+    """In bfloat16, cos and sin are aligned to 16 bytes, to 8, or to neither: by where they start, or their stride."""
+    case = make("rope", (6, 3), 128, group_size, ids=IDS, dtype=dtype)
+    positions, cache = case.args
+    case.args = positions, torch.nn.functional.pad(cache, (before, after))[:, before : before + 128]
+    assert not case.args[1].is_contiguous()
+    check(case, dtype, backend)
 
 
 @pytest.mark.asserts_on_device
