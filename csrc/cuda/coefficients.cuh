@@ -165,14 +165,15 @@ struct TableSource {
   template <class P, class A, bool Shared>
   static __device__ __forceinline__ void load(const Params& params, Form, int g, int64_t adapter, int pair, int at,
                                               PairCoefs<A, P::kPairs, Shared>& c) {
-    load_tables<P>(params, g, adapter, pair, at, c, [&](const void* table, int64_t first, auto& to) {
-      if constexpr (Bytes == 4) {
-        load_run<true, true>(static_cast<const float*>(table) + first, to);
-      } else {
-        if (params.p_dtype == DType::kBFloat16) load_run<true, true>(static_cast<const BFloat16*>(table) + first, to);
-        else load_run<true, true>(static_cast<const Half*>(table) + first, to);
-      }
-    });
+    const auto load_typed = [&](auto s) {
+      load_tables<P>(params, g, adapter, pair, at, c, [](const void* table, int64_t first, auto& to) {
+        load_run<true, true>(static_cast<const decltype(s)*>(table) + first, to);
+      });
+    };
+    // One branch for both tables: behind one each, those of r2 were asked for when those of r1 had arrived.
+    if constexpr (Bytes == 4) load_typed(float{});
+    else if (params.p_dtype == DType::kBFloat16) load_typed(BFloat16{});
+    else load_typed(Half{});
   }
 
   template <class P, bool Shared>

@@ -109,12 +109,15 @@ __global__ void __launch_bounds__(kThreads, kResidentThreads<Source, Shared, R> 
     constexpr int N = decltype(n)::value;
     Packs packs[N];
     Coefs c[N];
+    int64_t given[N];
     int ids[N];
 #pragma unroll
-    for (int r = 0; r < N; ++r) {
+    for (int r = 0; r < N; ++r) given[r] = load_id(a.ids, rows[r].id);
+#pragma unroll
+    for (int r = 0; r < N; ++r)
       if (!overlap && !a.in_place) load_row<P>(a, x + rows[r].x, packs[r]);
-      ids[r] = adapter_of(a.ids, rows[r].id);
-    }
+#pragma unroll
+    for (int r = 0; r < N; ++r) ids[r] = checked_id(given[r], a.ids.adapters);
 #pragma unroll
     for (int r = 0; r < N; ++r) {
       if (!overlap && a.in_place && ids[r] >= 0) load_row<P>(a, x + rows[r].x, packs[r]);
@@ -144,10 +147,13 @@ __global__ void __launch_bounds__(kThreads, kResidentThreads<Source, Shared, R> 
     if constexpr (Shared &&
                   !std::is_same_v<Source, AnySource>)  // so few that each row may have coefficients of its own
       return rotate_rows(std::integral_constant<int, R>{}, rows, a.rows - first, false);
-    const int id = adapter_of(a.ids, rows[0].id);
-    bool one_adapter = true;
+    int64_t given[R];
 #pragma unroll
-    for (int r = 1; r < R; ++r) one_adapter = one_adapter && adapter_of(a.ids, rows[r].id) == id;
+    for (int r = 0; r < R; ++r) given[r] = load_id(a.ids, rows[r].id);
+    const int id = checked_id(given[0], a.ids.adapters);
+    bool one_adapter = true;  // if so, one check is enough
+#pragma unroll
+    for (int r = 1; r < R; ++r) one_adapter = one_adapter && given[r] == given[0];
     if (!one_adapter || id < 0) {
 #pragma unroll 1
       for (int64_t number = first; number < first + R && number < a.rows; ++number) {

@@ -156,6 +156,15 @@ def test_the_gradient_of_a_norm_loads_all_of_a_short_row_before_its_barrier(inst
         assert {op for op in found if op.startswith("STG")} == {"STG.E.128"}, name
 
 
+def test_the_tables_of_a_row_are_asked_for_together(instructions):
+    """Of 16 bits too, whose dtype has a branch: r2 right after r1, as the second half of a row after the first."""
+    wide = [n for n in instructions("rotate.cu") if re.search(r"Halves<.*(BFloat16|Half), 8, .*TableSource<2>, 1>", n)]
+    assert len(wide) == 2
+    for name in wide:
+        loads = [at for at, op in enumerate(instructions("rotate.cu")[name]) if op == "LDG.E.128"]
+        assert len(loads) % 2 == 0 and all(r2 - r1 <= 6 for r1, r2 in zip(loads[::2], loads[1::2], strict=True)), name
+
+
 WIDE = {
     "rotate.cu": 24,
     "backward.cu": 6,
