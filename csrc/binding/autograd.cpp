@@ -88,11 +88,9 @@ Tensor rotate_recorded(const Tensor& x, const Tensor& p, const Tensor& q, const 
   return z;
 }
 
-void check_inplace(const Tensor& x) { torch::autograd::check_inplace(x, /*requires_grad=*/true); }
-
 bool can_record_inplace(const Tensor& x) {
   try {
-    check_inplace(x);
+    torch::autograd::check_inplace(x, /*requires_grad=*/true);
     return true;
   } catch (const c10::Error&) { return false; }
 }

@@ -136,10 +136,10 @@ __global__ void ROAD_AT_MOST_REGISTERS(kNormRegisters<T>) add_rms_norm_kernel(co
     }
     wait_for_inputs();
     if (mine) {  // weights of the same dtype as the rows are read in front of the barrier, too
-      const int64_t id = load_id(a.ids, number);
+      const int64_t given = load_id(a.ids, number);
       sum.load(x + at, residual + at, a.half);
       sum.load_weight(a, at);
-      sum.add(a, checked_id(id, a.ids.adapters), pair, at);
+      sum.add(a, checked_id(given, a.ids.adapters), pair, at);
       sum.store(row_of(a.s) + at, a.half, sum.i, sum.j);
       squares = sum.squares();
     }

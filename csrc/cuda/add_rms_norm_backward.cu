@@ -67,7 +67,8 @@ struct Loaded {
   }
 };
 
-// That must fit on a multiprocessor: with 40 registers for one pack, and 64 for two; of float64 half as many.
+// Blocks that must fit on a multiprocessor, which leaves 40 registers for one pack, and 64 for two; float64 takes twice
+// as many.
 template <class T, int V>
 constexpr int kNormBlocks = (V == 1 ? 12 : 2) / (sizeof(T) == 8 ? 2 : 1);
 

@@ -70,7 +70,8 @@ __device__ __forceinline__ int64_t id_number(const IdMap& ids, int64_t row) {
   return ids.data ? static_cast<int64_t>(ids.rows_per_id.divide(static_cast<uint64_t>(row))) : 0;
 }
 
-// Not checked yet, which waits for it.
+// Not checked yet, which waits for it: a kernel asks for it before it asks for rows, because tables wait for it, and
+// checks it behind them.
 __device__ __forceinline__ int64_t load_id(const IdMap& ids, int64_t number) {
   if (!ids.data) return 0;
   return ids.is_int64 ? static_cast<const int64_t*>(ids.data)[number] : static_cast<const int32_t*>(ids.data)[number];

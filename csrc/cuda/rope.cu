@@ -77,12 +77,12 @@ __global__ void __launch_bounds__(kThreads, (Packed ? ROAD_RESIDENT_ROPE : ROAD_
     }
   }
   wait_for_inputs();
-  const int64_t position_ = a.turn.load_position(place.row), id_ = load_id(a.ids, number);
+  const int64_t given = load_id(a.ids, number), given_position = a.turn.load_position(place.row);
   Sides<P, AlignedTables, Shared, N> h;
   h.load_rows(x, a.half, a.apart);
   const bool turns = head < a.turned_heads && feature < a.rotary_dim;
-  const int id = checked_id(id_, a.ids.adapters);
-  const int64_t position = a.turn.checked(position_);
+  const int id = checked_id(given, a.ids.adapters);
+  const int64_t position = a.turn.checked(given_position);
   h.load_coefs(a, id, pair, at, a.apart);
   Turn<P, Packed, N == 1> turn;  // of pairs that are those of the rotation one cos and sin for both features
   if (turns) turn.load(a.turn.cache, 2 * a.half, position, pair_of_head, feature);

@@ -144,8 +144,8 @@ __global__ void __launch_bounds__(kThreads, kResidentThreads<Source, Shared, R> 
 #pragma unroll
     for (int r = 0; r < R; ++r) rows[r] = place_of(a, first + r < a.rows ? first + r : first);
     wait_for_inputs();
-    if constexpr (Shared &&
-                  !std::is_same_v<Source, AnySource>)  // so few that each row may have coefficients of its own
+    // Tables that a pair shares are so few that each row may have its own.
+    if constexpr (Shared && !std::is_same_v<Source, AnySource>)
       return rotate_rows(std::integral_constant<int, R>{}, rows, a.rows - first, false);
     int64_t given[R];
 #pragma unroll

@@ -44,12 +44,12 @@ __global__ void __launch_bounds__(kThreads, kSiluResident<Gradient> / kThreads)
     }
   }
   wait_for_inputs();
-  const int64_t id_ = load_id(a.ids, number);
+  const int64_t given = load_id(a.ids, number);
   Sides<P, Source, Shared, 2> h;  // gate and up
   h.load_rows(x, a.half, a.apart);
   typename P::Packs z;  // or its gradient
   if (Gradient) P::load(gz, a.half, z);
-  const int id = checked_id(id_, a.ids.adapters);
+  const int id = checked_id(given, a.ids.adapters);
   h.load_coefs(a, id, pair, at, a.apart);
   const bool rotates = h.rotates(a, id);
 #pragma unroll

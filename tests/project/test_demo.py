@@ -4,6 +4,8 @@ import re
 import subprocess
 import sys
 
+from road_kernels.demo import best_device, processor
+
 
 def test_demo(tmp_path):
     run = subprocess.run(
@@ -19,4 +21,5 @@ def test_demo(tmp_path):
         "LoRA rank 8, adapter by adapter",
     ):
         assert re.search(rf"{way}.* \d+", run.stdout), way
+    assert f"decode on {processor(best_device())}:" in run.stdout  # a GPU, where a backend has kernels for it
     assert run.stdout.splitlines()[-1].startswith("next: p")
