@@ -88,9 +88,11 @@ Tensor rotate_recorded(const Tensor& x, const Tensor& p, const Tensor& q, const 
   return z;
 }
 
+void check_inplace(const Tensor& x) { torch::autograd::check_inplace(x, /*requires_grad=*/true); }
+
 bool can_record_inplace(const Tensor& x) {
   try {
-    torch::autograd::check_inplace(x, /*requires_grad=*/true);
+    check_inplace(x);
     return true;
   } catch (const c10::Error&) { return false; }
 }

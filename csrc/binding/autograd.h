@@ -17,8 +17,9 @@ using OptionalTensor = std::optional<Tensor>;
 Tensor rotate_recorded(const Tensor& x, const Tensor& p, const Tensor& q, const OptionalTensor& adapter_ids,
                        std::string_view form, int64_t group_size, bool inplace);
 
-// Whether autograd can record a write to x: not to a leaf, a view of one, one of several views that an op returned.  The
-// node would find out only after the kernel has written.
+// Raises torch's own RuntimeError if autograd cannot record a write to x: a leaf, a view of one, one of several views
+// that an op returned.  The node would find out only after the kernel has written.
+void check_inplace(const Tensor& x);
 bool can_record_inplace(const Tensor& x);
 
 // Below the Autograd key, without a node.
